@@ -155,20 +155,38 @@ def optimized_model(
     machine and runtime version: good for looking at, never an artifact. Raises as open_session.
     """
     with tempfile.TemporaryDirectory(prefix="planish-") as folder:
-        dump = Path(folder, "optimized.onnx")
-        options = _options(threads, "all", entries or {})
-        options.optimized_model_filepath = str(dump)
-        # One file would stop at protobuf's 2 GB.
-        _set(options, "session.optimized_model_external_initializers_file_name", "weights.bin")
-        size = str(_EXTERNAL_FROM_BYTES)
-        _set(options, "session.optimized_model_external_initializers_min_size_in_bytes", size)
-        _open(model, options)
-        return onnx.load(dump)
+        return onnx.load(_dump(model, Path(folder), threads, entries or {}))
+
+
+def optimized_graph(
+    model: Path | bytes, *, threads: int = 0, entries: Mapping[str, str] | None = None
+) -> onnx.ModelProto:
+    """As ``optimized_model``, but large weights keep only their name, dtype and shape."""
+    with tempfile.TemporaryDirectory(prefix="planish-") as folder:
+        dump = _dump(model, Path(folder), threads, entries or {})
+        return onnx.load(dump, load_external_data=False)
 
 
 def runtime_version() -> str:
     """Version of the installed ONNX Runtime, such as "1.31.1"."""
     return str(ort.__version__)
+
+
+def available_providers() -> tuple[str, ...]:
+    """Execution providers that the installed ONNX Runtime was built with."""
+    return tuple(ort.get_available_providers())
+
+
+def _dump(model: Path | bytes, folder: Path, threads: int, entries: Mapping[str, str]) -> Path:
+    path = folder / "optimized.onnx"
+    options = _options(threads, "all", entries)
+    options.optimized_model_filepath = str(path)
+    # One file would stop at protobuf's 2 GB.
+    _set(options, "session.optimized_model_external_initializers_file_name", "weights.bin")
+    size = str(_EXTERNAL_FROM_BYTES)
+    _set(options, "session.optimized_model_external_initializers_min_size_in_bytes", size)
+    _open(model, options)
+    return path
 
 
 def _options(threads: int, optimize: Optimize, entries: Mapping[str, str]) -> ort.SessionOptions:

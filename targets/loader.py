@@ -1,0 +1,47 @@
+"""Targets by name or by file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..ir.errors import UsageError, near
+from .host import HOST, probe_host
+from .schema import Target
+from .tomlfile import catalog_files, read_target
+
+
+def target_names() -> tuple[str, ...]:
+    """Names that ``load_target`` knows: the host, then the catalogue in alphabetical order."""
+    return (HOST, *catalog_files())
+
+
+def load_target(target: str | Path) -> Target:
+    """The target of that name, or of that TOML file (a path, or a text ending in ".toml").
+
+    Raises UsageError for an unknown name or a missing file, TargetError for a wrong file.
+    """
+    if target == HOST:
+        return probe_host()
+    catalog = catalog_files()
+    if isinstance(target, str) and target in catalog:
+        return read_target(catalog[target])
+    if isinstance(target, Path) or target.endswith(".toml"):
+        return _read_user_file(Path(target))
+    raise UsageError(
+        f"unknown target {target!r}", hint=near(target, target_names()) + " Or give a .toml file."
+    )
+
+
+def _read_user_file(path: Path) -> Target:
+    target = read_target(path)
+    if target.name in target_names() and path.resolve() not in _catalog_paths():
+        raise UsageError(
+            f"the target file calls itself {target.name!r}, the name of another target",
+            where=str(path),
+            hint="give it a name of its own",
+        )
+    return target
+
+
+def _catalog_paths() -> set[Path]:
+    return {path.resolve() for path in catalog_files().values()}

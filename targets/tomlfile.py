@@ -1,0 +1,241 @@
+"""Reads target files: TOML, one target a file, ``extends`` another; errors name file and line."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from ..ir.errors import TargetError, UsageError, near
+from .schema import LIMITS, Target
+
+CATALOG = Path(__file__).parent / "catalog"
+
+Table = dict[str, Any]
+
+_PROBED = "resolved"
+_OWN = ("name", "summary", "kind")  # never inherited: they say what this very file is
+_HEADER = re.compile(r"\s*\[([^\[\]]+)\]")
+_ASSIGNMENT = re.compile(r"\s*([^=#\[\]]+?)\s*=")
+_KEY_PART = re.compile(r"\"([^\"]*)\"|'([^']*)'|([\w-]+)")
+_LINE_IN_MESSAGE = re.compile(r"\(at line (\d+)")
+_TYPE_NAMES = {
+    str: "a text",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    tuple: "a list of texts",
+}
+
+
+@dataclass(frozen=True)
+class TargetFile:
+    """A file as it stands: its text (for line numbers) and what TOML makes of it."""
+
+    path: Path
+    text: str
+    table: Table
+
+    def wrong(self, what: str, key: tuple[str, ...], hint: str = "") -> TargetError:
+        return TargetError(what, where=self.place(key), hint=hint)
+
+    def place(self, key: tuple[str, ...]) -> str:
+        line = line_of(self.text, key) or line_of(self.text, key[:-1])
+        return f"{self.path}:{line}" if line else str(self.path)
+
+
+def catalog_files() -> dict[str, Path]:
+    """Files of the catalogue by target name."""
+    return {path.stem: path for path in sorted(CATALOG.glob("*.toml"))}
+
+
+def read_target(path: Path) -> Target:
+    """The target of a file, with everything it extends.
+
+    Raises UsageError when there is no such file, TargetError (file and line) for bad TOML,
+    unknown keys, wrong types or values, missing fields, and for files that extend each other.
+    """
+    chain = _chain(path)
+    for link in chain:
+        _check_table(link, link.table, Target, ())
+        _check_sources(link)
+    merged: Table = {}
+    for link in chain:
+        merged = _merge(merged, link.table)
+    _check_complete(chain[-1], merged, Target, ())
+    target: Target = _build(Target, merged)
+    return target
+
+
+def line_of(text: str, key: tuple[str, ...]) -> int | None:
+    """1-based line that sets ``key`` (table names, then the key), or opens that table."""
+    table: tuple[str, ...] = ()
+    for number, line in enumerate(text.splitlines(), 1):
+        if header := _HEADER.match(line):
+            table = _split(header[1])
+            if table == key:
+                return number
+        elif (set_here := _ASSIGNMENT.match(line)) and table + _split(set_here[1]) == key:
+            return number
+    return None
+
+
+def _split(dotted: str) -> tuple[str, ...]:
+    return tuple("".join(parts) for parts in _KEY_PART.findall(dotted))
+
+
+def _chain(path: Path) -> list[TargetFile]:
+    """The file and what it extends, root first."""
+    chain = [_read(path)]
+    seen = [path.resolve()]
+    while (parent := chain[0].table.get("extends")) is not None:
+        if not isinstance(parent, str):
+            raise chain[0].wrong("'extends' must be a text", ("extends",))
+        base = _parent_path(chain[0], parent)
+        if base.resolve() in seen:
+            loop = " -> ".join(p.name for p in [*seen, base])
+            raise chain[0].wrong(f"target files extend each other: {loop}", ("extends",))
+        seen.append(base.resolve())
+        chain.insert(0, _read(base))
+    return chain
+
+
+def _parent_path(link: TargetFile, parent: str) -> Path:
+    known = catalog_files()
+    if parent in known:
+        return known[parent]
+    path = link.path.parent / parent
+    if parent.endswith(".toml") and path.is_file():
+        return path
+    raise link.wrong(f"extends {parent!r}, which is no target", ("extends",), near(parent, known))
+
+
+def _read(path: Path) -> TargetFile:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (FileNotFoundError, NotADirectoryError):
+        raise UsageError("there is no such target file", where=str(path)) from None
+    except OSError as error:
+        raise TargetError(
+            f"cannot read the target file: {error.strerror}", where=str(path)
+        ) from error
+    except UnicodeDecodeError as error:
+        raise TargetError("the target file is not text in UTF-8", where=str(path)) from error
+    try:
+        return TargetFile(path, text, tomllib.loads(text))
+    except tomllib.TOMLDecodeError as error:
+        line = _LINE_IN_MESSAGE.search(str(error))
+        where = f"{path}:{line[1]}" if line else str(path)
+        raise TargetError(f"the target file is not TOML: {error}", where=where) from error
+
+
+def _check_table(link: TargetFile, table: Table, cls: type, prefix: tuple[str, ...]) -> None:
+    known = {name: hint for name, hint in get_type_hints(cls).items() if name != _PROBED}
+    for name, value in table.items():
+        key = (*prefix, name)
+        dotted = ".".join(key)
+        if name not in known:
+            raise link.wrong(f"unknown key {dotted!r}", key, near(name, known))
+        if dotted == "sources":
+            continue
+        if is_dataclass(known[name]):
+            if not isinstance(value, dict):
+                raise link.wrong(f"{dotted!r} must be a table", key)
+            _check_table(link, value, known[name], key)
+        else:
+            _check_value(link, key, value, known[name])
+
+
+def _check_value(link: TargetFile, key: tuple[str, ...], value: Any, hint: Any) -> None:
+    dotted = ".".join(key)
+    wanted = _unsuitable(value, hint)
+    if wanted is None and dotted in LIMITS:
+        holds, what = LIMITS[dotted]
+        wanted = None if holds(value) else what
+    if wanted is not None:
+        raise link.wrong(f"{dotted!r} is {value!r}, must be {wanted}", key)
+
+
+def _unsuitable(value: Any, hint: Any) -> str | None:
+    """What ``value`` must be, where it does not fit the type ``hint``; else None."""
+    if get_origin(hint) is UnionType:
+        (hint,) = (part for part in get_args(hint) if part is not NoneType)
+    if get_origin(hint) is Literal:
+        fits = any(type(value) is type(known) and value == known for known in get_args(hint))
+        return None if fits else " or ".join(repr(known) for known in get_args(hint))
+    if get_origin(hint) is tuple:
+        fits = isinstance(value, list) and all(isinstance(item, str) for item in value)
+        return None if fits else _TYPE_NAMES[tuple]
+    allowed = (int, float) if hint is float else (hint,)
+    return None if type(value) in allowed else _TYPE_NAMES[hint]
+
+
+def _check_sources(link: TargetFile) -> None:
+    sources = link.table.get("sources", {})
+    if not isinstance(sources, dict):
+        raise link.wrong("'sources' must be a table", ("sources",))
+    paths = set(_field_paths(Target)) - {*_OWN, "extends", "sources", _PROBED}
+    for path, text in sources.items():
+        key = ("sources", path)
+        if path not in paths:
+            hint = near(path, paths) + ' (write the path in quotes: "int8.weight_bits" = "…")'
+            raise link.wrong(f"a source for {path!r}, which is no field", key, hint)
+        if not isinstance(text, str) or not text.strip():
+            raise link.wrong(f"the source of {path!r} must be a text", key)
+
+
+def _field_paths(cls: Any, prefix: str = "") -> list[str]:
+    paths: list[str] = []
+    for name, hint in get_type_hints(cls).items():
+        paths += _field_paths(hint, f"{prefix}{name}.") if is_dataclass(hint) else [prefix + name]
+    return paths
+
+
+def _merge(base: Table, own: Table) -> Table:
+    """``own`` over ``base``. A figure that is set anew drops the source of the old one."""
+    inherited = {k: v for k, v in base.items() if k not in (*_OWN, "extends")}
+    merged = dict(inherited)
+    for name, value in own.items():
+        both = isinstance(value, dict) and isinstance(inherited.get(name), dict)
+        merged[name] = {**inherited[name], **value} if both else value
+    replaced = set(_set_paths(own))
+    sources = {k: v for k, v in base.get("sources", {}).items() if k not in replaced}
+    return {**merged, "sources": {**sources, **own.get("sources", {})}}
+
+
+def _set_paths(table: Mapping[str, Any]) -> list[str]:
+    paths = []
+    for name, value in table.items():
+        paths += [f"{name}.{key}" for key in value] if isinstance(value, dict) else [name]
+    return paths
+
+
+def _check_complete(link: TargetFile, table: Table, cls: Any, prefix: tuple[str, ...]) -> None:
+    hints = get_type_hints(cls)
+    for item in fields(cls):
+        key = (*prefix, item.name)
+        if is_dataclass(hints[item.name]):
+            _check_complete(link, table.get(item.name, {}), hints[item.name], key)
+        elif item.name not in table and item.default is MISSING and item.default_factory is MISSING:
+            raise TargetError(
+                f"the target file sets no {'.'.join(key)!r}",
+                where=str(link.path),
+                hint="set it, or extend a target that does: " + ", ".join(catalog_files()),
+            )
+
+
+def _build(cls: Any, table: Table) -> Any:
+    hints = get_type_hints(cls)
+    return cls(**{name: _convert(value, hints[name]) for name, value in table.items()})
+
+
+def _convert(value: Any, hint: Any) -> Any:
+    if is_dataclass(hint):
+        return _build(hint, value)
+    if isinstance(value, list):
+        return tuple(value)
+    return value
