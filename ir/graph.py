@@ -91,7 +91,7 @@ def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
             yield from attr.as_graphs()
 
 
-def graphs(model: ir.Model | ir.Graph) -> Iterator[ir.Graph]:
+def all_graphs(model: ir.Model | ir.Graph) -> Iterator[ir.Graph]:
     """The main graph and every graph nested in it, outermost first."""
     pending = [model.graph if isinstance(model, ir.Model) else model]
     while pending:
@@ -102,12 +102,12 @@ def graphs(model: ir.Model | ir.Graph) -> Iterator[ir.Graph]:
 
 def all_nodes(model: ir.Model | ir.Graph) -> Iterator[ir.Node]:
     """Every node of the main graph and of the graphs nested in it (functions excluded)."""
-    return (node for graph in graphs(model) for node in graph)
+    return (node for graph in all_graphs(model) for node in graph)
 
 
 def captured_values(node: ir.Node) -> list[ir.Value]:
     """Outer values that the subgraphs of the node use, each once, in order of first use."""
-    inner = [graph for attr in subgraphs(node) for graph in graphs(attr)]
+    inner = [graph for attr in subgraphs(node) for graph in all_graphs(attr)]
     local = set(map(id, inner))
     used = (v for graph in inner for n in graph for v in n.inputs if v is not None)
     returned = (v for graph in inner for v in graph.outputs)
