@@ -1,0 +1,1 @@
+"""Numerics of the passes: plain functions on arrays that know no graph."""
