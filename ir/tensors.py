@@ -67,6 +67,15 @@ def source_file(tensor: ir.TensorProtocol) -> Path | None:
     return Path(tensor.path) if isinstance(tensor, ir.ExternalTensor) else None
 
 
+def in_memory(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    """The tensor itself, or a copy of one that reads from a file."""
+    if not isinstance(tensor, ir.ExternalTensor):
+        return tensor
+    copy = ir.Tensor(tensor.numpy().copy(), dtype=tensor.dtype, name=tensor.name)
+    release(tensor)
+    return copy
+
+
 def release(tensor: ir.TensorProtocol) -> None:
     """Unmap an external tensor's file; it is mapped again when next read."""
     if isinstance(tensor, ir.ExternalTensor):
