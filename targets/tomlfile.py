@@ -72,14 +72,16 @@ def read_target(path: Path) -> Target:
 
 
 def line_of(text: str, key: tuple[str, ...]) -> int | None:
-    """1-based line that sets ``key`` (table names, then the key), or opens that table."""
+    """1-based line that sets ``key`` (table names, then the key) or is the first inside of it."""
     table: tuple[str, ...] = ()
     for number, line in enumerate(text.splitlines(), 1):
         if header := _HEADER.match(line):
-            table = _split(header[1])
-            if table == key:
-                return number
-        elif (set_here := _ASSIGNMENT.match(line)) and table + _split(set_here[1]) == key:
+            table = here = _split(header[1])
+        elif assignment := _ASSIGNMENT.match(line):
+            here = table + _split(assignment[1])
+        else:
+            continue
+        if here[: len(key)] == key:
             return number
     return None
 
