@@ -1,0 +1,58 @@
+"""Which kernel computes each site of an emitted model, and why the float ones are float."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import onnx_ir as ir
+
+from ...ir.facts import QUANTIZED
+from ...ir.provenance import Remark
+from ...ir.sites import Site, find_sites
+from ...targets.census import Census, KernelRow, runtime_census
+from ..result import Kernels, SiteKernel
+
+LAYERS = ("linear", "conv")
+UNEXPLAINED = "not a candidate of any pass"
+
+
+def count_kernels(
+    path: Path, model: ir.Model, remarks: Iterable[Remark], *, threads: int = 0
+) -> Kernels:
+    """Census of the model at ``path``; ``model`` is what was written there."""
+    census = runtime_census(path, threads=threads)
+    reasons = {r.site: r.sentence for r in remarks if r.kind in ("refused", "missed")}
+    rows = census.by_weight()
+    sites = [s for s in find_sites(model) if s.kind in LAYERS]
+    kernels = tuple(_site_kernel(site, rows, reasons) for site in sites)
+    return Kernels(dict(census.counts), kernels, tuple(_surprises(census, model, kernels, sites)))
+
+
+def _site_kernel(
+    site: Site, rows: Mapping[str, tuple[KernelRow, ...]], reasons: Mapping[str, str]
+) -> SiteKernel:
+    name = "" if site.weight is None else str(site.weight.name)
+    found = rows.get(name, ())
+    if not found:
+        return SiteKernel(site.name, "unknown", False, "the runtime renamed or removed its weight")
+    integer = all(row.integer for row in found)
+    kernel = "+".join(sorted({row.op for row in found}))
+    return SiteKernel(
+        site.name, kernel, integer, "" if integer else reasons.get(site.name, UNEXPLAINED)
+    )
+
+
+def _surprises(
+    census: Census, model: ir.Model, kernels: Iterable[SiteKernel], sites: Iterable[Site]
+) -> Iterable[str]:
+    written = set(model.graph.initializers)
+    for tensor in census.foreign_weights(written):
+        yield (
+            f"the runtime quantized {tensor.name} ({tensor.dtype.lower()}"
+            f"{list(tensor.shape)}) on its own"
+        )
+    quantized = {s.name for s in sites if QUANTIZED in s.facts}
+    for kernel in kernels:
+        if kernel.site in quantized and not kernel.integer:
+            yield f"{kernel.site} was quantized but runs in the float kernel {kernel.kernel}"

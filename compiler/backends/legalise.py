@@ -1,0 +1,175 @@
+"""Rewrite a portable quantized graph so that ONNX Runtime's CPU provider runs it in integers.
+
+Facts from the runtime's graph optimiser, checked by ``tests/conformance``:
+
+- ``MatMul + Add(bias)`` on two-dimensional or fully static inputs is merged into a float
+  ``Gemm`` before the integer kernels are chosen; a ``Gemm`` with an int32 bias is not.
+- A float layer between a DequantizeLinear and a QuantizeLinear gets a per-tensor int8 weight
+  that nobody asked for, when its bias is part of it; behind ``Sum`` it does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from ...ir.graph import constant_array, consumers, is_constant, producer, scalar, single_consumer
+from ...ir.qdq import is_dequantized
+from ...ir.rewriter import Rewriter
+
+INT32_LIMIT = float(2**31 - 1)
+ABSORBED = ("Relu", "Clip")
+
+
+@dataclass(frozen=True)
+class Legalised:
+    """One rewrite: the layer's output value and why it was needed."""
+
+    value: str
+    code: str
+    sentence: str
+
+
+def legalise(rewriter: Rewriter) -> list[Legalised]:
+    """Apply every rewrite the CPU provider needs; returns what was done."""
+    done: list[Legalised] = []
+    for node in list(rewriter.graph):
+        if node.graph is None:
+            continue
+        done.extend(_bias_of_quantized(node, rewriter))
+        done.extend(_float_between(node, rewriter))
+    return done
+
+
+def _bias_of_quantized(node: ir.Node, rewriter: Rewriter) -> Iterator[Legalised]:
+    """A quantized MatMul whose bias would pull it into a float Gemm."""
+    if node.op_type != "MatMul" or node.domain or not all(is_dequantized(v) for v in node.inputs):
+        return
+    add = single_consumer(node.outputs[0])
+    if add is None or not _adds_constant(add, node.outputs[0]) or not _merges(node.inputs[0]):
+        return
+    name = str(add.outputs[0].name)
+    bias = _int32_bias(node, add)
+    if bias is None or len(node.inputs[0].shape or ()) != 2:  # type: ignore[union-attr]
+        _as_sum(add, rewriter)
+        yield Legalised(name, "bias-apart", "the bias is added apart, so that the product is int8")
+        return
+    _as_integer_gemm(node, add, bias, rewriter)
+    yield Legalised(name, "int32-bias", "the bias is int32, so that one integer kernel takes it")
+
+
+def _float_between(node: ir.Node, rewriter: Rewriter) -> Iterator[Legalised]:
+    """A float layer that the runtime would quantize on its own."""
+    if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or node.domain:
+        return
+    if not is_dequantized(node.inputs[0]) or not is_constant(node.inputs[1]):
+        return
+    last = node
+    if node.op_type == "MatMul":
+        add = single_consumer(node.outputs[0])
+        if add is None or not _adds_constant(add, node.outputs[0]):
+            return
+        last = add
+    if not _quantized_behind(last.outputs[0]):
+        return
+    if last is not node:
+        _as_sum(last, rewriter)
+    else:
+        _bias_apart(node, rewriter)
+    yield Legalised(
+        str(last.outputs[0].name), "kept-float",
+        "the bias is added apart, so that the runtime leaves this float layer float",
+    )
+
+
+def _as_integer_gemm(
+    node: ir.Node, add: ir.Node, bias: tuple[np.ndarray, np.ndarray], rewriter: Rewriter
+) -> None:
+    codes, scale = bias
+    hint = str(add.outputs[0].name)
+    q = rewriter.initializer(f"{hint}_bias_quantized", codes)
+    s = rewriter.initializer(f"{hint}_bias_scale", scale)
+    b = rewriter.insert(
+        "DequantizeLinear", [q, s], before=add, attributes={"axis": 0}, name=f"{hint}_bias",
+        origins=[add],
+    )
+    gemm = rewriter.insert(
+        "Gemm", [*node.inputs, b.outputs[0]], before=add, name=f"{node.name}_gemm",
+        origins=[node, add],
+    )
+    old = list(add.inputs)
+    rewriter.take_over(add.outputs[0], gemm.outputs[0])
+    rewriter.remove(add)
+    rewriter.sweep(old)
+
+
+def _int32_bias(node: ir.Node, add: ir.Node) -> tuple[np.ndarray, np.ndarray] | None:
+    """The bias in steps of input scale times weight scale; None where it does not fit."""
+    x, w = producer(node.inputs[0]), producer(node.inputs[1])
+    array = constant_array(add.inputs[1])
+    if x is None or w is None or array is None:
+        return None
+    x_scale, w_scale = scalar(x.inputs[1]), constant_array(w.inputs[1])
+    if x_scale is None or w_scale is None or array.ndim != 1:
+        return None
+    scale = (np.float32(x_scale) * w_scale.astype(np.float32)).astype(np.float32)
+    scale = np.broadcast_to(scale, array.shape).copy()
+    if not np.all(scale > 0):
+        return None
+    codes = np.rint(array.astype(np.float64) / scale.astype(np.float64))
+    if np.abs(codes).max(initial=0.0) > INT32_LIMIT:
+        return None
+    return codes.astype(np.int32), scale
+
+
+def _bias_apart(node: ir.Node, rewriter: Rewriter) -> None:
+    """Conv(x, w, b) -> Sum(Conv(x, w), b)."""
+    output = node.outputs[0]
+    weight = constant_array(node.inputs[1])
+    assert weight is not None
+    has_bias = len(node.inputs) > 2 and node.inputs[2] is not None
+    channels = weight.shape[0] if node.op_type != "Gemm" else weight.shape[-1]
+    array = constant_array(node.inputs[2]) if has_bias else np.zeros(channels, weight.dtype)
+    if array is None:
+        return
+    shape = (-1,) + (1,) * (weight.ndim - 2) if node.op_type != "Gemm" else (-1,)
+    bias = rewriter.initializer(f"{output.name}_bias", array.reshape(shape))
+    added = rewriter.insert("Sum", [output, bias], after=node, name=f"{node.name}_sum",
+                            origins=[node])
+    users = [n for n in consumers(output) if n is not added]
+    old = node.inputs[2] if has_bias else None
+    if has_bias:
+        rewriter.set_input(node, 2, None)
+        rewriter.sweep([old])
+    rewriter.replace_uses(output, added.outputs[0], only=users)
+
+
+def _as_sum(add: ir.Node, rewriter: Rewriter) -> None:
+    made = rewriter.insert("Sum", list(add.inputs), before=add, name=f"{add.name}_sum",
+                           origins=[add])
+    rewriter.take_over(add.outputs[0], made.outputs[0])
+    rewriter.remove(add)
+
+
+def _adds_constant(node: ir.Node, value: ir.Value) -> bool:
+    if node.op_type != "Add" or node.domain or node.inputs[0] is not value:
+        return False
+    array = constant_array(node.inputs[1])
+    return array is not None and array.ndim <= 1
+
+
+def _merges(value: ir.Value | None) -> bool:
+    """Whether the runtime would merge MatMul and Add here: rank 2, or every size known."""
+    if value is None or value.shape is None:
+        return False
+    return len(value.shape) == 2 or all(isinstance(d, int) for d in value.shape)
+
+
+def _quantized_behind(value: ir.Value) -> bool:
+    node = single_consumer(value)
+    while node is not None and node.op_type in ABSORBED:
+        node = single_consumer(node.outputs[0])
+    return node is not None and node.op_type == "QuantizeLinear"

@@ -1,0 +1,39 @@
+"""Ways to write the same function that a runtime turns into different kernels.
+
+Each is tried on the finished model and kept only if it measures faster, under default
+session options: the artifact is then fast wherever it is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from ...ir.graph import consumers, is_constant
+from ...ir.rewriter import Rewriter
+
+Spelling = Callable[[Rewriter], int]
+
+
+def sum_before_norm(rewriter: Rewriter) -> int:
+    """Write the addition in front of a LayerNormalization as Sum; how many were.
+
+    ONNX Runtime (1.20 to 1.31) fuses Add and LayerNormalization into one kernel that is
+    slower on CPUs than the two; it does not look at Sum.
+    """
+    count = 0
+    for node in list(rewriter.graph):
+        if node.op_type != "Add" or node.domain or any(is_constant(v) for v in node.inputs):
+            continue
+        readers = consumers(node.outputs[0])
+        if not any(n.op_type == "LayerNormalization" for n in readers):
+            continue
+        made = rewriter.insert(
+            "Sum", list(node.inputs), before=node, name=f"{node.name}_sum", origins=[node]
+        )
+        rewriter.take_over(node.outputs[0], made.outputs[0])
+        rewriter.remove(node)
+        count += 1
+    return count
+
+
+SPELLINGS: Mapping[str, Spelling] = {"sum-before-norm": sum_before_norm}

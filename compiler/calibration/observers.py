@@ -1,0 +1,199 @@
+"""Observers: statistics of activations as reductions inside the graph.
+
+Activations never leave the runtime; only per-channel sums and one histogram per value do.
+Two passes over the feeds: the first finds ranges, the second fills histograms in them.
+Padding is left out: rows whose token mask is zero are compressed away before any reduction.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from ...ir.errors import PassError
+from ...ir.graph import dims, opset
+from ...ir.region import with_outputs
+from ...ir.rewriter import Rewriter
+
+BINS = 2048
+MINIMUM_OPSET = 18
+"""ReduceMin and its kin take axes as an input from 18; ScatterElements adds from 16."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One value to observe. axis: its channel axis, counted from the front."""
+
+    value: str
+    axis: int
+
+
+@dataclass(frozen=True)
+class Masking:
+    """The input that says which tokens are real (integer or bool [batch, sequence])."""
+
+    input: str
+    dims: tuple[int | str | None, ...]
+
+
+MOMENTS = ("min", "max", "sum", "squares", "count")
+
+
+def moment_graph(
+    model: ir.Model, requests: Sequence[Request], masking: Masking | None
+) -> tuple[ir.Model, dict[str, bool]]:
+    """A copy whose outputs are min, max, sum, sum of squares (each [channels]) and count.
+
+    Output names are ``<value>/<moment>``. Also returns which values were masked.
+    Raises PassError below opset 18 or where a value has no known rank.
+    """
+    copy, rewriter, values, rows = _prepare(model, requests, masking)
+    outputs: list[ir.Value] = []
+    for request in requests:
+        x, axes, _ = rows[request.value]
+        outputs.extend(_moments(rewriter, request, x, axes))
+    _set_outputs(copy, outputs)
+    return copy, {name: masked for name, (_, _, masked) in rows.items()}
+
+
+def histogram_graph(
+    model: ir.Model, requests: Sequence[Request], masking: Masking | None,
+    ranges: Mapping[str, tuple[float, float]],
+) -> ir.Model:
+    """A copy whose outputs ``<value>/histogram`` are float32 [BINS] counts within ``ranges``."""
+    copy, rewriter, values, rows = _prepare(model, requests, masking)
+    outputs = [
+        _histogram(rewriter, r, rows[r.value][0], *ranges[r.value])
+        for r in requests if r.value in ranges
+    ]
+    _set_outputs(copy, outputs)
+    return copy
+
+
+Rows = dict[str, tuple[ir.Value, tuple[int, ...], bool]]
+
+
+def _prepare(
+    model: ir.Model, requests: Sequence[Request], masking: Masking | None
+) -> tuple[ir.Model, Rewriter, dict[str, ir.Value], Rows]:
+    if opset(model) < MINIMUM_OPSET:
+        raise PassError(f"observers need opset {MINIMUM_OPSET}, the model has {opset(model)}")
+    copy = with_outputs(model, [r.value for r in requests])
+    rewriter = Rewriter(copy)
+    values = {str(v.name): v for v in copy.graph.outputs}
+    keep = None
+    if masking is not None:
+        keep = _mask_vector(rewriter, copy, masking)
+    rows: Rows = {}
+    for request in requests:
+        rows[request.value] = _rows(rewriter, values[request.value], request.axis, keep, masking)
+    return copy, rewriter, values, rows
+
+
+def _mask_vector(rewriter: Rewriter, model: ir.Model, masking: Masking) -> ir.Value:
+    mask = next(v for v in model.graph.inputs if v.name == masking.input)
+    flat = _apply(rewriter, "Reshape", [mask, _ints(rewriter, [-1])])
+    return _apply(rewriter, "Cast", [flat], to=int(ir.DataType.BOOL))
+
+
+def _rows(
+    rewriter: Rewriter, x: ir.Value, axis: int, keep: ir.Value | None, masking: Masking | None
+) -> tuple[ir.Value, tuple[int, ...], bool]:
+    """The value with padding removed, and the axes to reduce (all but the channel's)."""
+    shape = dims(x)
+    if shape is None:
+        raise PassError("the rank of the value is unknown", where=str(x.name))
+    x = _as_float(rewriter, x)
+    tokens = masking is not None and keep is not None and _is_tokens(shape, axis, masking)
+    if not tokens:
+        return x, tuple(i for i in range(len(shape)) if i != axis), False
+    width = _apply(
+        rewriter, "Shape", [x], start=len(shape) - 1
+    )
+    target = _apply(rewriter, "Concat", [_ints(rewriter, [-1]), width], axis=0)
+    flat = _apply(rewriter, "Reshape", [x, target])
+    return _apply(rewriter, "Compress", [flat, keep], axis=0), (0,), True
+
+
+def _is_tokens(
+    shape: tuple[int | str | None, ...], axis: int, masking: Masking
+) -> bool:
+    """Whether the value is [batch, sequence, channels] with the mask's batch and sequence.
+
+    An unknown batch or sequence (None) is taken for the mask's; a different name is not.
+    """
+    if len(shape) != 3 or axis != 2:
+        return False
+    pairs = zip(shape[:2], masking.dims, strict=True)
+    return all(a == b or a is None or b is None or _derived(a) for a, b in pairs)
+
+
+def _derived(dim: int | str | None) -> bool:
+    """A symbol that shape inference made up stands for an unknown size."""
+    return isinstance(dim, str) and dim.startswith("unk__")
+
+
+def _moments(
+    rewriter: Rewriter, request: Request, x: ir.Value, axes: tuple[int, ...]
+) -> list[ir.Value]:
+    over = _ints(rewriter, list(axes))
+    results = [
+        _apply(rewriter, op, [x, over], keepdims=0)
+        for op in ("ReduceMin", "ReduceMax", "ReduceSum", "ReduceSumSquare")
+    ]
+    shape = _apply(rewriter, "Shape", [x])
+    results.append(_apply(rewriter, "Cast", [shape], to=int(ir.DataType.INT64)))
+    for value, moment in zip(results, MOMENTS, strict=True):
+        value.name = f"{request.value}/{moment}"
+    return results
+
+
+def _histogram(
+    rewriter: Rewriter, request: Request, x: ir.Value, low: float, high: float
+) -> ir.Value:
+    width = max((high - low) / BINS, np.finfo(np.float32).tiny)
+    flat = _apply(rewriter, "Reshape", [x, _ints(rewriter, [-1])])
+    shifted = _apply(rewriter, "Sub", [flat, _float(rewriter, low)])
+    scaled = _apply(rewriter, "Mul", [shifted, _float(rewriter, 1.0 / width)])
+    bounded = _apply(
+        rewriter, "Clip", [scaled, _float(rewriter, 0.0), _float(rewriter, BINS - 1)]
+    )
+    index = _apply(rewriter, "Cast", [bounded], to=int(ir.DataType.INT64))
+    ones = _apply(
+        rewriter, "Expand",
+        [_float(rewriter, 1.0), _apply(rewriter, "Shape", [flat])],
+    )
+    zeros = rewriter.initializer("zeros", np.zeros(BINS, np.float32))
+    counts = _apply(
+        rewriter, "ScatterElements", [zeros, index, ones], axis=0, reduction="add"
+    )
+    counts.name = f"{request.value}/histogram"
+    return counts
+
+
+def _as_float(rewriter: Rewriter, x: ir.Value) -> ir.Value:
+    if x.dtype == ir.DataType.FLOAT:
+        return x
+    return _apply(rewriter, "Cast", [x], to=int(ir.DataType.FLOAT))
+
+
+def _apply(
+    rewriter: Rewriter, op: str, inputs: list[ir.Value], **attributes: int | str
+) -> ir.Value:
+    return rewriter.insert(op, inputs, attributes=attributes, name="observe").outputs[0]
+
+
+def _ints(rewriter: Rewriter, numbers: list[int]) -> ir.Value:
+    return rewriter.initializer("ints", np.array(numbers, np.int64))
+
+
+def _float(rewriter: Rewriter, number: float) -> ir.Value:
+    return rewriter.initializer("float", np.array(number, np.float32))
+
+
+def _set_outputs(model: ir.Model, outputs: Sequence[ir.Value]) -> None:
+    del model.graph.outputs[:]
+    model.graph.outputs.extend(outputs)

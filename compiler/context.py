@@ -1,0 +1,130 @@
+"""What passes may ask of the compiler: analyses, computed on first use and cached."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
+
+import numpy as np
+import onnx_ir as ir
+
+from ..ir.digest import cone_digests
+from ..ir.opset import raised
+from ..ir.provenance import Remark
+from ..ir.region import with_outputs
+from ..ir.sites import find_sites
+from ..passes.api import CALIBRATED, SITES, STATS, AnalysisKey, ValueStats
+from ..targets.schema import Target
+from .calibration.collect import collect
+from .calibration.observers import MINIMUM_OPSET, Masking, Request
+from .execution import running
+from .feedset import FeedSet
+from .progress import Progress
+
+T = TypeVar("T")
+Arrays = dict[str, np.ndarray]
+
+SAMPLE_ROWS = 16
+"""Samples that region checks and site losses are measured on."""
+
+
+@dataclass
+class CompileContext:
+    """State shared by the passes of one compile; implements ``passes.api.Context``.
+
+    feeds: calibration (or, without data, generated) feeds. calibrated: whether they are real.
+    """
+
+    target: Target
+    model: ir.Model
+    feeds: FeedSet
+    calibrated: bool
+    masking: Masking | None
+    threads: int
+    progress: Progress
+    remarks: list[Remark] = field(default_factory=list)
+    pass_name: str = ""
+    before: ir.Model = field(init=False)
+    _sites: Any = None
+    _answers: dict[Any, Mapping[str, ValueStats]] = field(default_factory=dict)
+    _stats: dict[tuple[str, int], ValueStats] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.before = self.model
+
+    def analysis(self, key: AnalysisKey[T], argument: Any = None) -> T:
+        """The result of an analysis; see ``passes.api`` for keys and their arguments."""
+        providers: Mapping[str, Callable[[Any], Any]] = {
+            SITES.name: self._find_sites,
+            STATS.name: self._statistics,
+            CALIBRATED.name: lambda _: self.calibrated,
+        }
+        return cast(T, providers[key.name](argument))
+
+    def remark(self, kind: str, site: str, code: str, sentence: str) -> None:
+        """Record a decision of the running pass."""
+        self.remarks.append(Remark(kind, self.pass_name, site, code, sentence))  # type: ignore[arg-type]
+
+    def begin_pass(self, name: str, model: ir.Model, before: ir.Model) -> None:
+        """A new pass looks at the graph anew; ``before`` is a copy that it does not edit."""
+        self.pass_name, self.model, self.before = name, model, before
+        self._sites, self._answers = None, {}
+
+    def sample_feed(self) -> Arrays:
+        """The first calibration feed, cut to a few samples."""
+        return head(next(iter(self.feeds)), SAMPLE_ROWS)
+
+    def samples(self, model: ir.Model, names: Sequence[str]) -> Arrays:
+        """Values of a model on a few calibration samples, by name (graph inputs included)."""
+        feed = self.sample_feed()
+        wanted = [n for n in names if n not in feed]
+        found = {n: feed[n] for n in names if n in feed}
+        if wanted:
+            with running(with_outputs(model, wanted), threads=self.threads) as session:
+                found.update(zip(session.output_names, session.run(feed), strict=True))
+        return found
+
+    def _find_sites(self, _: Any) -> Any:
+        if self._sites is None:
+            self._sites = find_sites(self.model)
+        return self._sites
+
+    def _statistics(self, requests: tuple[tuple[str, int], ...]) -> Mapping[str, ValueStats]:
+        """Statistics of the graph as the pass found it; kept while the input cone is the same."""
+        if requests not in self._answers:
+            self._answers[requests] = self._look_up(requests)
+        return self._answers[requests]
+
+    def _look_up(self, requests: tuple[tuple[str, int], ...]) -> Mapping[str, ValueStats]:
+        values = values_by_name(self.before)
+        cones = cone_digests([values[name] for name, _ in requests])
+        keys = {r: (cone, r[1]) for r, cone in zip(requests, cones, strict=True)}
+        missing = [Request(*r) for r in requests if keys[r] not in self._stats]
+        found = self._collect(missing) if missing else {}
+        for request in missing:
+            if request.value in found:
+                self._stats[keys[request.value, request.axis]] = found[request.value]
+        return {r[0]: self._stats[k] for r, k in keys.items() if k in self._stats}
+
+    def _collect(self, requests: Sequence[Request]) -> Mapping[str, ValueStats]:
+        self.progress.phase("calibrating", 2 * len(self.feeds))
+        return collect(
+            raised(self.before, MINIMUM_OPSET), requests, self.feeds, self.masking,
+            threads=self.threads, advance=self.progress.advance,
+        )
+
+
+def head(feed: Mapping[str, np.ndarray], rows: int) -> Arrays:
+    """The first samples of a feed, where all its arrays share axis 0; else the feed."""
+    sizes = {a.shape[0] if a.ndim else None for a in feed.values()}
+    if len(sizes) != 1 or None in sizes:
+        return dict(feed)
+    return {name: array[:rows] for name, array in feed.items()}
+
+
+def values_by_name(model: ir.Model) -> dict[str, ir.Value]:
+    """Inputs and node outputs of the main graph by name."""
+    values = {str(v.name): v for v in model.graph.inputs}
+    values.update({str(o.name): o for node in model.graph for o in node.outputs})
+    return values

@@ -1,0 +1,155 @@
+"""The pass manager: candidates -> choose -> perturb, measure, lower, check -> commit or undo.
+
+All checks and all bookkeeping that is not the edit itself hang on instruments; see
+``instruments``. A pass that raises leaves the model as it was before the pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from ..ir.digest import contents_digest
+from ..ir.errors import PassError, PlanishError
+from ..ir.provenance import Edit
+from ..ir.rewriter import EditRecord, Rewriter
+from ..passes.api import Candidate, Pass, Perturbation, Refusal
+from .context import CompileContext, values_by_name
+from .instruments import EditEvent, Instrument, PassEvent, Rejected
+from .regions import Reference, reference
+
+CHUNK = 16
+"""Candidates whose region inputs are held in memory at one time."""
+
+
+@dataclass
+class PassOutcome:
+    """What one pass did. ``mark`` is the journal position before it."""
+
+    name: str
+    mark: int
+    edits: list[Edit] = field(default_factory=list)
+
+
+@dataclass
+class PassManager:
+    """Runs passes over one model under a list of instruments."""
+
+    rewriter: Rewriter
+    context: CompileContext
+    instruments: Sequence[Instrument]
+
+    def run(self, pass_: Pass, exclude: frozenset[str] = frozenset()) -> PassOutcome:
+        """Run one pass; sites in ``exclude`` were given back and are left alone.
+
+        Raises PassError naming the pass and the site; the model is then as before the pass.
+        """
+        model, context = self.rewriter.model, self.context
+        outcome = PassOutcome(pass_.name, self.rewriter.checkpoint())
+        context.begin_pass(pass_.name, model, model.clone())
+        event = PassEvent(pass_, model, context)
+        try:
+            for instrument in self.instruments:
+                instrument.before_pass(event)
+            outcome.edits.extend(self._edits(pass_, exclude, event))
+            for instrument in reversed(self.instruments):
+                instrument.after_pass(event, outcome.edits)
+        except BaseException as error:
+            self.rewriter.rollback(outcome.mark)
+            for instrument in self.instruments:
+                instrument.on_failure(event, error)
+            if isinstance(error, (PlanishError, KeyboardInterrupt, MemoryError)):
+                raise
+            raise PassError(
+                f"the pass failed with {type(error).__name__}: {error}", where=pass_.name,
+                hint="the model is as it was before the pass",
+            ) from error
+        return outcome
+
+    def undo(self, outcome: PassOutcome) -> None:
+        """Take back a whole pass (and all that came after it)."""
+        self.rewriter.rollback(outcome.mark)
+
+    # -- inside ------------------------------------------------------------------------
+
+    def _edits(
+        self, pass_: Pass, exclude: frozenset[str], event: PassEvent
+    ) -> Iterator[Edit]:
+        chosen = self._choose(pass_, exclude)
+        self.context.progress.phase(pass_.name, len(chosen))
+        for start in range(0, len(chosen), CHUNK):
+            yield from self._apply_chunk(pass_, chosen[start : start + CHUNK], event)
+
+    def _choose(self, pass_: Pass, exclude: frozenset[str]) -> list[Candidate]:
+        """One candidate a site: the first offered; refusals become remarks."""
+        chosen: dict[tuple[str, str], Candidate] = {}
+        for offer in pass_.candidates(self.rewriter.model, self.context):
+            if isinstance(offer, Refusal):
+                self.context.remark("refused", offer.site, offer.code, offer.sentence)
+            elif offer.site in exclude:
+                self.context.remark(
+                    "refused", offer.site, "given-back", "left float to hold the quality bound"
+                )
+            else:
+                key = (offer.site, offer.setting if offer.site == "graph" else "")
+                chosen.setdefault(key, offer)
+        return list(chosen.values())
+
+    def _apply_chunk(
+        self, pass_: Pass, chunk: Sequence[Candidate], event: PassEvent
+    ) -> Iterator[Edit]:
+        context = self.context
+        planned = [(c, pass_.perturb(self.rewriter.model, c, context)) for c in chunk]
+        names = sorted({n for _, p in planned if p is not None for n in p.inputs})
+        samples = context.samples(context.before, names) if names else {}
+        values = values_by_name(context.before)
+        for candidate, perturbation in planned:
+            ref = None
+            if perturbation is not None:
+                ref = reference(context.before, perturbation, values, samples, context.threads)
+            edit = self._apply(pass_, candidate, perturbation, ref, event)
+            context.progress.advance()
+            if edit is not None:
+                yield edit
+
+    def _apply(
+        self, pass_: Pass, candidate: Candidate, perturbation: Perturbation | None,
+        ref: Reference | None, event: PassEvent,
+    ) -> Edit | None:
+        if not all(i.allow(event, candidate) for i in self.instruments):
+            return None
+        model, mark = self.rewriter.model, self.rewriter.checkpoint()
+        before = contents_digest(model)
+        with self.rewriter.edit(f"{pass_.name}/{candidate.site}") as record:
+            pass_.lower(model, candidate, perturbation, self.rewriter, self.context)
+        if contents_digest(model) == before:
+            self.rewriter.rollback(mark)
+            return None
+        edit = _describe(pass_, candidate, record, ref)
+        happened = EditEvent(event, candidate, perturbation, ref, record, edit)
+        try:
+            for instrument in self.instruments:
+                instrument.after_edit(happened)
+        except Rejected as reason:
+            self.rewriter.rollback(mark)
+            self.context.remark("missed", candidate.site, reason.code, str(reason))
+            return None
+        self.context.remark("applied", candidate.site, candidate.setting, _sentence(edit))
+        return edit
+
+
+def _describe(
+    pass_: Pass, candidate: Candidate, record: EditRecord, ref: Reference | None
+) -> Edit:
+    return Edit(
+        id=record.id, pass_name=pass_.name, site=candidate.site, setting=candidate.setting,
+        before=tuple(record.removed), after=tuple(str(n.name) for n in record.added),
+        origins=tuple(record.origins), loss=None if ref is None else ref.loss,
+        saving=candidate.saving, details=candidate.details,
+    )
+
+
+def _sentence(edit: Edit) -> str:
+    loss = "" if edit.loss is None else f", relative squared error {edit.loss:.2e}"
+    return f"{edit.setting}: {edit.saving} bytes saved{loss}"
+

@@ -1,0 +1,179 @@
+"""What a compile found out: the verdicts, the figures behind them and the choices made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from ..ir.provenance import Edit, Remark
+
+SpeedVerdict = Literal["faster", "no-gain", "slower", "not-measured"]
+QualityVerdict = Literal["within-budget", "over-budget", "undecided", "unverified"]
+
+EXIT_CODES: Mapping[str, int] = {
+    "over-budget": 5,
+    "slower": 6,
+    "undecided": 7,
+    "no-gain": 8,
+}
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Paired timing against the user's original file, milliseconds inside ``run``.
+
+    before, after: medians over rounds of one pass over the feeds. ratio: before / after;
+    low and high bound its 95 % interval. reason: why nothing was measured.
+    """
+
+    verdict: SpeedVerdict
+    before: float | None = None
+    after: float | None = None
+    ratio: float | None = None
+    low: float | None = None
+    high: float | None = None
+    rounds: int = 0
+    feeds: int = 0
+    threads: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class QualityRow:
+    """One line of the quality table: a metric, or a slice of it.
+
+    drop: before - after in the metric's units (positive is worse, also where lower is
+    better); low and high bound its 95 % interval, None where there is no interval.
+    """
+
+    name: str
+    before: float
+    after: float
+    drop: float
+    low: float | None = None
+    high: float | None = None
+    samples: int | None = None
+
+
+@dataclass(frozen=True)
+class Quality:
+    """How the compiled model compares with the original on held-out data.
+
+    gate: what was required (``drop <= 0.3``, ``cosine >= 0.98``). rows: the metric first,
+    then slices. drift: measures per output, always given where there are held-out feeds.
+    samples_needed: for ``undecided``, how many samples would decide.
+    """
+
+    verdict: QualityVerdict
+    gate: str = ""
+    sentence: str = ""
+    rows: tuple[QualityRow, ...] = ()
+    drift: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    samples: int = 0
+    samples_needed: int | None = None
+    coverage: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SiteKernel:
+    """Which kernel of the runtime computes a site, and why it is float where it is."""
+
+    site: str
+    kernel: str
+    integer: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The census of the loaded model. ``surprises``: what the runtime did on its own."""
+
+    counts: Mapping[str, int] = field(default_factory=dict)
+    sites: tuple[SiteKernel, ...] = ()
+    surprises: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One candidate pipeline that was built, judged and timed."""
+
+    pipeline: str
+    bytes: int
+    speedup: float | None
+    quality: str
+    chosen: bool
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Every choice that was made; ``--plan`` replays it.
+
+    pipeline: resolved text. given_back: sites that each pass left alone to hold the bound,
+    by pass name. spellings: runtime spellings that paid, in the order of application.
+    """
+
+    pipeline: str
+    given_back: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    spellings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One held-out feed and what the compiled and the original model answered."""
+
+    feeds: Mapping[str, np.ndarray]
+    outputs: Mapping[str, np.ndarray]
+    original: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class CompileResult:
+    """All that an artifact's manifest and report say, but the model's bytes."""
+
+    source: str
+    target: str
+    resolved_target: str
+    goal: str
+    speed: Speed
+    quality: Quality
+    kernels: Kernels
+    plan: Plan
+    bytes_before: int
+    bytes_after: int
+    parameters_before: int
+    parameters_after: int
+    edits: tuple[Edit, ...] = ()
+    remarks: tuple[Remark, ...] = ()
+    trials: tuple[Trial, ...] = ()
+    digests: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    peak_rss_bytes: int | None = None
+    run_on_target: bool = True
+    notes: tuple[str, ...] = ()
+    command: str = ""
+    samples: tuple[Sample, ...] = ()
+    tolerance: Mapping[str, float] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def exit_code(self) -> int:
+        """The status of the command line; quality outranks speed."""
+        if self.quality.verdict in ("over-budget", "undecided"):
+            return EXIT_CODES[self.quality.verdict]
+        if self.speed.verdict == "slower" and self.goal == "size":
+            return 0
+        return EXIT_CODES.get(self.speed.verdict, 0)
+
+
+@dataclass(frozen=True)
+class Built:
+    """A result together with the folder in which its model lies (``model.onnx``)."""
+
+    result: CompileResult
+    folder: Path

@@ -1,0 +1,69 @@
+"""Raise a model's opset, on a copy without weights; a conversion that fails changes nothing."""
+
+from __future__ import annotations
+
+import onnx
+import onnx.version_converter
+import onnx_ir as ir
+
+from .errors import InputError
+from .graph import opset
+
+
+def raised(model: ir.Model, version: int) -> ir.Model:
+    """The model at opset ``version`` or newer: itself where it is there already, else a copy.
+
+    Value names are kept. Weights stay out of the conversion (ONNX's own converter cannot hold
+    two gigabytes) and are put back by name. Raises InputError where an op cannot be converted.
+    """
+    if opset(model) >= version:
+        return model
+    stripped = model.clone()
+    weights = _strip(stripped)
+    try:
+        proto = onnx.version_converter.convert_version(ir.to_proto(stripped), version)
+        converted = ir.from_proto(proto)
+    except Exception as error:
+        raise InputError(
+            f"opset {opset(model)} cannot be raised to {version}: {_first_line(error)}",
+            hint="export the model again at a newer opset",
+        ) from error
+    _restore(converted, weights, model)
+    return converted
+
+
+STRIP_ELEMENTS = 64
+"""Smaller initializers stay: conversions read axes, pads and shapes from them."""
+
+
+def _strip(model: ir.Model) -> dict[str, ir.TensorProtocol]:
+    """Turn large initializers into plain inputs; returns their tensors by name."""
+    weights: dict[str, ir.TensorProtocol] = {}
+    for name, value in list(model.graph.initializers.items()):
+        tensor = value.const_value
+        if tensor is None or tensor.size <= STRIP_ELEMENTS:
+            continue
+        weights[name] = tensor
+        model.graph.initializers.pop(name)
+        value.const_value = None
+        value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape)
+        model.graph.inputs.append(value)
+    return weights
+
+
+def _restore(
+    converted: ir.Model, weights: dict[str, ir.TensorProtocol], original: ir.Model
+) -> None:
+    graph = converted.graph
+    for value in list(graph.inputs):
+        tensor = weights.get(str(value.name))
+        if tensor is None:
+            continue
+        graph.inputs.remove(value)
+        value.const_value = tensor
+        graph.initializers.add(value)
+    converted.ir_version = max(original.ir_version or 8, 8)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

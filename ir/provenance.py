@@ -1,0 +1,73 @@
+"""What was done to a graph and what was decided about it: edits and remarks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+ORIGIN_KEY = "planish.origin"
+EDIT_KEY = "planish.edit"
+SCOPE_KEY = "pkg.torch.onnx.name_scopes"
+
+
+@dataclass(frozen=True)
+class Remark:
+    """A decision about one site: applied, missed (could not) or refused (would not).
+
+    code: a stable, greppable reason such as ``too-small``. sentence: the same for a reader.
+    """
+
+    kind: Literal["applied", "missed", "refused", "note"]
+    pass_name: str
+    site: str
+    code: str
+    sentence: str
+
+    def to_json(self) -> dict[str, str]:
+        return {
+            "kind": self.kind,
+            "pass": self.pass_name,
+            "site": self.site,
+            "code": self.code,
+            "sentence": self.sentence,
+        }
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One applied candidate.
+
+    before and after: names of the nodes it took out and put in (``origins`` are the names
+    those nodes had in the user's model). loss: relative squared error of the edited
+    region's outputs, sum((y' - y)^2) / sum(y^2), None for edits that promise no loss.
+    saving: bytes of weights saved (negative: grown). lineage: ``exact`` when recorded by
+    the rewriter, ``inferred`` when found afterwards.
+    """
+
+    id: str
+    pass_name: str
+    site: str
+    setting: str
+    before: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+    loss: float | None = None
+    saving: int = 0
+    lineage: Literal["exact", "inferred"] = "exact"
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "pass": self.pass_name,
+            "site": self.site,
+            "setting": self.setting,
+            "before": list(self.before),
+            "after": list(self.after),
+            "origins": list(self.origins),
+            "loss": self.loss,
+            "saving_bytes": self.saving,
+            "lineage": self.lineage,
+            "details": dict(self.details),
+        }

@@ -1,0 +1,111 @@
+"""Quantize and dequantize pairs in a graph: found where they exist, inserted where not."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx_ir as ir
+
+from .graph import attribute, constant_array, consumers, producer, scalar
+from .rewriter import Rewriter
+
+COMPUTE_OPS = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose"})
+"""Ops that read the float value unless they are quantized themselves: a float layer between
+a DequantizeLinear and a QuantizeLinear would be quantized by ONNX Runtime on its own."""
+
+
+def static_view(
+    rewriter: Rewriter, value: ir.Value, scale: float, zero_point: int, dtype: str
+) -> ir.Value:
+    """The value after a per-tensor quantize-dequantize pair, shared by all who ask alike."""
+    found = _existing_pair(value, scale, zero_point, dtype)
+    if found is not None:
+        return found
+    hint = str(value.name)
+    s = rewriter.initializer(f"{hint}_scale", np.asarray(scale, np.float32))
+    z = rewriter.initializer(f"{hint}_zero_point", np.asarray(zero_point, dtype))
+    made = producer(value)
+    first = consumers(value)[0] if made is None else None
+    quantized = rewriter.insert(
+        "QuantizeLinear", [value, s, z], before=first, after=made, name=f"{hint}_quantized",
+        origins=[made] if made is not None else [],
+    )
+    dequantized = rewriter.insert(
+        "DequantizeLinear", [quantized.outputs[0], s, z], after=quantized,
+        name=f"{hint}_dequantized", origins=[made] if made is not None else [],
+    )
+    return dequantized.outputs[0]
+
+
+def redirect_elementwise(rewriter: Rewriter, value: ir.Value, view: ir.Value) -> None:
+    """Let all readers of ``value`` but compute layers and its own pair read ``view``."""
+    pair = {view.producer(), *(u.node for u in value.uses() if u.node.op_type == "QuantizeLinear")}
+    others = [n for n in consumers(value) if n.op_type not in COMPUTE_OPS and n not in pair]
+    rewriter.replace_uses(value, view, only=others)
+
+
+def dynamic_view(rewriter: Rewriter, value: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
+    """Codes uint8, scale and zero point of the value, taken at run time; shared."""
+    for node in consumers(value):
+        if node.op_type == "DynamicQuantizeLinear" and not node.domain:
+            return node.outputs[0], node.outputs[1], node.outputs[2]
+    made = producer(value)
+    first = consumers(value)[0] if made is None else None
+    node = rewriter.insert(
+        "DynamicQuantizeLinear", [value], before=first, after=made, outputs=3,
+        name=f"{value.name}_quantized", origins=[made] if made is not None else [],
+    )
+    return node.outputs[0], node.outputs[1], node.outputs[2]
+
+
+def weight_view(
+    rewriter: Rewriter, before: ir.Node, hint: str, codes: np.ndarray, scale: np.ndarray, axis: int
+) -> ir.Value:
+    """DequantizeLinear of int8 weights, one scale per index of ``axis``, zero points zero."""
+    q = rewriter.initializer(f"{hint}_quantized", codes)
+    s = rewriter.initializer(f"{hint}_scale", scale.astype(np.float32))
+    z = rewriter.initializer(f"{hint}_zero_point", np.zeros(scale.shape, codes.dtype))
+    node = rewriter.insert(
+        "DequantizeLinear", [q, s, z], before=before, attributes={"axis": axis},
+        name=f"{hint}_dequantized", origins=[before],
+    )
+    return node.outputs[0]
+
+
+def is_dequantized(value: ir.Value | None) -> bool:
+    """Whether the value comes out of a DequantizeLinear."""
+    return producer(value, "DequantizeLinear") is not None
+
+
+def dequantized_constant(value: ir.Value | None) -> np.ndarray | None:
+    """The float contents of DequantizeLinear(constant int8, ...), None for anything else."""
+    node = producer(value, "DequantizeLinear")
+    if node is None:
+        return None
+    arrays = [constant_array(v) for v in node.inputs]
+    if any(a is None for a in arrays):
+        return None
+    codes, scale = np.asarray(arrays[0]), np.asarray(arrays[1])
+    zero = np.asarray(arrays[2]) if len(arrays) > 2 else np.zeros_like(scale, codes.dtype)
+    shape = [1] * codes.ndim
+    if scale.ndim == 1:
+        shape[attribute(node, "axis", 1)] = scale.size
+    centred = codes.astype(np.int32) - zero.astype(np.int32).reshape(shape)
+    return centred.astype(np.float32) * scale.reshape(shape)
+
+
+def _existing_pair(
+    value: ir.Value, scale: float, zero_point: int, dtype: str
+) -> ir.Value | None:
+    for node in consumers(value):
+        if node.op_type != "QuantizeLinear" or node.inputs[2] is None:
+            continue
+        same = scalar(node.inputs[1]) == float(np.float32(scale))
+        code = node.inputs[2].dtype
+        if not same or scalar(node.inputs[2]) != zero_point or code is None:
+            continue
+        if code.numpy() != np.dtype(dtype):
+            continue
+        readers = [n for n in consumers(node.outputs[0]) if n.op_type == "DequantizeLinear"]
+        if readers:
+            return readers[0].outputs[0]
+    return None

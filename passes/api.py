@@ -1,0 +1,211 @@
+"""The contract between passes and the compiler.
+
+A pass proposes candidates, perturbs (what changes numerically, on the graph as it was) and
+lowers (restructures, computing nothing numeric). The compiler chooses, measures, checks,
+and keeps or undoes. A pass never opens a session, never names a target, and changes the
+graph only through the ``Rewriter`` it is handed.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+
+import numpy as np
+import onnx_ir as ir
+
+from ..ir.errors import UsageError, near
+
+if TYPE_CHECKING:
+    from ..ir.rewriter import Rewriter
+    from ..ir.sites import Sites
+    from ..targets.schema import Target
+    from .math.histogram import Histogram
+
+T = TypeVar("T")
+
+
+class Semantics(enum.Enum):
+    """What a pass promises about the function that the model computes.
+
+    EXACT: bits equal. REASSOCIATES: equal in real arithmetic, |a-b| <= 1e-5 max|a| sqrt(K)
+    per edited region. LOSSY: differs by the measured, declared loss.
+    """
+
+    EXACT = "exact"
+    REASSOCIATES = "reassociates"
+    LOSSY = "lossy"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One setting of one pass at one site. ``saving`` is in bytes of weights."""
+
+    site: str
+    setting: str
+    saving: int = 0
+    details: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a pass leaves a site alone: a stable code and a sentence a user can act on."""
+
+    site: str
+    code: str
+    sentence: str
+
+
+@dataclass(frozen=True)
+class FakeQuant:
+    """Quantize-dequantize on a named value, as seen by the edited region.
+
+    Static: ``scale`` (float32) and ``zero_point`` are given. Dynamic (both None): range and
+    zero point are taken per tensor at run time, as ONNX ``DynamicQuantizeLinear`` does.
+    """
+
+    dtype: str = "uint8"
+    scale: float | None = None
+    zero_point: int | None = None
+
+    @property
+    def dynamic(self) -> bool:
+        return self.scale is None
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    """The numeric half of an edit: a reference of it on the graph as it was.
+
+    inputs, outputs: names of the values that bound the edited region. tensors: new contents
+    of initializers. fake_quants: by the name of the value that the region reads (or, for an
+    output, writes) quantized. payload: what ``lower`` builds from, bit for bit.
+    contraction: K of the longest dot product inside, for the tolerance of the region check.
+    """
+
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    tensors: Mapping[str, np.ndarray] = field(default_factory=dict)
+    fake_quants: Mapping[str, FakeQuant] = field(default_factory=dict)
+    payload: Any = None
+    contraction: int = 1
+
+
+@dataclass(frozen=True)
+class ValueStats:
+    """Statistics of one activation over the calibration samples, padding left out.
+
+    minimum, maximum, mean, mean_square, absmax: float64 [channels] along ``axis`` of the value.
+    histogram: over the whole tensor. count: number of elements per channel.
+    """
+
+    name: str
+    axis: int
+    minimum: np.ndarray
+    maximum: np.ndarray
+    mean: np.ndarray
+    mean_square: np.ndarray
+    histogram: Histogram
+    count: float
+    masked: bool = False
+
+    @property
+    def absmax(self) -> np.ndarray:
+        """max |x| per channel, float64 [channels]."""
+        return np.maximum(np.abs(self.minimum), np.abs(self.maximum))
+
+
+@dataclass(frozen=True)
+class AnalysisKey(Generic[T]):
+    """Names an analysis; its provider lives in the compiler."""
+
+    name: str
+
+
+SITES: AnalysisKey[Sites] = AnalysisKey("sites")
+"""Sites of the present graph (no arguments)."""
+STATS: AnalysisKey[Mapping[str, ValueStats]] = AnalysisKey("stats")
+"""Statistics by value name; the argument is a tuple of (value name, channel axis)."""
+CALIBRATED: AnalysisKey[bool] = AnalysisKey("calibrated")
+"""Whether real calibration data was given (False: none, or generated feeds)."""
+
+
+class Context(Protocol):
+    """What a pass may ask of the compiler while it works."""
+
+    @property
+    def target(self) -> Target: ...
+
+    def analysis(self, key: AnalysisKey[T], argument: Any = None) -> T:
+        """The result of an analysis, computed on first use and cached."""
+        ...
+
+    def remark(self, kind: str, site: str, code: str, sentence: str) -> None:
+        """Tell the user about a decision."""
+        ...
+
+
+class Pass:
+    """Base of every pass; see the module docstring for the contract."""
+
+    name: ClassVar[str]
+    semantics: ClassVar[Semantics]
+    requires: ClassVar[frozenset[str]] = frozenset()
+    produces: ClassVar[frozenset[str]] = frozenset()
+    invalidates: ClassVar[frozenset[str]] = frozenset()
+    Options: ClassVar[type]
+
+    def __init__(self, options: Any) -> None:
+        self.options = options
+
+    def candidates(self, model: ir.Model, ctx: Context) -> Iterable[Candidate | Refusal]:
+        """Yield what could be done, and what will not be and why; touch nothing."""
+        raise NotImplementedError
+
+    def perturb(self, model: ir.Model, candidate: Candidate, ctx: Context) -> Perturbation | None:
+        """The numeric half; None where the edit changes no number in real arithmetic."""
+        return None
+
+    def lower(
+        self,
+        model: ir.Model,
+        candidate: Candidate,
+        perturbation: Perturbation | None,
+        rewriter: Rewriter,
+        ctx: Context,
+    ) -> None:
+        """Restructure through ``rewriter``; compute nothing numeric that perturb computed."""
+        raise NotImplementedError
+
+
+_REGISTRY: dict[str, type[Pass]] = {}
+
+
+def register(cls: type[Pass]) -> type[Pass]:
+    """Class decorator: make a pass known by its name; a clash is an error naming both."""
+    known = _REGISTRY.get(cls.name)
+    if known is not None and known.__module__ != cls.__module__:
+        raise UsageError(
+            f"two passes are called {cls.name!r}",
+            where=f"{known.__module__} and {cls.__module__}", hint="rename one of them",
+        )
+    _REGISTRY[cls.name] = cls
+    return cls
+
+
+def registered() -> dict[str, type[Pass]]:
+    """All known passes by name, sorted; importing ``planish.passes`` discovers ours."""
+    return dict(sorted(_REGISTRY.items()))
+
+
+def pass_class(name: str) -> type[Pass]:
+    """The pass of that name. Raises UsageError with the nearest names."""
+    try:
+        return _REGISTRY[name]
+    except KeyError:
+        raise UsageError(f"unknown pass {name!r}", hint=near(name, _REGISTRY)) from None
+
+
+Provider = Callable[[ir.Model, Any], Any]

@@ -1,0 +1,292 @@
+"""Bring a graph into the one form that every other pass is written against.
+
+A linear layer becomes ``MatMul(x, W[in, out])`` and ``Add(bias)``, batch norms are folded,
+constants stand on the right, what is constant is computed, and what does nothing is removed.
+Spellings that an earlier compile chose for a runtime are written back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx.reference import ReferenceEvaluator
+
+from ..ir.graph import attribute, constant_array, constant_tensor, dims, is_constant, rank, scalar
+from ..ir.graph import single_consumer
+from ..ir.rewriter import Rewriter
+from .api import Candidate, Context, Pass, Perturbation, Refusal, Semantics, register
+
+FOLDED_OPS = frozenset(
+    "Cast Concat ConstantOfShape Expand Flatten Gather Identity Range Reshape Shape Slice Split "
+    "Squeeze Tile Transpose Unsqueeze".split()
+)
+"""Ops that move data or count: folding them changes no bit of any float."""
+INTEGER_OPS = frozenset("Add Sub Mul Equal Less Greater And Or Not Where Min Max".split())
+"""Folded only on integers and booleans, where every implementation agrees."""
+MAX_FOLDED_ELEMENTS = 1 << 16
+"""Larger results would trade file size for nothing (weight transposes are lazy instead)."""
+
+Rule = Callable[[ir.Node, Rewriter], bool]
+
+
+@dataclass(frozen=True)
+class CanonicalizeOptions:
+    """No options: there is one canonical form."""
+
+
+def remove_nothing(node: ir.Node, rewriter: Rewriter) -> bool:
+    """Identity, and Dropout at inference: the output is the input."""
+    if node.op_type not in ("Identity", "Dropout") or not node.inputs or node.inputs[0] is None:
+        return False
+    if node.op_type == "Dropout" and not _inactive_dropout(node):
+        return False
+    source, output = node.inputs[0], node.outputs[0]
+    outer = source.graph is not node.graph
+    if output.is_graph_output() and (_fixed(source) or source.is_graph_output() or outer):
+        return False
+    rewriter.replace_uses(output, source)
+    rewriter.remove(node)
+    return True
+
+
+def fold_constants(node: ir.Node, rewriter: Rewriter) -> bool:
+    """Compute what depends on constants alone, where the result is exact and small."""
+    if node.op_type not in FOLDED_OPS | INTEGER_OPS or node.domain or not node.inputs:
+        return False
+    if node.graph is not rewriter.graph or any(o.is_graph_output() for o in node.outputs):
+        return False
+    if not all(v is None or is_constant(v) for v in node.inputs):
+        return False
+    if node.op_type == "Transpose" and rank(node.inputs[0]) == 2:
+        return _fold_weight_transpose(node, rewriter)
+    results = _evaluate(node)
+    if results is None or sum(r.size for r in results) > MAX_FOLDED_ELEMENTS:
+        return False
+    inputs = list(node.inputs)
+    for output, result in zip(node.outputs, results, strict=True):
+        rewriter.replace_uses(output, rewriter.initializer(str(output.name) + "_folded", result))
+    rewriter.remove(node)
+    rewriter.sweep(inputs)
+    return True
+
+
+def gemm_to_matmul(node: ir.Node, rewriter: Rewriter) -> bool:
+    """Gemm with a constant weight -> MatMul(x, W[in, out]) + Add(bias)."""
+    if node.op_type != "Gemm" or node.domain or not is_constant(node.inputs[1]):
+        return False
+    x, weight = node.inputs[0], node.inputs[1]
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    assert x is not None and weight is not None
+    alpha, beta = attribute(node, "alpha", 1.0), attribute(node, "beta", 1.0)
+    dtype = weight.dtype
+    if attribute(node, "transA", 0) or dtype is None or not dtype.is_floating_point():
+        return False
+    if bias is not None and (not is_constant(bias) or len(dims(bias) or ()) > 2):
+        return False
+    if alpha != 1.0 or attribute(node, "transB", 0):
+        weight = _derived(rewriter, weight, bool(attribute(node, "transB", 0)), float(alpha))
+    product = rewriter.insert(
+        "MatMul", [x, weight], before=node, name=f"{node.name}_matmul", origins=[node]
+    )
+    result = product.outputs[0]
+    if bias is not None:
+        bias = _bias_vector(rewriter, bias, float(beta))
+        result = rewriter.insert(
+            "Add", [result, bias], before=node, name=f"{node.name}_bias", origins=[node]
+        ).outputs[0]
+    _replace(node, result, rewriter)
+    return True
+
+
+def fold_batch_norm(node: ir.Node, rewriter: Rewriter) -> bool:
+    """Inference BatchNormalization behind a convolution -> into its weight and bias."""
+    if node.op_type != "BatchNormalization" or node.domain or node.inputs[0] is None:
+        return False
+    conv = node.inputs[0].producer()
+    if conv is None or conv.op_type != "Conv" or conv.domain:
+        return False
+    if single_consumer(node.inputs[0]) is not node or attribute(node, "training_mode", 0):
+        return False
+    if any(o.uses() or o.is_graph_output() for o in node.outputs[1:]):
+        return False
+    arrays = [constant_array(v) for v in (*node.inputs[1:5], conv.inputs[1])]
+    bias = constant_array(conv.inputs[2]) if len(conv.inputs) > 2 and conv.inputs[2] else None
+    if any(a is None for a in arrays) or (bias is None and _has_input(conv, 2)):
+        return False
+    gamma, beta, mean, var, weight = (np.asarray(a, np.float64) for a in arrays)
+    dtype = np.asarray(arrays[4]).dtype
+    scale = gamma / np.sqrt(var + attribute(node, "epsilon", 1e-5))
+    start = np.zeros_like(mean) if bias is None else bias.astype(np.float64)
+    folded = (weight * scale.reshape((-1,) + (1,) * (weight.ndim - 1))).astype(dtype)
+    shift = ((start - mean) * scale + beta).astype(dtype)
+    name = str(conv.inputs[1].name if conv.inputs[1] else conv.name)
+    inputs = [
+        conv.inputs[0], rewriter.initializer(name + "_folded", folded),
+        rewriter.initializer(f"{conv.name}_bias", shift),
+    ]
+    merged = rewriter.insert(
+        "Conv", inputs, before=node, name=str(conv.name),
+        attributes={k: a.value for k, a in conv.attributes.items()}, origins=[conv, node],
+    )
+    dead = list(conv.inputs)
+    _replace(node, merged.outputs[0], rewriter)
+    rewriter.sweep([conv.outputs[0], *dead])
+    return True
+
+
+def constants_right(node: ir.Node, rewriter: Rewriter) -> bool:
+    """Add(c, x) -> Add(x, c), Mul(c, x) -> Mul(x, c): patterns need one order only."""
+    if node.op_type not in ("Add", "Mul") or node.domain:
+        return False
+    left, right = node.inputs
+    if not is_constant(left) or is_constant(right):
+        return False
+    rewriter.set_input(node, 0, right)
+    rewriter.set_input(node, 1, left)
+    return True
+
+
+def sum_to_add(node: ir.Node, rewriter: Rewriter) -> bool:
+    """Sum of two -> Add; an earlier compile may have written it to steer a runtime."""
+    if node.op_type != "Sum" or node.domain or len(node.inputs) != 2:
+        return False
+    added = rewriter.insert("Add", list(node.inputs), before=node, name=str(node.name),
+                            origins=[node])
+    _replace(node, added.outputs[0], rewriter)
+    return True
+
+
+EXACT_RULES: tuple[tuple[str, Rule], ...] = (
+    ("remove-nothing", remove_nothing),
+    ("fold-constants", fold_constants),
+    ("constants-right", constants_right),
+    ("sum-to-add", sum_to_add),
+)
+REASSOCIATING_RULES: tuple[tuple[str, Rule], ...] = (
+    ("fold-batch-norm", fold_batch_norm),
+    ("gemm-to-matmul", gemm_to_matmul),
+)
+RULES = dict(EXACT_RULES + REASSOCIATING_RULES)
+
+
+@register
+class Canonicalize(Pass):
+    """Bring the graph into the canonical form that every other pass expects.
+
+    What it does: removes Identity and inactive Dropout, computes exact constants, writes
+    Gemm as MatMul and Add, folds batch norms into convolutions, puts constants right.
+    When it applies: always, first.
+    What it costs: nothing; weights are transposed once.
+    Guarantee: equal in real arithmetic; the whole graph is compared before and after.
+    Example: ``canonicalize``
+    """
+
+    name = "canonicalize"
+    semantics = Semantics.REASSOCIATES
+    Options = CanonicalizeOptions
+
+    def candidates(self, model: ir.Model, ctx: Context) -> Iterable[Candidate | Refusal]:
+        return [Candidate(site="graph", setting=rule) for rule in RULES]
+
+    def lower(
+        self, model: ir.Model, candidate: Candidate, perturbation: Perturbation | None,
+        rewriter: Rewriter, ctx: Context,
+    ) -> None:
+        rule = RULES[candidate.setting]
+        for node in list(model.graph):
+            if node.graph is not None:
+                rule(node, rewriter)
+
+
+def _replace(node: ir.Node, value: ir.Value, rewriter: Rewriter) -> None:
+    inputs = list(node.inputs)
+    rewriter.replace_uses(node.outputs[0], value)
+    rewriter.remove(node)
+    rewriter.sweep(inputs)
+
+
+def _fixed(value: ir.Value) -> bool:
+    return value.is_graph_input() or value.is_initializer()
+
+
+def _has_input(node: ir.Node, index: int) -> bool:
+    return len(node.inputs) > index and node.inputs[index] is not None
+
+
+def _inactive_dropout(node: ir.Node) -> bool:
+    mask_used = any(o.uses() or o.is_graph_output() for o in node.outputs[1:])
+    training = _has_input(node, 2) and scalar(node.inputs[2]) != 0.0
+    return not mask_used and not training and not attribute(node, "is_test", 1) == 0
+
+
+def _derived(
+    rewriter: Rewriter, weight: ir.Value, transpose: bool, factor: float
+) -> ir.Value:
+    """The weight transposed and scaled, computed when its bytes are asked for."""
+    source = constant_tensor(weight)
+    assert source is not None
+    shape = tuple(reversed(source.shape)) if transpose else tuple(source.shape)
+
+    def compute() -> ir.Tensor:
+        array = source.numpy().T if transpose else source.numpy()
+        scaled = array if factor == 1.0 else array * np.asarray(factor, array.dtype)
+        return ir.Tensor(np.ascontiguousarray(scaled), dtype=source.dtype)
+
+    name = f"{weight.name}_t" if transpose else f"{weight.name}_scaled"
+    lazy = ir.LazyTensor(compute, dtype=source.dtype, shape=ir.Shape(shape), cache=False)
+    return rewriter.initializer(name, lazy)
+
+
+def _bias_vector(rewriter: Rewriter, bias: ir.Value, beta: float) -> ir.Value:
+    array = constant_array(bias)
+    assert array is not None
+    flat = array.reshape(-1) if array.ndim == 2 and array.shape[0] == 1 else array
+    if beta == 1.0 and flat is array:
+        return bias
+    return rewriter.initializer(f"{bias.name}_scaled", (flat * beta).astype(array.dtype))
+
+
+def _fold_weight_transpose(node: ir.Node, rewriter: Rewriter) -> bool:
+    weight = node.inputs[0]
+    assert weight is not None
+    if tuple(attribute(node, "perm", (1, 0))) != (1, 0):
+        return False
+    inputs = list(node.inputs)
+    rewriter.replace_uses(node.outputs[0], _derived(rewriter, weight, True, 1.0))
+    rewriter.remove(node)
+    rewriter.sweep(inputs)
+    return True
+
+
+def _evaluate(node: ir.Node) -> list[np.ndarray] | None:
+    """The outputs by ONNX's own reference; None where it cannot or the dtype is a float."""
+    arrays = [constant_array(v) if v is not None else None for v in node.inputs]
+    if sum(0 if a is None else a.size for a in arrays) > MAX_FOLDED_ELEMENTS:
+        return None
+    if node.op_type in INTEGER_OPS and any(
+        a is not None and a.dtype.kind not in "iub" for a in arrays
+    ):
+        return None
+    try:
+        results = ReferenceEvaluator(_single_node_model(node)).run(
+            None, {str(v.name): a for v, a in zip(node.inputs, arrays, strict=True) if v}
+        )
+    except Exception:  # the reference lacks an op or a dtype: the node just stays
+        return None
+    return [np.asarray(r) for r in results]
+
+
+def _single_node_model(node: ir.Node) -> onnx.ModelProto:
+    assert isinstance(node.graph, ir.Graph)
+    inputs = list(dict.fromkeys(str(v.name) for v in node.inputs if v is not None))
+    graph = onnx.helper.make_graph(
+        [ir.to_proto(node)], "constant",
+        [onnx.helper.make_empty_tensor_value_info(name) for name in inputs],
+        [onnx.helper.make_empty_tensor_value_info(str(o.name)) for o in node.outputs],
+    )
+    version = node.graph.opset_imports.get("", 1)
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", version)])

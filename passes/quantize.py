@@ -1,0 +1,438 @@
+"""8-bit integers: static and dynamic layers, convolutions and embedding tables.
+
+Weights are symmetric int8 per output channel; activations are uint8 per tensor, calibrated
+(static) or taken at run time (dynamic). Softmax, normalisation, activation functions and
+residual additions stay float: they are cheap, and rounding hurts most there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import onnx_ir as ir
+
+from ..ir.facts import FLOAT, QUANTIZED
+from ..ir.graph import attribute, constant_array, constant_tensor, single_consumer
+from ..ir.qdq import dynamic_view, redirect_elementwise, static_view, weight_view
+from ..ir.rewriter import Rewriter
+from ..ir.sites import Site
+from .api import (
+    CALIBRATED,
+    SITES,
+    STATS,
+    Candidate,
+    Context,
+    FakeQuant,
+    Pass,
+    Perturbation,
+    Refusal,
+    Semantics,
+    ValueStats,
+    register,
+)
+from .math.affine import affine_params, dequantize, quantize_weight
+from .math.bias import bias_correction_conv, bias_correction_linear
+from .math.calibrate import CALIBRATORS
+
+MIN_TABLE_BYTES = 1 << 16
+"""Tables smaller than this save less than the two extra nodes are worth."""
+MASK_MAGNITUDE = 1e4
+"""A value this far below zero, alone in its range, is an additive mask, not an activation."""
+
+
+@dataclass(frozen=True)
+class QuantizeOptions:
+    """scheme: how activations get their range. calibrator: static ranges from histograms.
+
+    sites: selectors of what to quantize (all by default); exclude: selectors of what not to.
+    embeddings: also tables. bias_correction: keep the mean of each output, from the mean of
+    its input.
+    """
+
+    scheme: Literal["static", "dynamic"] = "dynamic"
+    calibrator: Literal["minmax", "percentile", "mse", "entropy"] = "mse"
+    sites: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    embeddings: bool = True
+    bias_correction: bool = True
+
+
+@dataclass(frozen=True)
+class LayerCodes:
+    """What lowering builds from: int8 codes, float32 scales per output channel, new bias."""
+
+    codes: np.ndarray
+    scale: np.ndarray
+    bias: np.ndarray | None
+    activation: FakeQuant
+    output: FakeQuant | None = None
+    output_name: str | None = None
+
+
+@register
+class Quantize(Pass):
+    """Store weights in 8 bits and compute linear layers and convolutions in integers.
+
+    What it does: linear layers and convolutions get int8 weights (symmetric, per output
+    channel) and uint8 inputs; embedding tables get int8 rows. Static ranges come from
+    calibration data with padding left out; dynamic ranges are taken at run time.
+    When it applies: float layers at least as large as the target's break-even; static only
+    with calibration data; convolutions only static.
+    What it costs: rounding, measured per site as relative squared error of its output.
+    What stays float, and why: softmax, normalisation, GELU and residual additions, since
+    they are cheap and lose most; layers too small to gain.
+    Guarantee: integer codes and scales are those whose loss was measured.
+    Example: ``quantize{scheme=static calibrator=percentile exclude=classifier}``
+    """
+
+    name = "quantize"
+    semantics = Semantics.LOSSY
+    requires = frozenset({FLOAT})
+    produces = frozenset({QUANTIZED})
+    Options = QuantizeOptions
+    options: QuantizeOptions
+
+    def candidates(self, model: ir.Model, ctx: Context) -> Iterator[Candidate | Refusal]:
+        sites = ctx.analysis(SITES)
+        chosen = _selected(sites, self.options.sites) if self.options.sites else None
+        excluded = _selected(sites, self.options.exclude)
+        for site in sites:
+            if site.kind not in ("linear", "conv", "embedding"):
+                continue
+            if chosen is not None and site.name not in chosen:
+                continue
+            if site.name in excluded:
+                yield Refusal(site.name, "excluded", "left float on request")
+                continue
+            yield self._judge(site, ctx)
+
+    def perturb(self, model: ir.Model, candidate: Candidate, ctx: Context) -> Perturbation:
+        site = ctx.analysis(SITES).by_name[candidate.site]
+        if site.kind == "embedding":
+            return _perturb_table(site)
+        if candidate.setting == "dynamic":
+            return self._perturb_layer(site, FakeQuant(ctx.target.int8.activation_dtype), None, ctx)
+        stats = ctx.analysis(STATS, self._requests(ctx))
+        x, y = _input(site), _activated(site)
+        output = None
+        if site.kind == "conv" and ctx.target.int8.conv_needs_output_quant:
+            output = self._range(stats[str(y.name)], ctx)
+        return self._perturb_layer(site, self._range(stats[str(x.name)], ctx), output, ctx)
+
+    def lower(
+        self, model: ir.Model, candidate: Candidate, perturbation: Perturbation | None,
+        rewriter: Rewriter, ctx: Context,
+    ) -> None:
+        assert perturbation is not None
+        site = ctx.analysis(SITES).by_name[candidate.site]
+        if site.kind == "embedding":
+            _lower_table(site, perturbation.payload, rewriter)
+        elif candidate.setting == "dynamic":
+            _lower_dynamic(site, perturbation.payload, rewriter)
+        else:
+            _lower_static(site, perturbation.payload, rewriter)
+
+    # -- candidates --------------------------------------------------------------------
+
+    def _judge(self, site: Site, ctx: Context) -> Candidate | Refusal:
+        refusal = _refuse_any(site, ctx)
+        if refusal is None and site.kind == "embedding":
+            refusal = self._refuse_table(site)
+        elif refusal is None:
+            refusal = self._refuse_layer(site, ctx)
+        if refusal is not None:
+            return refusal
+        saving = 3 * _elements(site)
+        setting = "int8-rows" if site.kind == "embedding" else self.options.scheme
+        return Candidate(site.name, setting, saving)
+
+    def _refuse_table(self, site: Site) -> Refusal | None:
+        if not self.options.embeddings:
+            return Refusal(site.name, "excluded", "embedding tables were switched off")
+        if 4 * _elements(site) < MIN_TABLE_BYTES:
+            return Refusal(
+                site.name, "too-small", f"a table of {4 * _elements(site)} bytes saves too little"
+            )
+        return None
+
+    def _refuse_layer(self, site: Site, ctx: Context) -> Refusal | None:
+        if self.options.scheme == "static" and not ctx.analysis(CALIBRATED):
+            return Refusal(
+                site.name, "no-calibration",
+                "static ranges need real data; give --calibration, or use scheme=dynamic",
+            )
+        if site.kind == "conv" and self.options.scheme == "dynamic":
+            return Refusal(
+                site.name, "no-dynamic-kernel",
+                "integer convolutions with run-time ranges are slower than float ones",
+            )
+        small = _too_small(site, ctx)
+        if small is not None:
+            return Refusal(site.name, "too-small", small)
+        if self.options.scheme == "dynamic":
+            return None
+        return self._refuse_range(site, ctx)
+
+    def _refuse_range(self, site: Site, ctx: Context) -> Refusal | None:
+        stats = ctx.analysis(STATS, self._requests(ctx)).get(str(_input(site).name))
+        if stats is None:
+            return Refusal(site.name, "not-observed", "no calibration feed reached this layer")
+        if _holds_mask(stats):
+            return Refusal(
+                site.name, "mask-in-range",
+                f"its input holds an additive mask (minimum {stats.histogram.minimum:.3g})",
+            )
+        return None
+
+    def _requests(self, ctx: Context) -> tuple[tuple[str, int], ...]:
+        """All activations that this pass may ask for, so that they are observed in one go."""
+        wanted: dict[str, int] = {}
+        for site in ctx.analysis(SITES):
+            if site.kind not in ("linear", "conv") or FLOAT not in site.facts:
+                continue
+            if _refuse_any(site, ctx) is not None or _too_small(site, ctx) is not None:
+                continue
+            x = _input(site)
+            wanted[str(x.name)] = _channel_axis(site, x)
+            if site.kind == "conv" and ctx.target.int8.conv_needs_output_quant:
+                wanted[str(_activated(site).name)] = 1
+        return tuple(sorted(wanted.items()))
+
+    # -- perturbation ------------------------------------------------------------------
+
+    def _range(self, stats: ValueStats, ctx: Context) -> FakeQuant:
+        dtype = ctx.target.int8.activation_dtype
+        low, high = CALIBRATORS[self.options.calibrator](
+            stats.histogram, dtype=dtype, symmetric=False
+        )
+        scale, zero_point = affine_params(low, high, dtype=dtype, symmetric=False)
+        return FakeQuant(dtype, float(scale), int(zero_point))
+
+    def _perturb_layer(
+        self, site: Site, activation: FakeQuant, output: FakeQuant | None, ctx: Context
+    ) -> Perturbation:
+        weight = _weight(site)
+        axis = 1 if site.kind == "linear" else 0
+        codes, scale = quantize_weight(weight, axis, ctx.target.int8.weight_bits)
+        rounded = dequantize(codes, scale, 0, axis)
+        bias = self._corrected_bias(site, weight, rounded, ctx)
+        x, y = _input(site), site.output
+        assert site.weight is not None and y is not None
+        tensors = {str(site.weight.name): rounded}
+        if bias is not None and site.bias is not None:
+            tensors[str(site.bias.name)] = bias
+        quants = {str(x.name): activation}
+        activated = _activated(site)
+        if output is not None:
+            y = activated
+            quants[str(y.name)] = output
+        payload = LayerCodes(codes, scale, bias, activation, output, str(activated.name))
+        depth = weight.size // weight.shape[axis]
+        return Perturbation((str(x.name),), (str(y.name),), tensors, quants, payload, depth)
+
+    def _corrected_bias(
+        self, site: Site, weight: np.ndarray, rounded: np.ndarray, ctx: Context
+    ) -> np.ndarray | None:
+        """The bias that keeps each output's mean; None where there is none to correct."""
+        bias = constant_array(site.bias) if site.bias is not None else None
+        if bias is None or not self.options.bias_correction or not ctx.analysis(CALIBRATED):
+            return None
+        stats = ctx.analysis(STATS, self._requests(ctx)).get(str(_input(site).name))
+        if stats is None:
+            return None
+        if site.kind == "linear":
+            shift = bias_correction_linear(weight, rounded, stats.mean)
+        else:
+            groups = attribute(site.nodes[0], "group", 1)
+            shift = bias_correction_conv(weight, rounded, stats.mean, groups)
+        return (bias + shift).astype(bias.dtype)
+
+
+# -- lowering --------------------------------------------------------------------------
+
+
+def _lower_static(site: Site, codes: LayerCodes, rewriter: Rewriter) -> None:
+    node = site.nodes[0]
+    x, quant = _present(node.inputs[0]), codes.activation
+    assert quant.scale is not None and quant.zero_point is not None
+    view = static_view(rewriter, x, quant.scale, quant.zero_point, quant.dtype)
+    axis = 1 if site.kind == "linear" else 0
+    weight = weight_view(rewriter, node, _weight_hint(site), codes.codes, codes.scale, axis)
+    old = node.inputs[1]
+    rewriter.set_input(node, 0, view)
+    rewriter.set_input(node, 1, weight)
+    rewriter.sweep([old])
+    _set_bias(site, codes.bias, rewriter)
+    if codes.output is not None:
+        _quantize_output(site, codes.output, rewriter)
+
+
+def _quantize_output(site: Site, quant: FakeQuant, rewriter: Rewriter) -> None:
+    y = _activated(site)
+    assert quant.scale is not None and quant.zero_point is not None
+    if y.is_graph_output() and not y.uses():
+        return
+    view = static_view(rewriter, y, quant.scale, quant.zero_point, quant.dtype)
+    redirect_elementwise(rewriter, y, view)
+
+
+def _lower_dynamic(site: Site, codes: LayerCodes, rewriter: Rewriter) -> None:
+    """DynamicQuantizeLinear, MatMulInteger, Cast, Mul by both scales: one fused kernel."""
+    node, hint = site.nodes[0], _weight_hint(site)
+    x = _present(node.inputs[0])
+    q, x_scale, x_zero = dynamic_view(rewriter, x)
+    weight = rewriter.initializer(f"{hint}_quantized", codes.codes)
+    zero = rewriter.initializer(f"{hint}_zero_point", np.zeros(codes.scale.shape, np.int8))
+    scale = rewriter.initializer(f"{hint}_scale", codes.scale)
+
+    def insert(op: str, inputs: list[ir.Value], **attributes: int) -> ir.Value:
+        made = rewriter.insert(
+            op, inputs, before=node, attributes=attributes, name=f"{node.name}_{op.lower()}",
+            origins=[node],
+        )
+        return made.outputs[0]
+
+    product = insert("MatMulInteger", [q, weight, x_zero, zero])
+    scales = insert("Mul", [x_scale, scale])
+    real = insert("Cast", [product], to=int(ir.DataType.FLOAT))
+    result = insert("Mul", [real, scales])
+    old = node.inputs[1]
+    rewriter.take_over(node.outputs[0], result)
+    rewriter.remove(node)
+    rewriter.sweep([old])
+    _set_bias(site, codes.bias, rewriter)
+
+
+def _set_bias(site: Site, bias: np.ndarray | None, rewriter: Rewriter) -> None:
+    """Give the site a bias of its own; the old one may be shared."""
+    if bias is None or site.bias is None:
+        return
+    old, node = site.bias, site.nodes[-1] if site.kind == "linear" else site.nodes[0]
+    new = rewriter.initializer(f"{old.name}_corrected", bias)
+    rewriter.set_input(node, list(node.inputs).index(old), new)
+    rewriter.sweep([old])
+
+
+def _perturb_table(site: Site) -> Perturbation:
+    weight = _weight(site)
+    codes, scale = quantize_weight(weight, 0)
+    assert site.weight is not None and site.output is not None
+    payload = LayerCodes(codes, scale, None, FakeQuant())
+    return Perturbation(
+        (str(_input(site).name),), (str(site.output.name),),
+        {str(site.weight.name): dequantize(codes, scale, 0, 0)}, {}, payload,
+    )
+
+
+def _lower_table(site: Site, codes: LayerCodes, rewriter: Rewriter) -> None:
+    """Gather codes and scales, then multiply: only the rows asked for are widened."""
+    node, hint = site.nodes[0], _weight_hint(site)
+    index = node.inputs[1]
+    table = rewriter.initializer(f"{hint}_quantized", codes.codes)
+    scales = rewriter.initializer(f"{hint}_scale", codes.scale[:, None])
+
+    def insert(op: str, inputs: list[ir.Value | None], **attributes: int) -> ir.Value:
+        made = rewriter.insert(
+            op, inputs, before=node, attributes=attributes, name=f"{node.name}_{op.lower()}",
+            origins=[node],
+        )
+        return made.outputs[0]
+
+    rows = insert("Cast", [insert("Gather", [table, index], axis=0)], to=int(ir.DataType.FLOAT))
+    result = insert("Mul", [rows, insert("Gather", [scales, index], axis=0)])
+    old = node.inputs[0]
+    rewriter.take_over(node.outputs[0], result)
+    rewriter.remove(node)
+    rewriter.sweep([old])
+
+
+# -- questions about a site ------------------------------------------------------------
+
+
+def _selected(sites: object, selectors: Iterable[str]) -> set[str]:
+    return {s.name for selector in selectors for s in sites.select(selector)}  # type: ignore[attr-defined]
+
+
+def _refuse_any(site: Site, ctx: Context) -> Refusal | None:
+    if not ctx.target.int8.supported:
+        return Refusal(
+            site.name, "target", f"no integer kernels are known for {ctx.target.name}"
+        )
+    if FLOAT not in site.facts:
+        return Refusal(site.name, "not-float", "the layer is not in float any more")
+    tensor = constant_tensor(site.weight)
+    if tensor is None or tensor.dtype != ir.DataType.FLOAT:
+        found = "not constant" if tensor is None else tensor.dtype.name.lower()
+        return Refusal(site.name, "dtype", f"its weight is {found}; only float32 is quantized")
+    if site.nodes[0].op_type not in ("MatMul", "Conv", "Gather"):
+        return Refusal(
+            site.name, "unsupported-op", f"{site.nodes[0].op_type} has no integer kernel"
+        )
+    if len(site.uses) > 1 and site.kind != "linear":
+        return Refusal(site.name, "shared", "its weight is shared between several layers")
+    return None
+
+
+def _too_small(site: Site, ctx: Context) -> str | None:
+    tensor = constant_tensor(site.weight)
+    assert tensor is not None
+    shape = [int(d) for d in tensor.shape]
+    if site.kind == "linear" and min(shape) < ctx.target.min_gemm:
+        return f"a {shape[0]}x{shape[1]} product is smaller than {ctx.target.min_gemm} on a side"
+    if site.kind == "conv" and shape[1] > 1 and min(shape[:2]) < ctx.target.min_conv_channels:
+        return f"{shape[1]} to {shape[0]} channels are fewer than {ctx.target.min_conv_channels}"
+    return None
+
+
+def _holds_mask(stats: ValueStats) -> bool:
+    """Whether a large negative constant stands far below everything else in the range."""
+    low = stats.histogram.minimum
+    if low > -MASK_MAGNITUDE:
+        return False
+    spread = float(np.sqrt(np.median(stats.mean_square)))
+    return low < -100.0 * max(spread, 1.0) or spread >= MASK_MAGNITUDE
+
+
+def _input(site: Site) -> ir.Value:
+    assert site.input is not None
+    return site.input
+
+
+def _present(value: ir.Value | None) -> ir.Value:
+    """The input as it is now: an edit of the layer in front may have replaced it."""
+    assert value is not None
+    return value
+
+
+def _activated(site: Site) -> ir.Value:
+    """The output behind the activation that the runtime absorbs, else the layer's output."""
+    assert site.output is not None
+    reader = single_consumer(site.output)
+    if site.kind == "conv" and reader is not None and reader.op_type in ("Relu", "Clip"):
+        return reader.outputs[0]
+    return site.output
+
+
+def _channel_axis(site: Site, value: ir.Value) -> int:
+    if site.kind == "conv":
+        return 1
+    shape = value.shape
+    return len(shape) - 1 if shape is not None else 1
+
+
+def _elements(site: Site) -> int:
+    tensor = constant_tensor(site.weight)
+    return int(tensor.size) if tensor is not None else 0
+
+
+def _weight(site: Site) -> np.ndarray:
+    array = constant_array(site.weight)
+    assert array is not None
+    return array
+
+
+def _weight_hint(site: Site) -> str:
+    return f"{site.name}.weight"
