@@ -11,8 +11,10 @@ from .masks import MASK_DTYPES
 
 # Operators whose first input keeps its values, or a selection of them.
 _KEEPS_VALUES = frozenset(
-    "Cast Concat Expand Flatten Identity Reshape Slice Split Squeeze Tile Transpose Unsqueeze "
-    "ReduceMax ReduceMin".split()
+    {
+        *("Cast", "Concat", "Expand", "Flatten", "Identity", "ReduceMax", "ReduceMin", "Reshape"),
+        *("Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze"),
+    }
 )
 # Fused embedding: position of the indices -> position of the table.
 _FUSED_TABLES = {0: 2, 1: 4, 8: 3}

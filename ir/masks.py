@@ -36,20 +36,26 @@ _PASSED_ON: dict[str, tuple[int, int]] = {
     "com.microsoft::EmbedLayerNormalization": (7, 1),
     "com.microsoft::QEmbedLayerNormalization": (7, 1),
 }
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
 # The first input (ScatterND: also the updates) is reshaped, selected from, converted or counted.
-_RESHAPING = frozenset(
-    "Abs Cast CastLike Clip DequantizeLinear Expand Flatten Gather GatherElements GatherND Identity "
-    "Neg Not Pad QuantizeLinear ReduceMax ReduceMean ReduceMin ReduceSum Reshape ScatterND Sign "
-    "Slice Split Squeeze Tile Transpose Trilu Unsqueeze".split()
+_RESHAPING = _words(
+    "Abs Cast CastLike Clip DequantizeLinear Expand Flatten Gather GatherElements GatherND "
+    "Identity Neg Not Pad QuantizeLinear ReduceMax ReduceMean ReduceMin ReduceSum Reshape "
+    "ScatterND Sign Slice Split Squeeze Tile Transpose Trilu Unsqueeze"
 )
-_LOGIC = frozenset("And Equal Greater GreaterOrEqual Less LessOrEqual Or Xor".split())
-_ARITHMETIC = frozenset("Add Concat Div Max Min Mul Sub Sum Where".split())
-_GATES = frozenset({"Div", "Mul", "Where"})  # pooling over the real tokens, zeroing the others
-_SHAPE_ONLY = frozenset({"Shape", "Size"})
+_LOGIC = _words("And Equal Greater GreaterOrEqual Less LessOrEqual Or Xor")
+_ARITHMETIC = _words("Add Concat Div Max Min Mul Sub Sum Where")
+_GATES = _words("Div Mul Where")  # pooling over the real tokens, zeroing the others
+_SHAPE_ONLY = _words("Shape Size")
 # What may stand between masked scores and their softmax.
-_SCORES = frozenset(
+_SCORES = _words(
     "Add Cast Clip Concat DequantizeLinear Div Expand Identity Max Min Mul QuantizeLinear Reshape "
-    "Slice Squeeze Sub Transpose Unsqueeze Where".split()
+    "Slice Squeeze Sub Transpose Unsqueeze Where"
 )
 
 
