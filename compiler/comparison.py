@@ -1,0 +1,91 @@
+"""A metric before and after, as figures, a verdict and a sentence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from .statistics import Interval
+
+Verdict = Literal["within-budget", "over-budget", "undecided", "unverified"]
+
+
+@dataclass(frozen=True)
+class SliceRow:
+    """One slice; None where the metric has no value, or no interval, on so few samples."""
+
+    name: str
+    n: int
+    before: float | None = None
+    after: float | None = None
+    drop: float | None = None
+    interval: Interval | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "samples": self.n,
+            "before": self.before,
+            "after": self.after,
+            "drop": self.drop,
+            "interval": _pair(self.interval),
+        }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A metric before and after.
+
+    drop: positive is worse, in units of the metric. interval: 95 %, two-sided. bound: the
+    one-sided 95 % upper bound of the drop, which the gate is about. limit: the budget in
+    units of the metric. n: samples, 1 for a bare number. samples_needed: how many would
+    decide, where the verdict is ``undecided`` and any number would.
+    """
+
+    verdict: Verdict
+    before: float
+    after: float
+    drop: float
+    higher_is_better: bool
+    n: int
+    interval: Interval | None = None
+    bound: float | None = None
+    limit: float | None = None
+    samples_needed: int | None = None
+    slices: tuple[SliceRow, ...] = ()
+    warning: str = ""
+
+    @property
+    def sentence(self) -> str:
+        """The verdict and its reason, for a reader."""
+        bound = "" if self.bound is None else f", at most {self.bound:.4g} with 95 % confidence"
+        found = f"from {self.before:.6g} to {self.after:.6g}, a drop of {self.drop:.4g}{bound}"
+        if self.limit is None:
+            return f"{found}; no bound was asked for"
+        allowed = f"{found}; allowed is {self.limit:.4g}"
+        if self.verdict != "undecided":
+            return allowed
+        if self.samples_needed is None:
+            return f"{allowed}: {self.n} samples do not decide"
+        return f"{allowed}: {self.n} samples do not decide, about {self.samples_needed} would"
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "verdict": self.verdict,
+            "sentence": self.sentence,
+            "before": self.before,
+            "after": self.after,
+            "drop": self.drop,
+            "higher_is_better": self.higher_is_better,
+            "samples": self.n,
+            "interval": _pair(self.interval),
+            "upper_bound": self.bound,
+            "limit": self.limit,
+            "samples_needed": self.samples_needed,
+            "slices": [row.to_json() for row in self.slices],
+            "warning": self.warning,
+        }
+
+
+def _pair(interval: Interval | None) -> list[float] | None:
+    return None if interval is None else [interval.low, interval.high]
