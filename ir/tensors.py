@@ -76,6 +76,17 @@ def in_memory(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
     return copy
 
 
+def write_bytes(tensor: ir.TensorProtocol, write: Callable[[bytes], object]) -> None:
+    """Hand a tensor's bytes (little endian, packed as in a file) to ``write``.
+
+    External data comes in chunks and is not mapped; a tensor in memory comes in one piece.
+    """
+    if hasattr(tensor, "tofile"):
+        tensor.tofile(_Sink(write))
+    else:
+        write(tensor.tobytes())
+
+
 def release(tensor: ir.TensorProtocol) -> None:
     """Unmap an external tensor's file; it is mapped again when next read."""
     if isinstance(tensor, ir.ExternalTensor):
@@ -105,17 +116,15 @@ def _digest(tensor: ir.TensorProtocol) -> str:
     if tensor.dtype == ir.DataType.STRING:
         for item in _strings(tensor):
             digest.update(struct.pack("<q", len(item)) + item)
-    elif hasattr(tensor, "tofile"):
-        tensor.tofile(_Sink(digest.update))  # streams external data without mapping it
     else:
-        digest.update(tensor.tobytes())
+        write_bytes(tensor, digest.update)
     return digest.hexdigest()
 
 
 class _Sink:
-    """A file that only hashes."""
+    """A file that can only be written to: no tensor takes a short cut through its descriptor."""
 
-    def __init__(self, write: Callable[[bytes], None]) -> None:
+    def __init__(self, write: Callable[[bytes], object]) -> None:
         self.write = write
 
 

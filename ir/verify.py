@@ -148,8 +148,6 @@ def _initializers(defs: Definitions) -> Iterator[str]:
             if tensor is None:
                 yield f"initializer {name!r} holds no tensor"
                 continue
-            if value.name != name:
-                yield f"initializer {name!r} is registered for a value named {value.name!r}"
             if value.dtype is not None and value.dtype != tensor.dtype:
                 yield f"initializer {name!r} is {tensor.dtype.name}, its value {value.dtype.name}"
             if value.shape is not None and not _agree(value.shape, tensor.shape):

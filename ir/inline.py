@@ -1,0 +1,79 @@
+"""Model-local functions put in the place of their calls."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+from onnx_ir.passes.common import InlinePass
+
+from .errors import InputError
+from .provenance import Remark
+
+DEFAULT_OPSET = 20  # for a model that imports no standard operators but whose functions need one
+
+
+def inline_functions(model: ir.Model, where: str) -> list[Remark]:
+    """Inline all functions, in place; those written for another opset stay, with a remark.
+
+    Raises ``InputError`` for functions that call each other in a circle or are called wrongly.
+    """
+    if not model.functions:
+        return []
+    for function in model.functions.values():
+        _shield(function, model.opset_imports.get("", DEFAULT_OPSET))
+    try:
+        InlinePass(lambda f: _compatible(f, model))(model)
+        _drop_uncalled(model)
+    except Exception as error:
+        raise InputError(
+            f"the functions of the model cannot be inlined: {root_cause(error)}",
+            where=where,
+            hint="export the model without functions",
+        ) from error
+    return [_kept(f) for f in model.functions.values()]
+
+
+def root_cause(error: BaseException) -> str:
+    """The first line of the error at the bottom of a chain."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+def _compatible(function: ir.Function, model: ir.Model) -> bool:
+    imports = model.opset_imports
+    return all(imports.get(d, v) == v for d, v in function.opset_imports.items())
+
+
+def _drop_uncalled(model: ir.Model) -> None:
+    bodies = [f.graph for f in model.functions.values()]
+    called = {n.op_identifier() for g in (model.graph, *bodies) for n in g.all_nodes()}
+    uncalled = [name for name in model.functions if name not in called]
+    for name in uncalled:
+        del model.functions[name]
+    if uncalled:
+        _drop_uncalled(model)
+
+
+def _kept(function: ir.Function) -> Remark:
+    name = f"{function.domain}.{function.name}"
+    sentence = f"function {name} is written for another opset than the model and stays a function"
+    return Remark("note", "import", name, "function-kept", sentence)
+
+
+def _shield(function: ir.Function, opset: int) -> None:
+    """Let every output have a node of its own.
+
+    The inliner gives an output's name to what replaces it: a function that returns its input
+    would rename the caller's value, be it a graph input.
+    """
+    seen: set[ir.Value] = set()
+    outputs = function.outputs
+    for index, value in enumerate(list(outputs)):
+        if value.producer() is not None and value not in seen:
+            seen.add(value)
+            continue
+        function.opset_imports.setdefault("", opset)
+        identity = ir.node("Identity", [value])
+        function.append(identity)
+        outputs[index] = identity.outputs[0]

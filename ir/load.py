@@ -1,0 +1,174 @@
+"""Import: whatever comes in leaves as one verified graph in one form, its weights still on disk."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+from .digest import file_digest
+from .errors import InputError
+from .external import check_external, load_attributes
+from .finite import check_finite
+from .inline import inline_functions, root_cause
+from .normalise import (
+    drop_overridable,
+    lift_constants,
+    rename_standard_domain,
+    stamp_origins,
+    strip_metadata,
+    unique_names,
+)
+from .protocheck import check_proto, check_versions
+from .provenance import Remark
+from .read import read_proto
+from .shapes import infer_shapes
+from .signature import Signature
+from .sparse import densify
+from .verify import violations
+
+Source = str | Path | onnx.ModelProto | ir.Model
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A model as the passes see it.
+
+    path: the absolute path of its file. signature: what callers may rely on from here on.
+    remarks: what import changed or could not find out. file_digest: over the bytes of the file
+    and of its weight files. path and file_digest are None for a model that came from memory.
+    """
+
+    model: ir.Model
+    path: Path | None
+    remarks: tuple[Remark, ...]
+    file_digest: str | None
+    signature: Signature
+
+
+def load_model(source: Source, *, keep_overridable: bool = False) -> Imported:
+    """Import a model from a file, a proto or an ``onnx_ir.Model``; the source stays as it is.
+
+    keep_overridable: leave initializers that are also graph inputs in the signature's reach.
+    Raises ``InputError`` with the path and what to do: see ``read``, ``protocheck``, ``external``
+    and ``finite`` for what can be wrong.
+    """
+    if isinstance(source, ir.Model):
+        return _finish(_cloned(source), None, [], keep_overridable)
+    if isinstance(source, onnx.ModelProto):
+        proto = onnx.ModelProto()
+        proto.CopyFrom(source)
+        return _from_proto(proto, None, keep_overridable)
+    if not isinstance(source, (str, os.PathLike)):
+        kind = type(source).__name__
+        raise InputError(f"a model cannot be a {kind}", hint="give a path, a proto or an ir.Model")
+    path = Path(source).absolute()  # links stay: weights lie beside the link
+    return _from_proto(read_proto(path), path, keep_overridable)
+
+
+def _from_proto(proto: onnx.ModelProto, path: Path | None, keep_overridable: bool) -> Imported:
+    where = _where(path)
+    check_proto(proto, where)
+    remarks = densify(proto, where)
+    return _finish(_deserialized(proto, where), path, remarks, keep_overridable)
+
+
+def _finish(
+    model: ir.Model, path: Path | None, remarks: list[Remark], keep_overridable: bool
+) -> Imported:
+    where = _where(path)
+    check_versions(model.ir_version, model.opset_imports, where)
+    rename_standard_domain(model)
+    remarks += inline_functions(model, where)
+    files = check_external(model, path.parent if path else None, where)
+    load_attributes(model.graph)
+    remarks += _sorted(model, where)
+    lift_constants(model)
+    if not keep_overridable:
+        remarks += drop_overridable(model)
+    unique_names(model)
+    strip_metadata(model)
+    stamp_origins(model)
+    model.graph.name = model.graph.name or "main"
+    check_finite(model, where)
+    remarks += infer_shapes(model, fill_outputs=True)
+    _verify(model, where)
+    digest = file_digest(path, *files) if path else None
+    return Imported(model, path, tuple(remarks), digest, Signature.of(model))
+
+
+def _where(path: Path | None) -> str:
+    return str(path) if path else "the model given"
+
+
+def _cloned(model: ir.Model) -> ir.Model:
+    try:
+        return model.clone()
+    except Exception as error:
+        raise InputError(
+            f"the model cannot be copied: {root_cause(error)}",
+            where=_where(None),
+            hint="sort it with model.graph.sort() and check that every value is defined",
+        ) from error
+
+
+def _deserialized(proto: onnx.ModelProto, where: str) -> ir.Model:
+    try:
+        with _quiet():
+            return ir.from_proto(proto)
+    except Exception as error:
+        raise InputError(
+            f"the model cannot be read: {root_cause(error)}",
+            where=where,
+            hint="onnx.checker.check_model may say more; export it again",
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep ``onnx_ir`` from logging what ``_verify`` is about to say as an error."""
+    logger = logging.getLogger("onnx_ir")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _sorted(model: ir.Model, where: str) -> list[Remark]:
+    if not any(v.startswith("topological-order") for v in violations(model)):
+        return []
+    try:
+        model.graph.sort()
+    except ValueError as error:
+        hint = "export it again"
+        raise InputError("the graph runs in a circle", where=where, hint=hint) from error
+    sentence = "the nodes did not stand in the order of computation and were sorted"
+    return [Remark("note", "import", "model", "sorted", sentence)]
+
+
+def _verify(model: ir.Model, where: str) -> None:
+    found = violations(model)
+    if not found:
+        return
+    missing = [v for v in found if v.startswith("inputs-defined")]
+    if missing:
+        raise InputError(
+            "an initializer or input is missing: "
+            + "; ".join(v.split(": ", 1)[1] for v in missing[:3]),
+            where=where,
+            hint="the weights were not exported with the graph; export the model again",
+        )
+    more = f" (and {len(found) - 3} more)" if len(found) > 3 else ""
+    raise InputError(
+        "the model is not well formed: " + "; ".join(found[:3]) + more,
+        where=where,
+        hint="onnx.checker.check_model may say more; export it again",
+    )

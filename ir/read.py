@@ -1,0 +1,111 @@
+"""A model file as a proto, or a message that says what the file is instead."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+
+from .errors import InputError
+
+PROTOBUF_LIMIT = (1 << 31) - 1  # bytes; larger models keep their weights in files beside them
+
+# What people hand over instead of a model, by how the bytes begin.
+_LOOKALIKES: tuple[tuple[bytes, str, str], ...] = (
+    (
+        b"version https://git-lfs",
+        "a Git LFS pointer, not the model itself",
+        "fetch the model with `git lfs pull`",
+    ),
+    (b"PK\x03\x04", "a zip archive, such as a PyTorch checkpoint", "export it to ONNX first"),
+    (b"\x80\x02", "a pickle, such as an old PyTorch checkpoint", "export it to ONNX first"),
+    (b"\x89HDF", "an HDF5 file, such as a Keras model", "convert it with tf2onnx"),
+    (b"<!DOCTYPE", "a web page", "the download went wrong; fetch the raw file"),
+    (b"<html", "a web page", "the download went wrong; fetch the raw file"),
+    (b"\x1f\x8b", "a gzip archive", "unpack it first"),
+)
+_TFLITE = b"TFL3"
+_ORT = b"ORTM"
+
+
+def read_proto(path: Path) -> onnx.ModelProto:
+    """Parse an ONNX file; its external weights are not read.
+
+    Raises ``InputError``: no such file, a folder, not readable, empty, too large, truncated, or
+    not ONNX.
+    """
+    data = _bytes(path)
+    proto = onnx.ModelProto()
+    try:
+        proto.ParseFromString(data)
+    except DecodeError as error:
+        raise _not_onnx(path, data) from error
+    if not proto.HasField("graph") or not proto.HasField("ir_version"):
+        raise _not_onnx(path, data)
+    return proto
+
+
+def _bytes(path: Path) -> bytes:
+    if not path.exists():
+        raise InputError("there is no such model file", where=str(path), hint=_similar(path))
+    if path.is_dir():
+        raise InputError("the model is a folder", where=str(path), hint=_inside(path))
+    if not path.is_file():
+        raise InputError("the model is not a regular file", where=str(path), hint="copy it first")
+    try:
+        size = path.stat().st_size
+        if size > PROTOBUF_LIMIT:
+            raise _too_large(path, size)
+        data = path.read_bytes()
+    except OSError as error:
+        hint = "check the permissions of the file"
+        raise InputError(
+            f"the model cannot be read: {error.strerror}", where=str(path), hint=hint
+        ) from error
+    if not data:
+        hint = "export or download it again"
+        raise InputError("the model file is empty", where=str(path), hint=hint)
+    return data
+
+
+def _similar(path: Path) -> str:
+    folder = path.parent
+    if not folder.is_dir():
+        return f"the folder {folder} does not exist either; check the path"
+    return _models(folder) or "check the path; a relative one starts at the working directory"
+
+
+def _inside(path: Path) -> str:
+    return _models(path) or "name the .onnx file itself"
+
+
+def _models(folder: Path) -> str:
+    try:
+        found = sorted(p.name for p in folder.glob("*.onnx"))[:5]
+    except OSError:
+        return ""
+    return f"name one of its models: {', '.join(found)}" if found else ""
+
+
+def _too_large(path: Path, size: int) -> InputError:
+    return InputError(
+        f"the file holds {size / 1e9:.1f} GB; an ONNX file ends at 2.1 GB",
+        where=str(path),
+        hint="save the model with external data",
+    )
+
+
+def _not_onnx(path: Path, data: bytes) -> InputError:
+    for start, what, hint in _LOOKALIKES:
+        if data.startswith(start):
+            return InputError(f"the file is {what}", where=str(path), hint=hint)
+    if data[4:8] in (_TFLITE, _ORT):
+        what = "a TensorFlow Lite model" if data[4:8] == _TFLITE else "an ORT-format model"
+        hint = "planish compiles ONNX; give it the model this one was made from"
+        return InputError(f"the file is {what}", where=str(path), hint=hint)
+    return InputError(
+        "the file is truncated or not an ONNX model",
+        where=str(path),
+        hint=f"it has {len(data):,} bytes; compare with the original, then copy or export it again",
+    )

@@ -1,0 +1,201 @@
+"""Models on disk: the same bytes each time, complete or not at all, never over their own source."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import onnx
+import onnx_ir as ir
+
+from .errors import PlanishError
+from .external import load_attributes
+from .graph import all_graphs
+from .tensors import all_tensors, in_memory, source_file, write_bytes
+from .weights import external_reference, substituted
+
+INLINE_BELOW = 1024  # bytes; smaller tensors stay in the model file
+LIMIT = (1 << 31) - 1  # bytes of one protobuf message
+LARGE, PAGE, LINE = 1 << 20, 4096, 64  # bytes; large tensors start on a page, others on a line
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+Write = Callable[[IO[bytes]], None]
+
+
+def save_model(
+    model: ir.Model,
+    path: Path,
+    *,
+    external_threshold: int = 1 << 30,
+    ir_version: int | None = None,
+) -> list[Path]:
+    """Write the model and, where its weights exceed ``external_threshold`` bytes, a data file.
+
+    Saving a model twice gives the same bytes. Each file is complete before it takes its name. The
+    data file stands beside the model as ``<name>.data``, or ``<name>-1.data`` and so on where the
+    model's own tensors read from that one. ir_version: written instead of the model's own.
+
+    Returns the files written, the model file first. Raises ``PlanishError`` when the disk is full
+    or the folder cannot be written to; then no file is changed, half written or left behind.
+    """
+    path = Path(path)
+    _check_target(model, path)
+    load_attributes(model.graph)
+    with _explained(path):
+        if total_bytes(model) <= external_threshold:
+            message = _serialized(_inline_proto(model, ir_version))
+            _replace({path: lambda file: _write(file, message)})
+            return [path]
+        data = _data_path(model, path)
+        plan, proto = _external_proto(model, data.name, ir_version)
+        message = _serialized(proto)
+        _replace({data: plan.write, path: lambda file: _write(file, message)})
+        return [path, data]
+
+
+def to_bytes(model: ir.Model, *, ir_version: int | None = None) -> bytes:
+    """The model as one message, weights included; ``PlanishError`` beyond 2 GB."""
+    size = total_bytes(model)
+    if size > LIMIT:
+        raise _too_large(size)
+    load_attributes(model.graph)
+    return _serialized(_inline_proto(model, ir_version))
+
+
+def total_bytes(model: ir.Model) -> int:
+    """Bytes of all initializers, of subgraphs too; a tensor that several share counts for each."""
+    values = (v for g in all_graphs(model) for v in g.initializers.values())
+    return sum(_nbytes(v.const_value) for v in values if v.const_value is not None)
+
+
+@dataclass
+class _DataFile:
+    """Where each tensor goes in a data file; a tensor held by several values goes there once."""
+
+    name: str
+    size: int = 0
+    places: dict[int, tuple[int, ir.TensorProtocol]] = field(default_factory=dict)
+
+    def place(self, value: ir.Value, tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+        if tensor.dtype == ir.DataType.STRING or tensor.nbytes < INLINE_BELOW:
+            return in_memory(tensor)
+        if id(tensor) not in self.places:
+            step = PAGE if tensor.nbytes >= LARGE else LINE
+            offset = -(-self.size // step) * step
+            self.places[id(tensor)] = offset, tensor
+            self.size = offset + tensor.nbytes
+        return external_reference(tensor, self.name, self.places[id(tensor)][0], value.name)
+
+    def write(self, file: IO[bytes]) -> None:
+        for offset, tensor in self.places.values():
+            file.write(bytes(offset - file.tell()))
+            write_bytes(tensor, file.write)
+
+
+def _nbytes(tensor: ir.TensorProtocol) -> int:
+    if tensor.dtype == ir.DataType.STRING:
+        return sum(len(s) for s in tensor.numpy().reshape(-1).tolist())
+    return tensor.nbytes
+
+
+def _inline_proto(model: ir.Model, ir_version: int | None) -> onnx.ModelProto:
+    with substituted(all_graphs(model), lambda _, tensor: in_memory(tensor)):
+        return _proto(model, ir_version)
+
+
+def _external_proto(
+    model: ir.Model, name: str, ir_version: int | None
+) -> tuple[_DataFile, onnx.ModelProto]:
+    plan = _DataFile(name)
+    with substituted(all_graphs(model), plan.place):
+        return plan, _proto(model, ir_version)
+
+
+def _proto(model: ir.Model, ir_version: int | None) -> onnx.ModelProto:
+    proto = ir.to_proto(model)
+    if ir_version is not None:
+        proto.ir_version = ir_version
+    return proto
+
+
+def _serialized(proto: onnx.ModelProto) -> bytes:
+    try:
+        message: bytes = proto.SerializeToString(deterministic=True)
+        return message
+    except Exception as error:  # protobuf's EncodeError: the weights fit, their packing did not
+        raise _too_large(proto.ByteSize()) from error
+
+
+def _too_large(size: int) -> PlanishError:
+    return PlanishError(
+        f"a model of {size / 1e9:.1f} GB does not fit into one ONNX file, which ends at 2.1 GB",
+        hint="save it with a lower external_threshold: weights then go to a file beside it",
+    )
+
+
+def _check_target(model: ir.Model, path: Path) -> None:
+    if path.is_dir():
+        raise PlanishError(
+            "the model cannot be saved: a folder has its name",
+            where=str(path),
+            hint="choose another name",
+        )
+    if os.path.realpath(path) in _sources(model):
+        raise PlanishError(
+            "the model cannot be saved over a file that its weights are read from",
+            where=str(path),
+            hint="choose another name",
+        )
+
+
+def _sources(model: ir.Model) -> set[str]:
+    files = (source_file(tensor) for _, tensor in all_tensors(model.graph))
+    return {os.path.realpath(f) for f in files if f is not None}
+
+
+def _data_path(model: ir.Model, path: Path) -> Path:
+    sources, count = _sources(model), 0
+    data = path.with_name(f"{path.name}.data")
+    while os.path.realpath(data) in sources:
+        count += 1
+        data = path.with_name(f"{path.name}-{count}.data")
+    return data
+
+
+def _write(file: IO[bytes], data: bytes) -> None:
+    file.write(data)
+
+
+def _replace(files: dict[Path, Write]) -> None:
+    """Write all files under temporary names, then give each its own; none, if one fails."""
+    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in files}
+    try:
+        for path, write in files.items():
+            with temporary[path].open("wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+        for path, finished in temporary.items():
+            finished.replace(path)
+    finally:
+        for leftover in temporary.values():
+            leftover.unlink(missing_ok=True)
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Say what an operating system error means for saving to ``path``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in FULL:
+            what, hint = "there is no room for the model", "free some space, or save elsewhere"
+        else:
+            what = f"the model cannot be saved: {error.strerror or error}"
+            hint = f"check that {path.parent} exists and can be written to"
+        raise PlanishError(what, where=str(path), hint=hint) from error
