@@ -52,6 +52,12 @@ def root() -> Path:
 
 
 @pytest.fixture(scope="session")
+def made() -> ModuleType:
+    """The module ``made``: a small model, and a result and an artifact of it made by hand."""
+    return load_module(ROOT / "tests" / "made.py", "made")
+
+
+@pytest.fixture(scope="session")
 def data() -> Path:
     """The folder with the evaluation data."""
     return data_folder()

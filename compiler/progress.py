@@ -1,0 +1,103 @@
+"""Progress of a compile: what the driver reports, and two ways of showing it."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from types import TracebackType
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.progress import Progress as Bars
+
+
+class Progress(Protocol):
+    """What long work calls. A phase lasts until the next one begins."""
+
+    def phase(self, name: str, total: int | None = None) -> None:
+        """Begin a phase of ``total`` steps; None where their number is not known."""
+        ...
+
+    def advance(self) -> None:
+        """One step of the present phase is done."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Something that the user may want to know and that lasts."""
+        ...
+
+
+class Silent:
+    """Shows nothing; for scripts and pipes."""
+
+    def phase(self, name: str, total: int | None = None) -> None:
+        pass
+
+    def advance(self) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        pass
+
+
+class Notes(Silent):
+    """Phases and notes as plain lines: what ``-v`` shows where there is no terminal."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def phase(self, name: str, total: int | None = None) -> None:
+        steps = "" if total is None else f" ({total})"
+        self._line(f"{name}{steps} …")
+
+    def note(self, text: str) -> None:
+        self._line(text)
+
+    def _line(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+class Live:
+    """A bar with the elapsed time for the present phase, notes above it. A context manager."""
+
+    def __init__(self, console: Console) -> None:
+        self._bars = Bars(
+            SpinnerColumn(),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+        )
+        self._open = ExitStack()
+
+    def __enter__(self) -> Live:
+        self._open.enter_context(self._bars)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._open.close()
+
+    def phase(self, name: str, total: int | None = None) -> None:
+        for task in self._bars.task_ids:
+            self._bars.remove_task(task)
+        self._bars.add_task(name, total=total)
+
+    def advance(self) -> None:
+        for task in self._bars.task_ids:
+            self._bars.advance(task)
+
+    def note(self, text: str) -> None:
+        self._bars.console.print(text, markup=False, highlight=False)

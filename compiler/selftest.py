@@ -1,0 +1,250 @@
+"""Check that a compiled model is whole and answers here as it did where it was compiled.
+
+Files against their digests; the samples run through model.onnx against the outputs that the
+compiler recorded, within its tolerances, and against the original model's outputs; one timing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+import time
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SCHEMA = "planish-manifest/1"
+MODEL = "model.onnx"
+DOCUMENTS = (".md",)  # people add to a model card; that breaks nothing
+CHUNK = 1 << 20
+TIMED_RUNS = 20
+TIMED_SECONDS = 2.0
+
+Arrays = Mapping[str, Any]
+RunModel = Callable[[Arrays], Arrays]
+
+
+class BrokenArtifactError(Exception):
+    """Something without which nothing can be checked; the text says what."""
+
+
+@dataclass
+class Outcome:
+    """What was found. ``lines`` is for reading; the rest for programs; ``failures`` decides.
+
+    worst: per output, the largest difference from the recorded output, in tolerances.
+    fidelity: per output, cosine and SQNR (dB) against the original model over all samples.
+    """
+
+    lines: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    samples: int = 0
+    worst: dict[str, float] = field(default_factory=dict)
+    fidelity: dict[str, dict[str, float]] = field(default_factory=dict)
+    milliseconds: float | None = None
+
+    @property
+    def passed(self) -> bool:
+        return not self.failures
+
+    def say(self, label: str, text: str) -> None:
+        self.lines.append(f"  {label:<9} {text}")
+
+    def text(self) -> str:
+        failures = [f"  FAILED    {failure}" for failure in self.failures]
+        return "\n".join([*self.lines, *failures, "PASS" if self.passed else "FAIL"])
+
+
+def check(folder: Path, open_model: Callable[[Path], RunModel]) -> Outcome:
+    """Check the artifact in ``folder``; ``open_model`` loads a file and returns what runs it.
+
+    Raises BrokenArtifactError where there is no manifest or the model does not load.
+    """
+    manifest = read_manifest(folder)
+    outcome = Outcome([f"planish verify: {folder}"])
+    about = f"{manifest.get('source')} for {manifest.get('target')}"
+    outcome.say("model", f"{about}: {manifest.get('headline')}")
+    check_files(folder, manifest, outcome)
+    if outcome.failures:
+        return outcome
+    run = open_model(folder / MODEL)
+    samples = [read_sample(folder / name) for name in manifest["samples"]]
+    check_samples(run, samples, manifest["tolerance"], outcome)
+    if samples and not outcome.failures:
+        outcome.milliseconds = time_runs(run, samples[0]["feed"])
+        outcome.say("time", f"{outcome.milliseconds:.3f} ms a run of sample 0 (median)")
+    return outcome
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text("utf8"))
+    except FileNotFoundError:
+        raise BrokenArtifactError(f"{folder} is no artifact: it has no manifest.json") from None
+    except (OSError, ValueError) as error:
+        raise BrokenArtifactError(f"{folder / 'manifest.json'} cannot be read: {error}") from error
+    if not isinstance(manifest, dict) or manifest.get("schema") != SCHEMA:
+        raise BrokenArtifactError(f"{folder / 'manifest.json'} has another schema than {SCHEMA}")
+    for key, kind in (("files", dict), ("samples", list), ("tolerance", dict)):
+        if not isinstance(manifest.get(key), kind):
+            raise BrokenArtifactError(f"{folder / 'manifest.json'} has no proper {key!r}")
+    return manifest
+
+
+def check_files(folder: Path, manifest: Mapping[str, Any], outcome: Outcome) -> None:
+    """Compare each file that the manifest lists by size and SHA-256; documents may differ."""
+    files = manifest["files"]
+    problems = {name: file_problem(folder / name, entry) for name, entry in files.items()}
+    found = {name: problem for name, problem in problems.items() if problem}
+    good = len(files) - len(found)
+    outcome.say("files", f"{good} of {len(files)} are as they were handed over")
+    for name, problem in found.items():
+        if name.endswith(DOCUMENTS):
+            outcome.say("document", f"{name} {problem}")
+        else:
+            outcome.failures.append(f"file {name} {problem}")
+
+
+def file_problem(path: Path, entry: Mapping[str, Any]) -> str:
+    if not path.is_file():
+        return "is missing"
+    size, wanted = path.stat().st_size, entry.get("bytes")
+    if size != wanted:
+        return f"has {size} bytes, {wanted} were handed over"
+    same = file_digest(path) == entry.get("sha256")
+    return "" if same else "has the right size but other contents than were handed over"
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file as hexadecimal text, as ``sha256sum`` prints it."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def read_sample(path: Path) -> dict[str, dict[str, Any]]:
+    """``feed``, ``output`` and ``original``, each a table of arrays by name."""
+    sample: dict[str, dict[str, Any]] = {"feed": {}, "output": {}, "original": {}}
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            for key in arrays.files:
+                kind, _, name = key.partition("/")
+                sample[kind][name] = arrays[key]
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise BrokenArtifactError(f"the sample {path} cannot be read: {error}") from error
+    return sample
+
+
+def check_samples(
+    run: RunModel, samples: list[dict[str, Any]], tolerance: Mapping[str, float], outcome: Outcome
+) -> None:
+    """Run every sample and compare; the original model's outputs are compared, never judged."""
+    pairs: dict[str, list[tuple[Any, Any]]] = {}
+    good = 0
+    for number, sample in enumerate(samples):
+        got = run(sample["feed"])
+        before = len(outcome.failures)
+        for name, wanted in sample["output"].items():
+            compare(f"sample {number}, output {name!r}", name, got, wanted, tolerance, outcome)
+            if name in got and name in sample["original"]:
+                pairs.setdefault(name, []).append((sample["original"][name], got[name]))
+        good += len(outcome.failures) == before
+    outcome.samples = len(samples)
+    outcome.say("samples", f"{good} of {len(samples)} give the recorded outputs" + spread(outcome))
+    for name, both in pairs.items():
+        if measured := fidelity(both):
+            outcome.fidelity[name] = measured
+            cosine, sqnr = measured["cosine"], measured["sqnr_db"]
+            outcome.say("original", f"{name}: cosine {cosine:.5f}, SQNR {sqnr:.1f} dB")
+
+
+def spread(outcome: Outcome) -> str:
+    if not outcome.worst:
+        return ""
+    name = max(outcome.worst, key=outcome.worst.__getitem__)
+    return f"; largest difference {outcome.worst[name]:.2g} of its tolerance ({name})"
+
+
+def compare(
+    where: str, name: str, got: Arrays, wanted: Any, tolerance: Mapping[str, float],
+    outcome: Outcome,
+) -> None:  # fmt: skip
+    """Hold one output against its record: present, same dtype and shape, within tolerance."""
+    if name not in got:
+        outcome.failures.append(f"{where}: the model has no such output")
+        return
+    value = np.asarray(got[name])
+    if value.dtype.kind != wanted.dtype.kind and not (is_text(value) and is_text(wanted)):
+        outcome.failures.append(f"{where} is {value.dtype}, was {wanted.dtype}")
+        return
+    if value.shape != wanted.shape:
+        outcome.failures.append(f"{where} has the shape {value.shape}, had {wanted.shape}")
+        return
+    limit = float(tolerance.get(name, default_tolerance(wanted)))
+    difference = largest_difference(value, wanted)
+    if difference > 0:
+        part = difference / limit if limit else float("inf")
+        outcome.worst[name] = max(outcome.worst.get(name, 0.0), part)
+    if not difference <= limit:
+        outcome.failures.append(f"{where} differs by up to {difference:.4g}, allowed {limit:.4g}")
+
+
+def default_tolerance(wanted: Any) -> float:
+    """For an output without a stated one: 1e-3 of its largest magnitude; exact if not float."""
+    if wanted.dtype.kind not in "fc" or not wanted.size:
+        return 0.0
+    finite = np.abs(wanted[np.isfinite(wanted)])
+    return 1e-3 * float(finite.max()) if finite.size else 0.0
+
+
+def largest_difference(a: Any, b: Any) -> float:
+    """max |a - b|; infinite where only one is NaN or an infinity, or where texts differ."""
+    if not a.size:
+        return 0.0
+    if is_text(a):
+        return 0.0 if bool((a.astype(str) == b.astype(str)).all()) else float("inf")
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    same = (x == y) | (np.isnan(x) & np.isnan(y))
+    with np.errstate(invalid="ignore"):
+        difference = np.where(same, 0.0, np.abs(x - y))
+    return float(np.nan_to_num(difference, nan=np.inf, posinf=np.inf).max())
+
+
+def is_text(array: Any) -> bool:
+    return bool(array.dtype.kind in "OUS")
+
+
+def fidelity(pairs: list[tuple[Any, Any]]) -> dict[str, float]:
+    """Cosine and signal to quantization noise ratio in dB; empty for what is not float.
+
+    Each over all elements of all samples at once: sum(a b) / |a| |b|, 10 log10(|a|^2 / |a - b|^2).
+    """
+    fits = [(a, b) for a, b in pairs if a.shape == b.shape and a.dtype.kind == "f"]
+    if not fits:
+        return {}
+    a = np.concatenate([x.astype(np.float64).ravel() for x, _ in fits])
+    b = np.concatenate([y.astype(np.float64).ravel() for _, y in fits])
+    signal, noise = float(a @ a), float((a - b) @ (a - b))
+    length = float(np.sqrt(signal * (b @ b)))
+    return {
+        "cosine": float(a @ b) / length if length else float("nan"),
+        "sqnr_db": 10 * float(np.log10(signal / noise)) if signal and noise else float("inf"),
+    }
+
+
+def time_runs(run: RunModel, feed: Arrays) -> float:
+    """Median milliseconds of one run, after one warm-up; stops after two seconds."""
+    run(feed)
+    taken: list[float] = []
+    while len(taken) < TIMED_RUNS and sum(taken) < TIMED_SECONDS:
+        start = time.perf_counter()
+        run(feed)
+        taken.append(time.perf_counter() - start)
+    return 1e3 * statistics.median(taken)
