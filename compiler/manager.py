@@ -13,7 +13,7 @@ from ..ir.digest import contents_digest
 from ..ir.errors import PassError, PlanishError
 from ..ir.provenance import Edit
 from ..ir.rewriter import EditRecord, Rewriter
-from ..passes.api import Candidate, Pass, Perturbation, Refusal
+from ..passes.api import SITES, Candidate, Pass, Perturbation, Refusal
 from .context import CompileContext, values_by_name
 from .instruments import EditEvent, Instrument, PassEvent, Rejected
 from .regions import Reference, reference
@@ -39,8 +39,13 @@ class PassManager:
     context: CompileContext
     instruments: Sequence[Instrument]
 
-    def run(self, pass_: Pass, exclude: frozenset[str] = frozenset()) -> PassOutcome:
-        """Run one pass; sites in ``exclude`` were given back and are left alone.
+    def run(
+        self, pass_: Pass, *, exclude: frozenset[str] = frozenset(),
+        selector: tuple[str, ...] = (),
+    ) -> PassOutcome:
+        """Run one pass on the selected sites (all by default).
+
+        Sites in ``exclude`` were given back to hold the quality bound and are left alone.
 
         Raises PassError naming the pass and the site; the model is then as before the pass.
         """
@@ -51,7 +56,7 @@ class PassManager:
         try:
             for instrument in self.instruments:
                 instrument.before_pass(event)
-            outcome.edits.extend(self._edits(pass_, exclude, event))
+            outcome.edits.extend(self._edits(pass_, exclude, selector, event))
             for instrument in reversed(self.instruments):
                 instrument.after_pass(event, outcome.edits)
         except BaseException as error:
@@ -73,17 +78,22 @@ class PassManager:
     # -- inside ------------------------------------------------------------------------
 
     def _edits(
-        self, pass_: Pass, exclude: frozenset[str], event: PassEvent
+        self, pass_: Pass, exclude: frozenset[str], selector: tuple[str, ...], event: PassEvent
     ) -> Iterator[Edit]:
-        chosen = self._choose(pass_, exclude)
+        chosen = self._choose(pass_, exclude, selector)
         self.context.progress.phase(pass_.name, len(chosen))
         for start in range(0, len(chosen), CHUNK):
             yield from self._apply_chunk(pass_, chosen[start : start + CHUNK], event)
 
-    def _choose(self, pass_: Pass, exclude: frozenset[str]) -> list[Candidate]:
+    def _choose(
+        self, pass_: Pass, exclude: frozenset[str], selector: tuple[str, ...]
+    ) -> list[Candidate]:
         """One candidate a site: the first offered; refusals become remarks."""
+        selected = self._selected(selector)
         chosen: dict[tuple[str, str], Candidate] = {}
         for offer in pass_.candidates(self.rewriter.model, self.context):
+            if selected is not None and offer.site not in selected:
+                continue
             if isinstance(offer, Refusal):
                 self.context.remark("refused", offer.site, offer.code, offer.sentence)
             elif offer.site in exclude:
@@ -94,6 +104,12 @@ class PassManager:
                 key = (offer.site, offer.setting if offer.site == "graph" else "")
                 chosen.setdefault(key, offer)
         return list(chosen.values())
+
+    def _selected(self, selector: tuple[str, ...]) -> set[str] | None:
+        if not selector:
+            return None
+        sites = self.context.analysis(SITES)
+        return {site.name for text in selector for site in sites.select(text)}
 
     def _apply_chunk(
         self, pass_: Pass, chunk: Sequence[Candidate], event: PassEvent

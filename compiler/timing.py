@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..targets.runtime import Session
-from .statistics import ratio_interval
+from .statistics import Ratio, median_ratio
 
 Feeds = Mapping[str, np.ndarray]
 
@@ -29,9 +29,9 @@ class Paired:
         """Median seconds of each session, [n]."""
         return np.median(self.seconds, axis=1)
 
-    def ratio(self, before: int, after: int, seed: int = 0) -> tuple[float, float, float]:
+    def ratio(self, before: int, after: int, seed: int = 0) -> Ratio:
         """before / after: ratio of medians and its 95 % interval (above 1: after is faster)."""
-        return ratio_interval(self.seconds[before], self.seconds[after], seed=seed)
+        return median_ratio(self.seconds[before], self.seconds[after], seed=seed)
 
 
 def time_alternating(

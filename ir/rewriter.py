@@ -214,12 +214,13 @@ class Rewriter:
                 continue
             node = value.producer()
             if node is not None:
-                if any(o.uses() or o.is_graph_output() for o in node.outputs):
+                dead = not any(o.uses() or o.is_graph_output() for o in node.outputs)
+                if not dead or node.graph is None:  # a value read twice is met twice
                     continue
                 inputs = list(node.inputs)
                 self._remove(node)
                 self.sweep(inputs)
-            elif value.is_initializer() and not value.is_graph_input():
+            elif value.is_initializer() and not value.is_graph_input() and value.graph is not None:
                 self._drop_initializer(value)
 
     def require_opset(self, domain: str, version: int) -> None:

@@ -9,7 +9,9 @@ graph only through the ``Rewriter`` it is handed.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable, Mapping
+import importlib
+import pkgutil
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -196,16 +198,17 @@ def register(cls: type[Pass]) -> type[Pass]:
 
 
 def registered() -> dict[str, type[Pass]]:
-    """All known passes by name, sorted; importing ``planish.passes`` discovers ours."""
+    """All known passes by name, sorted; every module of this package is looked into."""
+    package = importlib.import_module(__package__)
+    for module in pkgutil.iter_modules(package.__path__):
+        if not module.ispkg:
+            importlib.import_module(f"{__package__}.{module.name}")
     return dict(sorted(_REGISTRY.items()))
 
 
 def pass_class(name: str) -> type[Pass]:
     """The pass of that name. Raises UsageError with the nearest names."""
-    try:
-        return _REGISTRY[name]
-    except KeyError:
-        raise UsageError(f"unknown pass {name!r}", hint=near(name, _REGISTRY)) from None
-
-
-Provider = Callable[[ir.Model, Any], Any]
+    known = registered()
+    if name not in known:
+        raise UsageError(f"there is no pass {name!r}", hint=near(name, known))
+    return known[name]

@@ -7,7 +7,7 @@ residual additions stay float: they are cheap, and rounding hurts most there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,14 +47,12 @@ MASK_MAGNITUDE = 1e4
 class QuantizeOptions:
     """scheme: how activations get their range. calibrator: static ranges from histograms.
 
-    sites: selectors of what to quantize (all by default); exclude: selectors of what not to.
-    embeddings: also tables. bias_correction: keep the mean of each output, from the mean of
-    its input.
+    exclude: selectors of what to leave float. embeddings: also tables. bias_correction: keep
+    the mean of each output, from the mean of its input.
     """
 
     scheme: Literal["static", "dynamic"] = "dynamic"
     calibrator: Literal["minmax", "percentile", "mse", "entropy"] = "mse"
-    sites: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     embeddings: bool = True
     bias_correction: bool = True
@@ -97,12 +95,9 @@ class Quantize(Pass):
 
     def candidates(self, model: ir.Model, ctx: Context) -> Iterator[Candidate | Refusal]:
         sites = ctx.analysis(SITES)
-        chosen = _selected(sites, self.options.sites) if self.options.sites else None
-        excluded = _selected(sites, self.options.exclude)
+        excluded = {s.name for selector in self.options.exclude for s in sites.select(selector)}
         for site in sites:
             if site.kind not in ("linear", "conv", "embedding"):
-                continue
-            if chosen is not None and site.name not in chosen:
                 continue
             if site.name in excluded:
                 yield Refusal(site.name, "excluded", "left float on request")
@@ -350,10 +345,6 @@ def _lower_table(site: Site, codes: LayerCodes, rewriter: Rewriter) -> None:
 
 
 # -- questions about a site ------------------------------------------------------------
-
-
-def _selected(sites: object, selectors: Iterable[str]) -> set[str]:
-    return {s.name for selector in selectors for s in sites.select(selector)}  # type: ignore[attr-defined]
 
 
 def _refuse_any(site: Site, ctx: Context) -> Refusal | None:
