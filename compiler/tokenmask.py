@@ -46,9 +46,9 @@ def token_mask(
     if len(found) == 1:
         sentence = f"{found[0]!r} feeds only attention masks: tokens it leaves out do not count"
         return TokenMask(found[0], (_remark("note", found[0], "token-mask-found", sentence),))
-    padded = padding_suspected(feeds)
-    if len(found) > 1 and (padded or not _all_ones(found, feeds)):
+    if len(found) > 1 and not _all_ones(found, feeds):
         return TokenMask(None, (_several(found),))
+    padded = padding_suspected(feeds)
     return TokenMask(None, (_padding(padded),) if padded else ())
 
 

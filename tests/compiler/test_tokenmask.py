@@ -86,6 +86,8 @@ def test_several_masks_are_left_to_the_user() -> None:
     assert found.remarks[0].code == "several-token-masks"
     assert "'mask' and 'other'" in found.remarks[0].sentence
     assert find(TWO, WHOLE) == TokenMask(None)  # all ones: nothing to choose
+    ones = np.ones((4, 5), np.int64)
+    assert find(TWO, PADDED, mask=ones).remarks[0].code == "padding-counts"
     assert find(TWO, PADDED, "other") == TokenMask("other")
 
 

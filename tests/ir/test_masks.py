@@ -53,6 +53,12 @@ def model(
         bias = Where (both, zero, low)
         capped = Max (scores, low)
         masked = Add (capped, bias)""",
+        # chosen by what another input holds
+        """bias = Where (yes, zero, low)
+        most = ReduceMax (x)
+        large = Greater (most, one)
+        chosen = Where (large, bias, zero)
+        masked = Add (scores, chosen)""",
     ],
 )
 def test_a_mask_on_the_scores(masking: str) -> None:
@@ -81,6 +87,12 @@ def test_other_inputs_are_not(mask: str) -> None:
         "i = Cast <to = 6> (mask)\n y = com.microsoft.MultiHeadAttention <num_heads = 1> "
         "(x, x, x, , i)",
         "i = Cast <to = 6> (mask)\n y = com.microsoft.Attention <num_heads = 1> (x, w, v, i)",
+        # joined with a bias that knows only the shape of another input
+        """n = Shape <start = 1> (x)
+        ramp = ConstantOfShape (n)
+        bias = Where (yes, zero, low)
+        both = Add (bias, ramp)
+        y = Attention <q_num_heads = 1, kv_num_heads = 1> (x, x, x, both)""",
     ],
 )
 def test_the_mask_of_an_attention_operator(attention: str) -> None:
@@ -138,6 +150,10 @@ def test_a_mask_may_also_gate_activations(pooling: str) -> None:
         "z = com.microsoft.Unheard (mask)",
         "z = Identity (mask)",
         "z = Reshape (x, mask)",
+        """most = ReduceMax (x)
+        large = Greater (most, one)
+        chosen = Where (large, row, zero)
+        z = MatMul (chosen, x)""",
     ],
 )
 def test_one_other_use_is_enough_to_refuse(use: str) -> None:
