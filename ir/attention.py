@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from .block import Block
 from .graph import attribute, consumers, dims, given, operator, rank
-from .layers import Layer
+from .layer import Layer
 from .packed import segment
 from .stored import stored
 from .walks import MIXES, Step, activations, walk

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from .block import Block
 from .graph import producer, single_consumer
-from .layers import Layer
+from .layer import Layer
 
 FLOAT = "float"
 QUANTIZED = "quantized"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from .block import Block
-from .layers import Layer
+from .layer import Layer
 from .walks import FAR, activations
 
 _NONLINEAR = frozenset(

@@ -22,6 +22,16 @@ def attribute(node: ir.Node, name: str, default: Any = None) -> Any:
     return tuple(found.value) if isinstance(found.value, (list, tuple)) else found.value
 
 
+def operator(node: ir.Node) -> tuple[str, str]:
+    """Domain and operator, the default domain always written as ``""``."""
+    return ("" if node.domain == "ai.onnx" else node.domain), node.op_type
+
+
+def given(node: ir.Node, index: int | None) -> ir.Value | None:
+    """The input at a position, None where the node does not have it."""
+    return None if index is None or index >= len(node.inputs) else node.inputs[index]
+
+
 def is_constant(value: ir.Value | None) -> bool:
     """Whether the value is known before any feed: an initializer or a Constant's output.
 

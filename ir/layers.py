@@ -7,47 +7,13 @@ and the integer spellings that runtimes use. Recognition reads the graph and cha
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
 
 import onnx_ir as ir
 
-from .graph import attribute, constant_tensor, given, operator, producer, single_consumer
+from .graph import attribute, given, operator, producer, single_consumer
+from .layer import Layer, LayerKind, features_of, is_integer
+from .lookups import find_embedding
 from .stored import Stored, effective_dims, stored
-
-LayerKind: TypeAlias = Literal["linear", "conv", "embedding"]
-
-_TABLE_DTYPES = frozenset(
-    d for d in ir.DataType if d.is_floating_point() or (d.is_integer() and d.bitwidth <= 8)
-)
-
-
-@dataclass(frozen=True, eq=False)
-class Layer:
-    """One use of a weight. ``input`` and ``output`` are the activations, in float where the
-    layer is quantized by the usual patterns; ``nodes`` start with the operator."""
-
-    kind: LayerKind
-    nodes: tuple[ir.Node, ...]
-    weight: Stored
-    bias: ir.Value | None
-    input: ir.Value
-    output: ir.Value
-
-    @property
-    def node(self) -> ir.Node:
-        """The operator that applies the weight."""
-        return self.nodes[0]
-
-    @property
-    def features(self) -> tuple[int | None, int | None]:
-        """Inputs and outputs of a linear layer, None where unknown."""
-        return _features(self.node, self.weight)
-
-    @property
-    def quantized(self) -> bool:
-        """Whether the weight is stored, or was rounded, to integers."""
-        rounded = any(node.op_type == "QuantizeLinear" for node in self.weight.path)
-        return rounded or _is_quantized(self.weight)
 
 
 @dataclass(frozen=True)
@@ -86,7 +52,7 @@ def find_layer(node: ir.Node) -> Layer | None:
     """The layer that the node applies, None where it applies no stored weight."""
     key = operator(node)
     if key == ("", "Gather"):
-        return _embedding(node)
+        return find_embedding(node)
     spelling = _SPELLINGS.get(key)
     if spelling is None or attribute(node, "transA", 0):
         return None
@@ -106,21 +72,11 @@ def _layer(
     bias = _bias_value(given(node, spelling.bias))
     last = tail[-1] if tail else node
     if spelling.kind == "linear" and bias is None and operator(node) != ("", "Gemm"):
-        bias, add = _added_bias(last.outputs[0], _features(node, weight)[1])
+        bias, add = _added_bias(last.outputs[0], features_of(node, weight)[1])
         tail += [add] if add is not None else []
     nodes = (node, *tail)
-    source = _float_source(activation) if _is_quantized(weight) else activation
+    source = _float_source(activation) if is_integer(weight) else activation
     return Layer(spelling.kind, nodes, weight, bias, source, nodes[-1].outputs[0])
-
-
-def _features(node: ir.Node, weight: Stored) -> tuple[int | None, int | None]:
-    if node.op_type == "MatMulNBits":
-        return int(attribute(node, "K")), int(attribute(node, "N"))
-    shape = effective_dims(weight)
-    if shape is None or len(shape) != 2:
-        return None, None
-    rows, columns = (size if isinstance(size, int) else None for size in shape)
-    return (columns, rows) if attribute(node, "transB", 0) else (rows, columns)
 
 
 def _bias_value(value: ir.Value | None) -> ir.Value | None:
@@ -175,11 +131,6 @@ def _is_scale(value: ir.Value | None) -> bool:
     return node.op_type == "Mul" and all(_is_scale(v) for v in node.inputs)
 
 
-def _is_quantized(weight: Stored) -> bool:
-    tensor = constant_tensor(weight.value)
-    return tensor is not None and not tensor.dtype.is_floating_point()
-
-
 def _float_source(value: ir.Value) -> ir.Value:
     """The float value behind a (dynamic) quantize-dequantize pair on an activation."""
     node = producer(value, "DequantizeLinear")
@@ -189,37 +140,3 @@ def _float_source(value: ir.Value) -> ir.Value:
         if node is not None and node.inputs[0] is not None:
             return node.inputs[0]
     return value
-
-
-def _embedding(node: ir.Node) -> Layer | None:
-    table, indices = stored(node.inputs[0]), node.inputs[1]
-    if table is None or indices is None or attribute(node, "axis", 0) != 0:
-        return None
-    tensor = constant_tensor(table.value)
-    if tensor is None or tensor.dtype not in _TABLE_DTYPES or stored(indices) is not None:
-        return None
-    if len(effective_dims(table) or ()) != 2:
-        return None
-    as_float = tensor.dtype.is_floating_point() or bool(table.path)
-    tail = [] if as_float else _lookup_tail(node)
-    if not (as_float or tail):
-        return None  # integers looked up as such: no embedding
-    nodes = (node, *tail)
-    return Layer("embedding", nodes, table, None, indices, nodes[-1].outputs[0])
-
-
-def _lookup_tail(node: ir.Node) -> list[ir.Node]:
-    """``DequantizeLinear``, or ``Cast`` [``Sub``] ``Mul``, behind the rows of an integer table."""
-    first = single_consumer(node.outputs[0])
-    if first is None or first.op_type not in ("DequantizeLinear", "Cast"):
-        return []
-    if first.op_type == "DequantizeLinear":
-        return [first]
-    tail = [first]
-    after = single_consumer(first.outputs[0])
-    if after is not None and after.op_type == "Sub":
-        tail.append(after)
-        after = single_consumer(after.outputs[0])
-    if after is None or after.op_type != "Mul":
-        return []
-    return [*tail, after]

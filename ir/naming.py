@@ -106,10 +106,8 @@ def _path(name: str) -> str | None:
     if "/" not in name or "::" in name:
         return None
     parts = [p.removesuffix(":0") for p in name.split("/") if p]
-    if name.startswith("/"):
-        parts = parts[:-1]  # TorchScript ends each path with the operator
-    else:
-        parts = _without_operations(parts)
+    # TorchScript paths start with a slash and end with the operator
+    parts = parts[:-1] if name.startswith("/") else _without_operations(parts)
     kept: list[str] = []
     for part in parts:
         if kept and part.startswith(kept[-1] + "."):

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Mapping, Sequence
 
 from .block import Block
-from .layers import Layer
+from .layer import Layer
 from .naming import common_path, layer_name, node_path, parameter_path, parent_path, scope_path
 
 _KIND = {

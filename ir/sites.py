@@ -20,7 +20,8 @@ from .errors import UsageError, near
 from .facts import FACTORIZED, block_facts, factorized_pairs, layer_facts
 from .feed_forward import find_feed_forward
 from .graph import all_nodes
-from .layers import Layer, LayerKind, find_layer
+from .layer import Layer, LayerKind
+from .layers import find_layer
 from .site_names import site_names
 
 Kind = LayerKind | BlockKind
@@ -133,12 +134,12 @@ def find_sites(model: ir.Model, *, nested: bool = False) -> Sites:
     names, titles = site_names(layers, groups, pairs, blocks)
     facts = _facts(layers, pairs)
     parents = _parents(blocks, titles)
-    main = model.graph
+    main, tied = model.graph, _ties(layers, groups)
     found = [_block_site(main, b, t, names, facts) for b, t in zip(blocks, titles, strict=True)]
     for group in groups:
         held = next((parents[i] for i in group if i in parents), None)
         members, i = [layers[i] for i in group], group[0]
-        ties = tuple(dict.fromkeys(names[j] for j in tied[id(layers[i].weight.value)]))
+        ties = tuple(names[j] for j in tied[i])
         found.append(_layer_site(main, members, names[i], facts[i], held, group, ties))
     return Sites(tuple(sorted(found, key=lambda site: position[site.nodes[0]])))
 
@@ -159,6 +160,14 @@ def _shared(layers: Sequence[Layer]) -> list[list[int]]:
     for i, layer in enumerate(layers):
         groups.setdefault((layer.kind, id(layer.weight.value)), []).append(i)
     return list(groups.values())
+
+
+def _ties(layers: Sequence[Layer], groups: Sequence[Sequence[int]]) -> dict[int, list[int]]:
+    """For the first layer of each group, those of the groups that share its tensor otherwise."""
+    heads: dict[int, list[int]] = {}
+    for group in groups:
+        heads.setdefault(id(layers[group[0]].weight.value), []).append(group[0])
+    return {i: [j for j in same if j != i] for same in heads.values() for i in same}
 
 
 def _facts(layers: Sequence[Layer], pairs: Sequence[tuple[int, int]]) -> list[frozenset[str]]:
@@ -189,6 +198,7 @@ def _layer_site(
     facts: frozenset[str],
     held: tuple[str, Block] | None,
     indices: Sequence[int],
+    ties: tuple[str, ...],
 ) -> Site:
     first = members[0]
     uses = tuple(Use(m.nodes, m.weight.path, m.bias, m.input, m.output) for m in members)
@@ -205,6 +215,7 @@ def _layer_site(
         uses=uses,
         weight_path=first.weight.path,
         segments={} if held is None else _own_segments(held[1], indices),
+        ties=ties,
         nested=first.node.graph is not main,
     )
 
