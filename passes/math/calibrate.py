@@ -16,7 +16,7 @@ from ...ir.errors import UsageError
 from .affine import integer_limits
 from .clipping import least_squares_range
 from .divergence import least_divergent_window
-from .histogram import BINS, Histogram, merge_histograms, rebin, split_zero
+from .histogram import BINS, Histogram, fold, merge_histograms, rebin, split_zero
 
 __all__ = [
     "CALIBRATORS",
@@ -58,7 +58,9 @@ def percentile(
         return lo, hi
     tail = histogram.total * (1 - p / 100)
     if symmetric:
-        top = min(_value_below(folded := _folded(histogram), folded.total - tail), hi)
+        top = min(
+            _value_below(folded := fold(histogram, _bins(histogram)), folded.total - tail), hi
+        )
         return (-top, top) if top > 0 else (lo, hi)
     share = tail / 2 if lo < 0 < hi else tail
     low = min(max(_value_below(histogram, share), lo), 0.0) if lo < 0 else 0.0
@@ -83,7 +85,7 @@ def entropy(histogram: Histogram, *, dtype: str, symmetric: bool) -> tuple[float
     lo, hi = minmax(histogram, dtype=dtype, symmetric=symmetric)
     if _is_constant(histogram):
         return lo, hi
-    data = _folded(histogram) if symmetric else _with_zero(histogram)
+    data = fold(histogram, _bins(histogram)) if symmetric else _with_zero(histogram)
     counts, _ = split_zero(data)
     if not counts.any():
         return lo, hi
@@ -112,17 +114,6 @@ def _value_below(histogram: Histogram, mass: float) -> float:
 
 def _bins(histogram: Histogram) -> int:
     return max(BINS, int(histogram.counts.size))
-
-
-def _folded(histogram: Histogram) -> Histogram:
-    """Histogram of |x| over [0, largest]."""
-    top = max(-histogram.lo, histogram.hi)
-    points = np.linspace(0.0, top, _bins(histogram) + 1)
-    inside = histogram.mass_below(points) - histogram.mass_below(-points)
-    inside[0], inside[-1] = 0.0, histogram.total
-    counts = np.diff(inside)
-    counts[counts < histogram.total * 1e-12] = 0.0
-    return Histogram(0.0, top, counts, 0.0, max(-histogram.minimum, histogram.maximum))
 
 
 def _with_zero(histogram: Histogram) -> Histogram:

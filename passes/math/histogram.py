@@ -81,12 +81,17 @@ def rebin(histogram: Histogram, lo: float, hi: float, bins: int = BINS) -> Histo
     if histogram.lo == lo and histogram.hi == hi and histogram.counts.size == bins:
         return histogram
     points = np.linspace(lo, hi, bins + 1)
-    below = histogram.mass_below(points)
-    below[0], below[-1] = 0.0, histogram.total
-    moved = np.diff(below)
-    # Differences of running sums leave dust in empty bins, which entropy would take for data.
-    moved[moved < histogram.total * 1e-12] = 0.0
-    return Histogram(lo, hi, moved, histogram.minimum, histogram.maximum)
+    counts = _masses(histogram.mass_below(points), histogram.total)
+    return Histogram(lo, hi, counts, histogram.minimum, histogram.maximum)
+
+
+def fold(histogram: Histogram, bins: int = BINS) -> Histogram:
+    """The histogram of |x|, over [0, the end farther from zero]."""
+    top = max(-histogram.lo, histogram.hi)
+    points = np.linspace(0.0, top, bins + 1)
+    inside = histogram.mass_below(points) - histogram.mass_below(-points)
+    largest = max(-histogram.minimum, histogram.maximum)
+    return Histogram(0.0, top, _masses(inside, histogram.total), 0.0, largest)
 
 
 def merge_histograms(histograms: Sequence[Histogram], bins: int = BINS) -> Histogram:
@@ -116,3 +121,12 @@ def split_zero(histogram: Histogram) -> tuple[NDArray[np.float64], float]:
     smooth = counts.copy()
     smooth[index] -= spike
     return smooth, spike
+
+
+def _masses(below: NDArray[np.float64], total: float) -> NDArray[np.float64]:
+    """Mass between points, [n + 1] -> [n], from the mass below each."""
+    below[0], below[-1] = 0.0, total
+    masses = np.diff(below)
+    # Edges that agree but for rounding leak dust into empty bins; entropy would call it data.
+    masses[masses < total * 1e-12] = 0.0
+    return masses

@@ -128,6 +128,7 @@ def test_values_that_were_not_finite_before_are_left_out() -> None:
     assert found.max_abs_error == pytest.approx(0.1)
     assert found.top1 == 100.0
     assert found.sqnr_db == pytest.approx(10 * np.log10((25 + 4 + 1 + 4) / 0.01))
+    assert only(before, before).non_finite == 0
     swapped = np.array([[-1.0, 9.0, -2.0], [7.0, 3.0, 2.0], [1.0, 2.0, 3.0]])
     assert only(before, swapped).top1 == 0.0
 

@@ -117,6 +117,13 @@ def test_asymmetric_parameters_follow_the_formula() -> None:
     assert affine_params(-1.0, 3.0, dtype="int8", symmetric=False) == (np.float32(4 / 255), -64)
 
 
+@pytest.mark.parametrize("lo", [-0.05, -0.7, -1.0, -1.49, -2.9])
+def test_the_zero_point_is_the_nearest_code(lo: float) -> None:
+    for dtype, qmin in (("uint8", 0), ("int8", -128)):
+        _, zero_point = affine_params(lo, 3.1, dtype=dtype, symmetric=False)
+        assert abs(zero_point - (qmin + 255 * -lo / (3.1 - lo))) <= 0.5001
+
+
 def test_symmetric_parameters_put_zero_in_the_middle() -> None:
     assert affine_params(-1.0, 3.0, dtype="int8", symmetric=True) == (np.float32(3 / 127), 0)
     assert affine_params(-1.0, 3.0, dtype="uint8", symmetric=True) == (np.float32(3 / 127), 128)

@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from planish.ir.errors import InputError
-from planish.passes.math.histogram import Histogram, merge_histograms, rebin, split_zero
+from planish.passes.math.histogram import Histogram, fold, merge_histograms, rebin, split_zero
 
 VALUES = hnp.arrays(np.float32, st.integers(1, 60), elements=st.floats(-1e6, 1e6, width=32))
 
@@ -57,10 +57,24 @@ def test_constant_tensors_merge_into_the_bin_of_their_value() -> None:
 
 
 def test_binning_anew_leaves_empty_bins_empty() -> None:
-    x = np.concatenate([np.zeros(10**6), np.full(3, 1.0)])
-    wider = rebin(Histogram.of(x, bins=512), -1.0, 3.0, bins=2048)
-    assert np.count_nonzero(wider.counts) <= 4
-    assert wider.total == pytest.approx(x.size)
+    for n in (7, 23, 49):
+        counts = (np.arange(n) % 2).astype(np.float64) * 1e6
+        histogram = Histogram(0.0, 0.1 * n, counts, 0.0, 0.1 * n)
+        wider = rebin(histogram, -0.3 * n, 0.3 * n, bins=6 * n)
+        np.testing.assert_allclose(wider.counts[3 * n : 4 * n], counts, rtol=1e-9, atol=0)
+        assert np.count_nonzero(wider.counts) == n // 2
+
+
+@pytest.mark.parametrize("shift", [-2.0, 0.0, 5.0])
+def test_folding_is_the_histogram_of_magnitudes(shift: float) -> None:
+    x = np.random.default_rng(3).normal(loc=shift, size=50_000)
+    folded = fold(Histogram.of(x))
+    points = np.linspace(0.0, np.abs(x).max(), 40)
+    expected = np.searchsorted(np.sort(np.abs(x)), points) / x.size
+    assert np.abs(folded.mass_below(points) / x.size - expected).max() < 2e-3
+    assert folded.total == x.size
+    assert (folded.lo, folded.hi) == (0.0, np.abs(x).max())
+    assert folded.maximum == np.abs(x).max()
 
 
 def test_the_spike_at_zero_is_told_from_what_lies_around_it() -> None:
