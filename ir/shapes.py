@@ -8,13 +8,14 @@ read, so a model beyond 2 GB is no special case.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import onnx
 import onnx_ir as ir
 
 from .errors import PassError
 from .graph import all_graphs, captured_values, constant_tensor, subgraphs
+from .protocheck import node_graphs
 from .provenance import Remark
 from .scopes import describe
 from .tensors import in_memory
@@ -38,11 +39,13 @@ def infer_shapes(model: ir.Model, *, fill_outputs: bool = False) -> list[Remark]
     try:
         proto = _without_weights(model)
     except Exception as error:
-        return [_note(f"shapes were not inferred: {first_line(error)}")]
+        return [_note("model", f"shapes were not inferred: {first_line(error)}")]
     inferred, failure = _infer(proto)
-    if inferred is not None:
-        _take(model.graph, inferred.graph, fill_outputs)
-    return [] if failure is None else [_note(failure)]
+    outputs = model.graph.outputs
+    fixed = {id(v) for v in outputs if not fill_outputs or _described(v)}
+    missed = [] if inferred is None else _take(model.graph, inferred.graph, fixed)
+    # Strict inference keeps quiet about every failure in a graph that has a custom operator.
+    return _reasons(missed, model) if failure is None else [_note("model", failure)]
 
 
 def infer_node(node: ir.Node, model: ir.Model) -> bool:
@@ -87,12 +90,27 @@ def _stand_in(value: ir.Value, tensor: ir.TensorProtocol) -> ir.TensorProtocol:
 def _without_weights(model: ir.Model) -> onnx.ModelProto:
     with substituted(all_graphs(model), _stand_in):
         proto = ir.to_proto(model)
-    keep = {v.name for node in model.graph if not _schema(node, model) for v in node.outputs}
-    # Old shapes of the others would only stand in the way of the new ones.
-    kept = [info for info in proto.graph.value_info if info.name in keep]
-    del proto.graph.value_info[:]
-    proto.graph.value_info.extend(kept)
+    opsets = model.opset_imports
+    _forget(proto.graph, opsets)
+    for inner in (g for node in proto.graph.node for g in node_graphs(node)):
+        for output in _forget(inner, opsets):
+            output.type.tensor_type.ClearField("shape")
     return proto
+
+
+def _forget(graph: onnx.GraphProto, opsets: Mapping[str, int]) -> list[onnx.ValueInfoProto]:
+    """Drop what would only contradict new shapes; returns the outputs that can be inferred.
+
+    What custom operators give is kept: nothing else tells it.
+    """
+    custom = [n for n in graph.node if _schema(n.domain, n.op_type, opsets) is None]
+    keep = {name for node in custom for name in node.output}
+    kept = [info for info in graph.value_info if info.name in keep]
+    del graph.value_info[:]
+    graph.value_info.extend(kept)
+    computed = {name for node in graph.node for name in node.output} - keep
+    tensors = [o for o in graph.output if o.type.HasField("tensor_type")]
+    return [output for output in tensors if output.name in computed]
 
 
 def _infer(proto: onnx.ModelProto) -> tuple[onnx.ModelProto | None, str | None]:
@@ -107,15 +125,29 @@ def _infer(proto: onnx.ModelProto) -> tuple[onnx.ModelProto | None, str | None]:
     return partly, f"some shapes were not inferred: {failure}"
 
 
-def _take(graph: ir.Graph, proto: onnx.GraphProto, fill_outputs: bool) -> None:
+def _take(graph: ir.Graph, proto: onnx.GraphProto, fixed: set[int]) -> list[ir.Node]:
+    """Write inferred types and shapes into the graph; returns nodes about which nothing came."""
     types = {info.name: info.type for info in (*proto.value_info, *proto.output)}
-    fixed = {id(v) for v in graph.outputs if not fill_outputs or _described(v)}
+    missed: list[ir.Node] = []
     for node, written in zip(graph, proto.node, strict=True):
         for value in node.outputs:
             if id(value) not in fixed and value.name in types:
                 _update(value, types[value.name])
+        if not any(v.name in types for v in node.outputs):
+            missed.append(node)
         for inner, inner_proto in zip(subgraphs(node), _subprotos(node, written), strict=True):
-            _take(inner, inner_proto, fill_outputs=True)
+            missed += _take(inner, inner_proto, fixed)
+    return missed
+
+
+def _reasons(missed: list[ir.Node], model: ir.Model) -> list[Remark]:
+    found: list[Remark] = []
+    for node in missed:
+        try:
+            infer_node(node, model)
+        except PassError as error:
+            found.append(_note(node.name or "", f"shapes were not inferred: {error.what}"))
+    return found
 
 
 def _subprotos(node: ir.Node, written: onnx.NodeProto) -> list[onnx.GraphProto]:
@@ -161,15 +193,15 @@ def _unknown(dim: int | ir.SymbolicDim) -> bool:
     return dim.value is None or dim.value.startswith("unk__")
 
 
-def _schema(node: ir.Node, model: ir.Model) -> onnx.defs.OpSchema | None:
-    version = model.opset_imports.get(node.domain)
-    if version is None or not onnx.defs.has(node.op_type, version, node.domain):
+def _schema(domain: str, operator: str, opsets: Mapping[str, int]) -> onnx.defs.OpSchema | None:
+    version = opsets.get(domain)
+    if version is None or not onnx.defs.has(operator, version, domain):
         return None
-    return onnx.defs.get_schema(node.op_type, version, node.domain)
+    return onnx.defs.get_schema(operator, version, domain)
 
 
 def _node_outputs(node: ir.Node, model: ir.Model) -> Types:
-    schema = _schema(node, model)
+    schema = _schema(node.domain, node.op_type, model.opset_imports)
     read = [v for v in node.inputs if v is not None]
     if schema is None or any(v.type is None or not v.name for v in read):
         return {}
@@ -214,5 +246,5 @@ def first_line(error: Exception) -> str:
     return lines[0].replace("[ShapeInferenceError] ", "") if lines else type(error).__name__
 
 
-def _note(sentence: str) -> Remark:
-    return Remark("note", "import", "model", "shapes-unknown", sentence)
+def _note(site: str, sentence: str) -> Remark:
+    return Remark("note", "shapes", site, "shapes-unknown", sentence)
