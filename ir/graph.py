@@ -117,12 +117,14 @@ def all_nodes(model: ir.Model | ir.Graph) -> Iterator[ir.Node]:
 
 def captured_values(node: ir.Node) -> list[ir.Value]:
     """Outer values that the subgraphs of the node use, each once, in order of first use."""
-    inner = [graph for attr in subgraphs(node) for graph in all_graphs(attr)]
-    local = set(map(id, inner))
-    used = (v for graph in inner for n in graph for v in n.inputs if v is not None)
-    returned = (v for graph in inner for v in graph.outputs)
-    outer = (v for v in (*used, *returned) if id(v.graph) not in local)
-    return list(dict.fromkeys(outer))
+    inner = [graph for held in subgraphs(node) for graph in all_graphs(held)]
+    if not inner:
+        return []
+    own = {v for graph in inner for v in (*graph.inputs, *graph.initializers.values())}
+    own.update(v for graph in inner for n in graph for v in n.outputs)
+    used = [v for graph in inner for n in graph for v in n.inputs if v is not None]
+    used += [v for graph in inner for v in graph.outputs]
+    return [v for v in dict.fromkeys(used) if v not in own]
 
 
 def opset(model: ir.Model | ir.Graph) -> int:

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from .provenance import ORIGIN_KEY, SCOPE_KEY
 
 _LEAF = re.compile(
-    r"(?:(?P<stem>\w+?)_)?(?:weights?|kernel|bias|embedding_table|qweight)(?:_[A-Za-z0-9]+)*"
+    r"(?:(?P<stem>(?!(?:weights?|kernel|bias)_)\w+?)_)?(?:weights?|kernel|bias|embedding_table|qweight)(?:_[A-Za-z0-9]+)*"
     r"|[wWbB](?:_[A-Za-z0-9]+)*"
 )
 _JUNK = re.compile(
