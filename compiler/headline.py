@@ -31,8 +31,9 @@ def quality_phrase(quality: Quality) -> str:
     """The verdict and the sentence that explains it."""
     reason = _one_line(quality.sentence) or _one_line(quality.gate)
     text = f"{quality.verdict}: {reason}" if reason else quality.verdict
-    if quality.verdict == "undecided" and quality.samples_needed:
-        return f"{text} (about {quality.samples_needed} samples would decide)"
+    needed = quality.samples_needed
+    if quality.verdict == "undecided" and needed and str(needed) not in reason:
+        return f"{text} (about {needed} samples would decide)"
     return text
 
 

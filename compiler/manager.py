@@ -33,11 +33,17 @@ class PassOutcome:
 
 @dataclass
 class PassManager:
-    """Runs passes over one model under a list of instruments."""
+    """Runs passes over one model under a list of instruments.
+
+    losses: what was measured and checked of an edit already, by stage, site and setting; a
+    rebuild of the same edit is not measured again. stage: the pipeline up to this pass.
+    """
 
     rewriter: Rewriter
     context: CompileContext
     instruments: Sequence[Instrument]
+    losses: dict[tuple[str, str, str], float] = field(default_factory=dict)
+    stage: str = ""
 
     def run(
         self, pass_: Pass, *, exclude: frozenset[str] = frozenset(),
@@ -116,17 +122,22 @@ class PassManager:
     ) -> Iterator[Edit]:
         context = self.context
         planned = [(c, pass_.perturb(self.rewriter.model, c, context)) for c in chunk]
-        names = sorted({n for _, p in planned if p is not None for n in p.inputs})
+        known = self._known()
+        new = [p for c, p in planned if p is not None and (c.site, c.setting) not in known]
+        names = sorted({n for p in new for n in p.inputs})
         samples = context.samples(context.before, names) if names else {}
         values = values_by_name(context.before)
         for candidate, perturbation in planned:
             ref = None
-            if perturbation is not None:
+            if perturbation is not None and (candidate.site, candidate.setting) not in known:
                 ref = reference(context.before, perturbation, values, samples, context.threads)
             edit = self._apply(pass_, candidate, perturbation, ref, event)
             context.progress.advance()
             if edit is not None:
                 yield edit
+
+    def _known(self) -> set[tuple[str, str]]:
+        return {(site, setting) for stage, site, setting in self.losses if stage == self.stage}
 
     def _apply(
         self, pass_: Pass, candidate: Candidate, perturbation: Perturbation | None,
@@ -141,7 +152,9 @@ class PassManager:
         if contents_digest(model) == before:
             self.rewriter.rollback(mark)
             return None
-        edit = _describe(pass_, candidate, record, ref)
+        key = (self.stage, candidate.site, candidate.setting)
+        loss = self.losses.get(key) if ref is None else ref.loss
+        edit = _describe(pass_, candidate, record, loss)
         happened = EditEvent(event, candidate, perturbation, ref, record, edit)
         try:
             for instrument in self.instruments:
@@ -150,17 +163,19 @@ class PassManager:
             self.rewriter.rollback(mark)
             self.context.remark("missed", candidate.site, reason.code, str(reason))
             return None
+        if loss is not None:
+            self.losses[key] = loss
         self.context.remark("applied", candidate.site, candidate.setting, _sentence(edit))
         return edit
 
 
 def _describe(
-    pass_: Pass, candidate: Candidate, record: EditRecord, ref: Reference | None
+    pass_: Pass, candidate: Candidate, record: EditRecord, loss: float | None
 ) -> Edit:
     return Edit(
         id=record.id, pass_name=pass_.name, site=candidate.site, setting=candidate.setting,
         before=tuple(record.removed), after=tuple(str(n.name) for n in record.added),
-        origins=tuple(record.origins), loss=None if ref is None else ref.loss,
+        origins=tuple(record.origins), loss=loss,
         saving=candidate.saving, details=candidate.details,
     )
 
@@ -168,4 +183,5 @@ def _describe(
 def _sentence(edit: Edit) -> str:
     loss = "" if edit.loss is None else f", relative squared error {edit.loss:.2e}"
     return f"{edit.setting}: {edit.saving} bytes saved{loss}"
+
 

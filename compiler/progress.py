@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 from typing import Protocol
 
@@ -101,3 +102,18 @@ class Live:
 
     def note(self, text: str) -> None:
         self._bars.console.print(text, markup=False, highlight=False)
+
+
+@contextmanager
+def progress_on(console: Console, *, live: bool, verbose: bool = False) -> Iterator[Progress]:
+    """Bars where they are wanted and the console is a terminal; else lines, or nothing.
+
+    live: progress is wanted. verbose: notes are wanted even where progress is not.
+    """
+    if live and console.is_terminal:
+        with Live(console) as bars:
+            yield bars
+    elif live or verbose:
+        yield Notes(console)
+    else:
+        yield Silent()

@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 
 from ...ir.graph import consumers, is_constant
 from ...ir.rewriter import Rewriter
+from .attention import fuse_attention
+from .integer_linear import fuse_integer_bias
 
 Spelling = Callable[[Rewriter], int]
 
@@ -36,4 +38,8 @@ def sum_before_norm(rewriter: Rewriter) -> int:
     return count
 
 
-SPELLINGS: Mapping[str, Spelling] = {"sum-before-norm": sum_before_norm}
+SPELLINGS: Mapping[str, Spelling] = {
+    "sum-before-norm": sum_before_norm,
+    "fused-attention": fuse_attention,
+    "integer-bias": fuse_integer_bias,
+}

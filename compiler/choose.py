@@ -1,0 +1,155 @@
+"""Choose among judged builds by what was measured, and try runtime spellings on the chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..ir.rewriter import Rewriter
+from .backends.spellings import SPELLINGS
+from .drift import DriftMeter
+from .judge import Judge
+from .policy import Goal
+from .result import Speed, Trial
+from .timing import Paired, time_alternating
+from .workshop import Judged, Workshop
+
+TIE = 0.03
+"""Two candidates within 3 % are equally fast: the smaller wins, ties by name."""
+SLOWER = 1.02
+"""Slower, or faster, only where the 95 % interval of the ratio clears 2 %."""
+SPELLING_SQNR = 30.0
+"""dB; a spelling moves roundings only, so its outputs stay this near to those before."""
+
+ACCEPTABLE = ("within-budget", "unverified")
+Feeds = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The chosen build and what is said of all of them."""
+
+    judged: Judged
+    trials: tuple[Trial, ...]
+
+
+def choose(
+    candidates: Sequence[Judged], goal: Goal, feeds: Sequence[Feeds] | None, judge: Judge
+) -> Choice:
+    """The best acceptable candidate; the first is the lossless one and always acceptable.
+
+    feeds: what to time on, None where the target cannot be run here; then the order of
+    proposal decides. Undecided candidates count only where no other lossy one is acceptable.
+    """
+    eligible = _eligible(candidates)
+    times = _times(eligible, feeds, judge)
+    if times is None:
+        ranked = eligible[1:] or eligible
+        best = min(ranked, key=lambda c: c.build.bytes) if goal == "size" else ranked[0]
+    else:
+        best = _best(eligible, times.medians[1:], goal)
+    speeds = {} if times is None else {
+        id(c): float(times.medians[0] / t) for c, t in zip(eligible, times.medians[1:], strict=True)
+    }
+    trials = tuple(_trial(c, c is best, speeds.get(id(c))) for c in candidates)
+    return Choice(best, trials)
+
+
+def apply_spelling(judged: Judged, name: str, workshop: Workshop) -> Judged | None:
+    """The build in that spelling; None where it does not apply or does not compute the same."""
+    rewriter = Rewriter(judged.build.model.clone())
+    with rewriter.edit(f"spelling/{name}"):
+        count = SPELLINGS[name](rewriter)
+    if count == 0:
+        return None
+    spelled = workshop.spelled(judged, name, rewriter)
+    same = _agrees(judged, spelled, workshop.judge)
+    worse = judged.quality.verdict in ACCEPTABLE and spelled.quality.verdict not in ACCEPTABLE
+    return spelled if same and not worse else None
+
+
+def choose_spellings(
+    judged: Judged, feeds: Sequence[Feeds], workshop: Workshop
+) -> tuple[Judged, tuple[str, ...]]:
+    """Try each spelling on top of those that paid; keep what measures faster."""
+    kept: list[str] = []
+    for name in SPELLINGS:
+        workshop.context.progress.phase(f"timing the spelling {name}")
+        spelled = apply_spelling(judged, name, workshop)
+        if spelled is None:
+            continue
+        ratio = time_alternating([judged.session, spelled.session], feeds, budget=3.0).ratio(0, 1)
+        if ratio.low > 1.0:
+            judged = spelled
+            kept.append(name)
+    return judged, tuple(kept)
+
+
+def measure_speed(
+    judged: Judged, feeds: Sequence[Feeds], judge: Judge, threads: int
+) -> Speed:
+    """Paired timing of the handed-over model against the user's original."""
+    paired = time_alternating([judge.original, judged.session], feeds)
+    ratio = paired.ratio(0, 1)
+    before, after = (1e3 * float(m) for m in paired.medians)
+    verdict = "no-gain"
+    if 1.0 / ratio.high > SLOWER:
+        verdict = "slower"
+    elif ratio.low > SLOWER:
+        verdict = "faster"
+    return Speed(
+        verdict, before, after, ratio.value, ratio.low, ratio.high,  # type: ignore[arg-type]
+        paired.seconds.shape[1], len(feeds), threads,
+    )
+
+
+def _eligible(candidates: Sequence[Judged]) -> list[Judged]:
+    lossless, lossy = candidates[0], candidates[1:]
+    good = [c for c in lossy if c.quality.verdict in ACCEPTABLE and _did_something(c)]
+    if not good:
+        good = [c for c in lossy if c.quality.verdict == "undecided" and _did_something(c)]
+    return [lossless, *good]
+
+
+def _did_something(candidate: Judged) -> bool:
+    return any(e.loss is not None for e in candidate.build.edits)
+
+
+def _times(
+    candidates: Sequence[Judged], feeds: Sequence[Feeds] | None, judge: Judge
+) -> Paired | None:
+    if feeds is None or len(candidates) < 2:
+        return None
+    return time_alternating([judge.original, *(c.session for c in candidates)], feeds, budget=8.0)
+
+
+def _best(candidates: Sequence[Judged], seconds: np.ndarray, goal: Goal) -> Judged:
+    rows = list(zip(candidates, seconds, strict=True))
+    if goal == "size":
+        least = min(c.build.bytes for c in candidates)
+        rows = [(c, s) for c, s in rows if c.build.bytes <= 1.01 * least]
+        return min(rows, key=lambda r: (r[1], r[0].build.pipeline))[0]
+    if goal == "balanced":
+        return min(rows, key=lambda r: (r[1] * r[0].build.bytes, r[0].build.pipeline))[0]
+    fastest = min(seconds)
+    near = [c for c, s in rows if s <= (1 + TIE) * fastest]
+    return min(near, key=lambda c: (c.build.bytes, c.build.pipeline))
+
+
+def _trial(candidate: Judged, chosen: bool, speed: float | None) -> Trial:
+    return Trial(
+        candidate.build.pipeline, candidate.build.bytes, speed, candidate.quality.verdict,
+        chosen, candidate.quality.sentence,
+    )
+
+
+def _agrees(before: Judged, after: Judged, judge: Judge) -> bool:
+    meter = DriftMeter(before.session.output_names)
+    for feed in judge.holdout:
+        meter.add(before.session.run(feed), after.session.run(feed))
+    return all(
+        o.sqnr_db is None or (o.sqnr_db >= SPELLING_SQNR and not o.non_finite and not o.reshaped)
+        for o in meter.result().outputs
+    )

@@ -1,0 +1,185 @@
+"""Compile a model for a target. ``compile_model`` reads top to bottom as what happens."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ..ir.errors import UsageError, near
+from ..ir.save import save_model
+from ..targets.loader import load_target
+from ..targets.runtime import open_session
+from ..targets.schema import Target
+from .artifact import write_artifact
+from .backends.kernels import count_kernels
+from .choose import Choice, apply_spelling, choose, choose_spellings, measure_speed
+from .manifest import plan_from
+from .outcome import Finished, describe
+from .pipeline import parse
+from .policy import GOALS, LOSSLESS, Goal, propose
+from .prepare import Prepared, Request, prepare
+from .progress import Progress, Silent
+from .result import Built, Plan, Speed
+from .staging import staging
+from .workshop import MODEL, Judged, instantiate
+
+LOSES = ("no-gain", "slower")
+
+
+def compile_model(
+    source: Any,
+    target: str | Path | Target = "host",
+    *,
+    output: Path,
+    example_inputs: Any = None,
+    dynamic_shapes: Any = "auto",
+    goal: Goal = "latency",
+    pipeline: str | None = None,
+    plan: Path | str | Mapping[str, Any] | None = None,
+    calibration: Any = None,
+    holdout: Any = None,
+    token_mask: str | None = None,
+    evaluate: Callable[..., Any] | str | None = None,
+    max_drop: str | float | None = None,
+    max_drift: str | None = None,
+    threads: int = 0,
+    force: bool = False,
+    keep_overridable: bool = False,
+    seed: int = 0,
+    bisect_limit: int | None = None,
+    snapshots: Path | None = None,
+    progress: Progress | None = None,
+    command: str = "",
+) -> Built:
+    """Compile ``source`` for ``target`` into the folder ``output``; see ``planish.compile``.
+
+    Raises UsageError, InputError, TargetError or PassError; then nothing is left behind.
+    """
+    start = time.perf_counter()
+    request = Request(
+        source, _target(target), example_inputs, dynamic_shapes, goal, pipeline, calibration,
+        holdout, token_mask, evaluate, max_drop, max_drift, threads, keep_overridable, seed,
+        bisect_limit, snapshots, output, command,
+    )
+    _check(request, plan)
+    with staging(output, force) as folder, _scratch(folder) as scratch:
+        prepared = prepare(request, scratch, progress or Silent())
+        finished = _replay(plan_from(plan), prepared) if plan is not None else _search(prepared)
+        _emit(finished, prepared, folder)
+        kernels = count_kernels(
+            folder / MODEL, finished.judged.build.model, finished.judged.build.remarks,
+            threads=threads,
+        )
+        result = describe(finished, prepared, kernels, folder, time.perf_counter() - start)
+        write_artifact(result, folder)
+    return Built(result, output)
+
+
+def _search(prepared: Prepared) -> Finished:
+    """Build what policy proposes (or the user's pipeline), choose, spell, and time."""
+    workshop, request = prepared.workshop, prepared.request
+    own = request.pipeline
+    texts = [own] if own is not None else [
+        p.pipeline for p in propose(
+            workshop.rewriter.model, request.target, calibrated=workshop.context.calibrated
+        )
+    ]
+    lossless = workshop.judged(workshop.build(LOSSLESS))
+    candidates = [lossless, *(workshop.hold(text) for text in texts)]
+    if own is not None:
+        choice = Choice(candidates[1], ())
+    else:
+        workshop.context.progress.phase("timing the candidates")
+        choice = choose(candidates, request.goal, prepared.timing_feeds, workshop.judge)
+    finished = _finish(choice.judged, choice, prepared)
+    if own is None and request.goal == "latency" and finished.speed.verdict in LOSES:
+        return _lossless(lossless, finished, prepared)
+    return finished
+
+
+def _replay(plan: Plan, prepared: Prepared) -> Finished:
+    """Re-use every stored choice; only the measuring is done again."""
+    workshop = prepared.workshop
+    instantiate(parse(plan.pipeline))
+    judged = workshop.judged(workshop.build(plan.pipeline, plan.given_back))
+    for name in plan.spellings:
+        judged = apply_spelling(judged, name, workshop) or judged
+    return Finished(judged, None, plan.spellings, _speed(judged, prepared))
+
+
+def _finish(judged: Judged, choice: Choice, prepared: Prepared) -> Finished:
+    spellings: tuple[str, ...] = ()
+    if prepared.timing_feeds is not None:
+        judged, spellings = choose_spellings(judged, prepared.timing_feeds, prepared.workshop)
+    return Finished(judged, choice, spellings, _speed(judged, prepared))
+
+
+def _lossless(lossless: Judged, lossy: Finished, prepared: Prepared) -> Finished:
+    """Quantization did not pay: hand over the model without it, and say what it would give."""
+    note = ""
+    if lossy.judged is not lossless and lossy.speed.ratio is not None:
+        smaller = prepared.bytes_before / max(lossy.judged.build.bytes, 1)
+        note = (
+            f"the best quantized model is {smaller:.1f}x smaller but runs at "
+            f"{lossy.speed.ratio:.2f}x; --goal size would hand it over"
+        )
+    assert lossy.choice is not None
+    finished = _finish(lossless, lossy.choice, prepared)
+    if finished.speed.verdict == "slower":
+        plain = prepared.workshop.judged(prepared.workshop.build_imported())
+        finished = Finished(plain, lossy.choice, (), _speed(plain, prepared))
+    return Finished(
+        finished.judged, finished.choice, finished.spellings, finished.speed,
+        (note,) if note else (),
+    )
+
+
+def _speed(judged: Judged, prepared: Prepared) -> Speed:
+    request = prepared.request
+    if prepared.timing_feeds is None:
+        return Speed("not-measured", threads=request.threads, reason=prepared.not_timed)
+    prepared.workshop.context.progress.phase("timing against the original")
+    return measure_speed(judged, prepared.timing_feeds, prepared.workshop.judge, request.threads)
+
+
+def _emit(finished: Finished, prepared: Prepared, folder: Path) -> None:
+    """Write the model, and load what was written: success is not claimed before."""
+    model = finished.judged.build.model
+    limit = prepared.request.target.runtime.max_ir_version
+    save_model(model, folder / MODEL, ir_version=min(model.ir_version or limit, limit))
+    open_session(folder / MODEL, threads=prepared.request.threads)
+
+
+def _target(target: str | Path | Target) -> Target:
+    return target if isinstance(target, Target) else load_target(target)
+
+
+def _check(request: Request, plan: object) -> None:
+    """Everything that can be refused before any work."""
+    if request.goal not in GOALS:
+        raise UsageError(f"there is no goal {request.goal!r}", hint=near(request.goal, GOALS))
+    if request.pipeline is not None and plan is not None:
+        raise UsageError("a pipeline and a plan exclude each other", hint="give one of them")
+    if request.pipeline is not None:
+        instantiate(parse(request.pipeline))
+    if request.max_drop is not None and request.evaluate is None:
+        raise UsageError(
+            "a drop is asked for, but nothing measures it",
+            hint="give --evaluate file.py:function, or --max-drift for the outputs' drift",
+        )
+    if request.threads < 0:
+        raise UsageError(f"{request.threads} threads are too few", hint="0 means one per core")
+    if plan is not None:
+        plan_from(plan)  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """A place for builds on the same disk, gone before the artifact takes its name."""
+    with tempfile.TemporaryDirectory(prefix=".planish-", dir=folder.parent) as scratch:
+        yield Path(scratch)
+

@@ -1,0 +1,127 @@
+"""Judge a compiled model against the original: the user's metric, else the drift gate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from ..targets.runtime import Session
+from .comparison import Comparison
+from .drift import Drift, DriftGate, DriftMeter
+from .evaluation import compare
+from .feedset import FeedSet
+from .outputs import judge_drift
+from .result import Quality, QualityRow
+from .scores import Budget, Point, Scores, normalise
+from .usercode import call
+
+Feeds = Mapping[str, np.ndarray]
+Evaluate = Callable[[Callable[[Feeds], list[np.ndarray]]], Any]
+
+
+@dataclass
+class Judge:
+    """Holds what the original answers; judges one candidate after another.
+
+    holdout: held-out feeds, or generated ones (then nothing is verified). mask: the token
+    mask input, whose zeros leave rows out of the drift. budget: allowed drop of the metric.
+    """
+
+    original: Session
+    holdout: FeedSet
+    outputs: Sequence[ir.Value]
+    mask: str | None = None
+    evaluate: Evaluate | None = None
+    budget: Budget | None = None
+    gate: DriftGate | None = None
+    seed: int = 0
+    _scores: Scores | Point | None = field(default=None, init=False)
+
+    def judge(self, session: Session) -> Quality:
+        """Compare a loaded candidate with the original.
+
+        Raises InputError where the user's evaluation function fails.
+        """
+        drift = self._drift(session)
+        verdict = judge_drift(drift, self.outputs, self.gate)
+        comparison = self._comparison(session)
+        decided = self._decide(verdict.holds, comparison)
+        return Quality(
+            verdict=decided,  # type: ignore[arg-type]
+            gate=self._gate_text(str(verdict.gate), comparison),
+            sentence=self._sentence(verdict.sentence, comparison),
+            rows=_rows(comparison),
+            drift=drift.measures(),
+            samples=self.holdout.samples,
+            samples_needed=None if comparison is None else comparison.samples_needed,
+        )
+
+    def _decide(self, drift_holds: bool, comparison: Comparison | None) -> str:
+        if self.budget is not None and comparison is not None:
+            if self.gate is not None and not drift_holds:
+                return "over-budget"
+            return comparison.verdict
+        if self.holdout.synthetic:
+            return "unverified"
+        return "within-budget" if drift_holds else "over-budget"
+
+    def _gate_text(self, drift_gate: str, comparison: Comparison | None) -> str:
+        if self.budget is not None and comparison is not None:
+            return f"drop <= {self.budget}"
+        return drift_gate.replace("=", " >= ")
+
+    def _sentence(self, drift: str, comparison: Comparison | None) -> str:
+        if self.budget is not None and comparison is not None:
+            return comparison.sentence
+        if self.holdout.synthetic:
+            return "no data was given; on generated feeds the " + drift
+        if comparison is not None:
+            return f"{drift}; the metric went {comparison.sentence}"
+        return drift
+
+    def _drift(self, session: Session) -> Drift:
+        meter = DriftMeter(session.output_names)
+        for feed in self.holdout:
+            mask = feed.get(self.mask) if self.mask else None
+            meter.add(
+                self.original.run(feed), session.run(feed),
+                None if mask is None else mask.astype(bool),
+            )
+        return meter.result()
+
+    def _comparison(self, session: Session) -> Comparison | None:
+        if self.evaluate is None:
+            return None
+        if self._scores is None:
+            self._scores = self._score(self.original, "the original")
+        after = self._score(session, "the compiled model")
+        return compare(self._scores, after, self.budget, seed=self.seed)
+
+    def _score(self, session: Session, which: str) -> Scores | Point:
+        assert self.evaluate is not None
+        result = call(self.evaluate, f"the evaluation of {which}", session.run)
+        return normalise(result, where=f"the evaluation of {which}")
+
+
+def _rows(comparison: Comparison | None) -> tuple[QualityRow, ...]:
+    if comparison is None:
+        return ()
+    interval = comparison.interval
+    first = QualityRow(
+        "metric", comparison.before, comparison.after, comparison.drop,
+        None if interval is None else interval.low, None if interval is None else interval.high,
+        comparison.n,
+    )
+    slices = [
+        QualityRow(
+            row.name, row.before, row.after, row.drop if row.drop is not None else np.nan,
+            None if row.interval is None else row.interval.low,
+            None if row.interval is None else row.interval.high, row.n,
+        )
+        for row in comparison.slices if row.before is not None and row.after is not None
+    ]
+    return (first, *slices)

@@ -1,0 +1,151 @@
+"""Put together what a compile found out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import resource
+import sys
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from ..ir.digest import contents_digest, file_digest
+from ..targets.host import read_machine
+from .choose import Choice
+from .context import head
+from .prepare import Prepared
+from .result import CompileResult, Kernels, Plan, Sample, Speed
+from .workshop import Judged
+
+SAMPLES = 3
+SAMPLE_ROWS = 2
+PACKAGES = ("planish", "onnxruntime", "onnx", "onnx-ir", "numpy", "torch")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The model that is handed over, and the choices that led to it."""
+
+    judged: Judged
+    choice: Choice | None
+    spellings: tuple[str, ...]
+    speed: Speed
+    notes: tuple[str, ...] = ()
+
+
+def describe(
+    finished: Finished, prepared: Prepared, kernels: Kernels, folder: Path, seconds: float
+) -> CompileResult:
+    """The result of a compile, from what was measured on the way."""
+    build, request = finished.judged.build, prepared.request
+    target = request.target
+    return CompileResult(
+        source=prepared.source.label,
+        target=target.name,
+        resolved_target=target.resolved or target.name,
+        goal=request.goal,
+        speed=finished.speed,
+        quality=finished.judged.quality,
+        kernels=kernels,
+        plan=Plan(build.pipeline, build.given_back, finished.spellings),
+        bytes_before=prepared.bytes_before,
+        bytes_after=sum(f.stat().st_size for f in folder.iterdir()),
+        parameters_before=_parameters(prepared.source.imported.model),
+        parameters_after=_parameters(build.model),
+        edits=build.edits,
+        remarks=(*prepared.remarks, *build.remarks),
+        trials=() if finished.choice is None else finished.choice.trials,
+        digests=_digests(finished, prepared),
+        environment=_environment(),
+        seconds={**{k: round(v, 3) for k, v in prepared.timing.seconds.items()},
+                 "total": round(seconds, 3)},
+        peak_rss_bytes=_peak_rss(),
+        run_on_target=prepared.timing_feeds is not None,
+        notes=_notes(finished, prepared),
+        command=request.command,
+        samples=_samples(finished.judged, prepared),
+        tolerance=_tolerance(finished.judged, prepared),
+        settings={"threads": request.threads, "seed": request.seed, "goal": request.goal},
+    )
+
+
+def _notes(finished: Finished, prepared: Prepared) -> tuple[str, ...]:
+    given_back = sum(len(sites) for sites in finished.judged.build.given_back.values())
+    notes = list(finished.notes)
+    if given_back:
+        notes.append(f"{given_back} sites were given back to float to hold the quality bound")
+    if prepared.timing_feeds is None:
+        notes.append(f"not run on the target: {prepared.not_timed}")
+    return tuple(notes)
+
+
+def _parameters(model: ir.Model) -> int:
+    tensors = (v.const_value for v in model.graph.initializers.values())
+    return sum(int(t.size) for t in tensors if t is not None)
+
+
+def _digests(finished: Finished, prepared: Prepared) -> dict[str, str]:
+    target = json.dumps(prepared.request.target.to_json(), sort_keys=True, default=str)
+    found = {
+        "source": prepared.source.imported.file_digest or file_digest(prepared.source.baseline),
+        "model": contents_digest(finished.judged.build.model),
+        "holdout": prepared.holdout.digest,
+        "target": hashlib.blake2b(target.encode(), digest_size=16).hexdigest(),
+    }
+    if prepared.calibration is not None:
+        found["calibration"] = prepared.calibration.digest
+    return found
+
+
+def _environment() -> dict[str, str]:
+    machine = read_machine()
+    return {
+        "python": platform.python_version(),
+        "system": platform.system(),
+        "machine": machine.cpu or platform.machine(),
+        **{name: found for name in PACKAGES if (found := _version(name))},
+    }
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return ""
+
+
+def _peak_rss() -> int:
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _samples(judged: Judged, prepared: Prepared) -> tuple[Sample, ...]:
+    """A few held-out feeds, cut small, with both models' answers."""
+    original = prepared.workshop.judge.original
+    made = []
+    for index in range(min(SAMPLES, len(prepared.holdout))):
+        feed = head(prepared.holdout[index], SAMPLE_ROWS)
+        after = dict(zip(judged.session.output_names, judged.session.run(feed), strict=True))
+        before = dict(zip(original.output_names, original.run(feed), strict=True))
+        made.append(Sample(feed, after, before))
+    return tuple(made)
+
+
+def _tolerance(judged: Judged, prepared: Prepared) -> dict[str, float]:
+    """How far another machine may be off: half the distance to the original, at least 1e-3
+    of the largest output."""
+    tolerance: dict[str, float] = {}
+    for sample in _samples(judged, prepared):
+        for name, after in sample.outputs.items():
+            if after.dtype.kind != "f" or not after.size:
+                continue
+            apart = float(np.nanmax(np.abs(after - sample.original[name]), initial=0.0))
+            bound = max(0.5 * apart, 1e-3 * float(np.nanmax(np.abs(after), initial=0.0)))
+            tolerance[name] = max(tolerance.get(name, 0.0), bound)
+    return tolerance
+

@@ -1,0 +1,199 @@
+"""From a request to a workshop: the model, the data, the baseline, the instruments."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from ..ir.graph import dims, opset
+from ..ir.index_limits import index_limits
+from ..ir.opset import raised
+from ..ir.provenance import Remark
+from ..ir.rewriter import Rewriter
+from ..ir.signature import Signature
+from ..targets.host import executable_here
+from ..targets.runtime import open_session
+from ..targets.schema import Target
+from .calibration.observers import Masking
+from .context import CompileContext
+from .drift import DriftGate
+from .execution import weight_bytes
+from .feeds import FeedSet, load_feeds, split, synthetic, token_mask
+from .instruments import (
+    Bisect,
+    Instrument,
+    RegionCheck,
+    Reproducer,
+    Snapshots,
+    Timing,
+    VerifyEach,
+)
+from .judge import Judge
+from .policy import Goal
+from .progress import Progress
+from .scores import Budget
+from .source import Source, resolve_source
+from .usercode import load_function
+from .workshop import Workshop
+
+QDQ_OPSET = 13
+"""Scales per channel need QuantizeLinear of opset 13."""
+SYNTHETIC_FEEDS = 4
+TIMING_FEEDS = 8
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for; see ``driver.compile_model``."""
+
+    source: Any
+    target: Target
+    example_inputs: Any
+    dynamic_shapes: Any
+    goal: Goal
+    pipeline: str | None
+    calibration: Any
+    holdout: Any
+    token_mask: str | None
+    evaluate: Callable[..., Any] | str | None
+    max_drop: str | float | None
+    max_drift: str | None
+    threads: int
+    keep_overridable: bool
+    seed: int
+    bisect_limit: int | None
+    snapshots: Path | None
+    output: Path
+    command: str
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Everything a compile works with. timing_feeds: None where nothing can be timed."""
+
+    request: Request
+    source: Source
+    workshop: Workshop
+    timing: Timing
+    calibration: FeedSet | None
+    holdout: FeedSet
+    timing_feeds: list[dict[str, np.ndarray]] | None
+    not_timed: str
+    bytes_before: int
+    remarks: tuple[Remark, ...]
+
+
+def prepare(request: Request, scratch: Path, progress: Progress) -> Prepared:
+    """Import the model, check the data against it, open the baseline.
+
+    Raises InputError for models and data that cannot be used, UsageError for options.
+    """
+    gate = None if request.max_drift is None else DriftGate.parse(request.max_drift)
+    budget = None if request.max_drop is None else Budget.parse(request.max_drop)
+    evaluate = request.evaluate
+    if isinstance(evaluate, str):
+        evaluate = load_function(evaluate)
+    progress.phase("importing")
+    source = resolve_source(
+        request.source, request.example_inputs, request.dynamic_shapes, scratch / "source",
+        keep_overridable=request.keep_overridable,
+    )
+    signature = Signature.of(source.imported.model)
+    model = raised(source.imported.model, QDQ_OPSET)
+    progress.note(_estimate(model))
+    calibration, holdout = _data(request, model, signature)
+    masking, found = _masking(request, model, signature, calibration or holdout)
+    remarks = [*source.imported.remarks, *_opset_remark(source.imported.model, model), *found]
+    original = open_session(source.baseline, threads=request.threads)
+    context = CompileContext(
+        request.target, model, calibration or holdout, calibration is not None, masking,
+        request.threads, progress,
+    )
+    timing = Timing()
+    judge = Judge(
+        original, holdout, list(model.graph.outputs), masking.input if masking else None,
+        evaluate, budget, gate, request.seed,
+    )
+    workshop = Workshop(
+        Rewriter(model), context, _instruments(request, signature, timing), judge,
+        scratch / "builds",
+    )
+    here = executable_here(request.target)
+    feeds = _timing_feeds(holdout) if here.ok else None
+    return Prepared(
+        request, source, workshop, timing, calibration, holdout, feeds, here.reason,
+        file_bytes(source.baseline), tuple(remarks),
+    )
+
+
+def file_bytes(path: Path) -> int:
+    """Bytes of a model file and of the external data it names."""
+    model = ir.load(path)
+    tensors = [v.const_value for v in model.graph.initializers.values()]
+    outside = {t.path for t in tensors if isinstance(t, ir.ExternalTensor)}
+    return path.stat().st_size + sum(os.stat(p).st_size for p in outside)
+
+
+def _data(
+    request: Request, model: ir.Model, signature: Signature
+) -> tuple[FeedSet | None, FeedSet]:
+    """Calibration feeds (None without data) and held-out ones (generated without data)."""
+    held = None if request.holdout is None else load_feeds(request.holdout, signature)
+    if request.calibration is None:
+        if held is not None:
+            return None, held
+        feeds = synthetic(
+            signature, SYNTHETIC_FEEDS, request.seed, limits=index_limits(model),
+        )
+        return None, feeds
+    given = load_feeds(request.calibration, signature)
+    if held is not None:
+        return given, held
+    return split(given, seed=request.seed)
+
+
+def _masking(
+    request: Request, model: ir.Model, signature: Signature, feeds: FeedSet
+) -> tuple[Masking | None, tuple[Remark, ...]]:
+    found = token_mask(model, signature, feeds, request.token_mask)
+    if found.name is None:
+        return None, found.remarks
+    value = next(v for v in model.graph.inputs if v.name == found.name)
+    return Masking(found.name, dims(value) or (None, None)), found.remarks
+
+
+def _opset_remark(before: ir.Model, after: ir.Model) -> list[Remark]:
+    if before is after:
+        return []
+    sentence = f"opset raised from {opset(before)} to {opset(after)}: scales per channel need it"
+    return [Remark("note", "import", "model", "opset-raised", sentence)]
+
+
+def _instruments(request: Request, signature: Signature, timing: Timing) -> list[Instrument]:
+    reproducer = Reproducer(
+        request.output.with_name(request.output.name + "-repro"),
+        request.pipeline or "", request.command,
+    )
+    instruments: list[Instrument] = [VerifyEach(signature), RegionCheck(), timing, reproducer]
+    if request.snapshots is not None:
+        instruments.append(Snapshots(request.snapshots))
+    if request.bisect_limit is not None:
+        instruments.append(Bisect(request.bisect_limit))
+    return instruments
+
+
+def _timing_feeds(holdout: FeedSet) -> list[dict[str, np.ndarray]]:
+    """The first held-out feeds; more would only repeat the same shapes."""
+    return [holdout[i] for i in range(min(len(holdout), TIMING_FEEDS))]
+
+
+def _estimate(model: ir.Model) -> str:
+    """Peak memory that the work will take, roughly: weights in float, twice, and in int8."""
+    weights = weight_bytes(model)
+    return f"{weights / 1e6:.0f} MB of weights; expect about {(2.5 * weights + 3e8) / 1e9:.1f} GB"

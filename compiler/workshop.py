@@ -1,0 +1,192 @@
+"""Build candidate pipelines on one imported model, judge them, and give sites back.
+
+Every build starts from the imported graph (by rollback, not by copy); what was measured of a
+site once is not measured again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import onnx_ir as ir
+
+from ..ir.provenance import Edit, Remark
+from ..ir.rewriter import Rewriter
+from ..ir.save import save_model
+from ..passes.api import Pass, pass_class
+from ..targets.runtime import Session, open_session
+from .backends.legalise import legalise
+from .context import CompileContext
+from .instruments import Instrument
+from .judge import Judge
+from .manager import PassManager
+from .pipeline import Pipeline, Step, parse, resolve
+from .result import Quality
+
+GivenBack = Mapping[str, tuple[str, ...]]
+MODEL = "model.onnx"
+
+
+@dataclass(frozen=True)
+class Build:
+    """One pipeline applied: a copy of the model, its file, and what was done."""
+
+    pipeline: str
+    model: ir.Model
+    path: Path
+    edits: tuple[Edit, ...]
+    remarks: tuple[Remark, ...]
+    given_back: GivenBack = field(default_factory=dict)
+
+    @property
+    def bytes(self) -> int:
+        """Size on disk, external weights included."""
+        return sum(f.stat().st_size for f in self.path.parent.iterdir())
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A build that was loaded back and compared with the original."""
+
+    build: Build
+    session: Session
+    quality: Quality
+
+
+@dataclass
+class Workshop:
+    """Where the builds of one compile are made."""
+
+    rewriter: Rewriter
+    context: CompileContext
+    instruments: Sequence[Instrument]
+    judge: Judge
+    folder: Path
+    _count: int = 0
+    _losses: dict[tuple[str, str, str], float] = field(default_factory=dict)
+    _start: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._start = self.rewriter.checkpoint()
+
+    def build(self, text: str, given_back: GivenBack | None = None) -> Build:
+        """Apply a pipeline to the imported model and write the result to a folder of its own.
+
+        Raises PassError, UsageError for unknown passes and options.
+        """
+        back = dict(given_back or {})
+        self.rewriter.rollback(self._start)
+        self.context.remarks.clear()
+        manager = PassManager(self.rewriter, self.context, self.instruments, self._losses)
+        edits: list[Edit] = []
+        for step, pass_ in instantiate(parse(text)):
+            manager.stage += f",{step}"
+            outcome = manager.run(
+                pass_, exclude=frozenset(back.get(pass_.name, ())), selector=step.selector
+            )
+            edits.extend(outcome.edits)
+        self._legalise()
+        return self._write(text, edits, back)
+
+    def build_imported(self) -> Build:
+        """The imported graph as it is, no pass run."""
+        self.rewriter.rollback(self._start)
+        self.context.remarks.clear()
+        return self._write("", (), {})
+
+    def judged(self, build: Build) -> Judged:
+        """Load a build back from disk and compare it with the original."""
+        self.context.progress.phase("judging")
+        session = open_session(build.path, threads=self.context.threads)
+        return Judged(build, session, self.judge.judge(session))
+
+    def hold(self, text: str) -> Judged:
+        """Build a pipeline; over the bound, give back sites until it holds.
+
+        Sites go in order of loss per byte saved; the fewest that suffice are found by
+        galloping and bisection. Where none suffice, all are given back.
+        """
+        first = self.judged(self.build(text))
+        if first.quality.verdict != "over-budget":
+            return first
+        order = loss_per_saving(first.build.edits)
+        if not order:
+            return first
+        self.context.progress.note(
+            f"{text}: {first.quality.sentence}; giving back sites, the costliest first"
+        )
+        return self._give_back(text, order)
+
+    def spelled(self, judged: Judged, name: str, rewriter: Rewriter) -> Judged:
+        """The same build in another spelling, which ``rewriter`` has already applied."""
+        build = judged.build
+        path = self._save(rewriter.model)
+        return self.judged(
+            Build(build.pipeline, rewriter.model, path, build.edits, build.remarks,
+                  build.given_back)
+        )
+
+    # -- inside ------------------------------------------------------------------------
+
+    def _give_back(self, text: str, order: Sequence[tuple[str, str]]) -> Judged:
+        def attempt(count: int) -> Judged:
+            return self.judged(self.build(text, _grouped(order[:count])))
+
+        low, high = 0, 1
+        best = attempt(high)
+        while best.quality.verdict == "over-budget" and high < len(order):
+            low, high = high, min(2 * high, len(order))
+            best = attempt(high)
+        while high - low > 1 and best.quality.verdict != "over-budget":
+            middle = (low + high) // 2
+            tried = attempt(middle)
+            if tried.quality.verdict == "over-budget":
+                low = middle
+            else:
+                high, best = middle, tried
+        return best
+
+    def _legalise(self) -> None:
+        with self.rewriter.edit("legalise"):
+            done = legalise(self.rewriter)
+        for item in done:
+            self.context.remarks.append(
+                Remark("note", "legalise", item.value, item.code, item.sentence)
+            )
+
+    def _write(self, text: str, edits: Sequence[Edit], back: GivenBack) -> Build:
+        model = self.rewriter.model.clone()
+        path = self._save(model)
+        return Build(text, model, path, tuple(edits), tuple(self.context.remarks), back)
+
+    def _save(self, model: ir.Model) -> Path:
+        self._count += 1
+        folder = self.folder / f"build-{self._count:03d}"
+        folder.mkdir(parents=True)
+        save_model(model, folder / MODEL)
+        return folder / MODEL
+
+
+def instantiate(pipeline: Pipeline) -> list[tuple[Step, Pass]]:
+    """Each step with its pass, options resolved. Raises UsageError before any work."""
+    made: list[tuple[Step, Pass]] = []
+    for step in pipeline:
+        cls = pass_class(step.name)
+        made.append((step, cls(resolve(step, cls.Options))))
+    return made
+
+
+def loss_per_saving(edits: Sequence[Edit]) -> list[tuple[str, str]]:
+    """(pass, site) of lossy edits, most loss for the bytes it saved first; names break ties."""
+    lossy = [e for e in edits if e.loss is not None and e.loss > 0]
+    ranked = sorted(lossy, key=lambda e: (-(e.loss or 0.0) / max(e.saving, 1), e.site))
+    return [(e.pass_name, e.site) for e in ranked]
+
+
+def _grouped(pairs: Sequence[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
+    grouped: dict[str, list[str]] = {}
+    for name, site in pairs:
+        grouped.setdefault(name, []).append(site)
+    return {name: tuple(sorted(sites)) for name, sites in grouped.items()}
