@@ -68,7 +68,8 @@ def _constant(node: ir.Node) -> ir.TensorProtocol | None:
     if name == "value_string":
         return ir.StringTensor([attr.as_string().encode()], shape=ir.Shape([]))
     if name == "value_strings":
-        return ir.StringTensor([s.encode() for s in attr.as_strings()])
+        items = [s.encode() for s in attr.as_strings()]
+        return ir.StringTensor(items, shape=ir.Shape([len(items)]))
     return None
 
 
@@ -97,10 +98,16 @@ def unique_names(model: ir.Model) -> None:
     """Give every value and node of all nested graphs a name of its own; the signature keeps its.
 
     A value that nobody reads may stay unnamed: it is an optional output that was not asked for.
+    The body of a function is a world of its own.
     """
-    graph = model.graph
+    for graph in (model.graph, *(f.graph for f in model.functions.values())):
+        _unique_value_names(graph)
+        _unique_node_names(graph)
+
+
+def _unique_value_names(graph: ir.Graph) -> None:
     fixed = [*graph.inputs, *graph.outputs]
-    values = [v for g in all_graphs(model) for v in _values(g)]
+    values = [v for g in all_graphs(graph) for v in _values(g)]
     taken = Counter(v.name for v in values if v.name)
     seen: set[str] = {v.name for v in fixed if v.name}
     untouchable = {id(v) for v in fixed}
@@ -110,11 +117,10 @@ def unique_names(model: ir.Model) -> None:
         if not value.name or value.name in seen:
             value.name = _fresh(value.name or "value", taken)
         seen.add(value.name)
-    _unique_node_names(model)
 
 
-def _unique_node_names(model: ir.Model) -> None:
-    nodes = list(all_nodes(model))
+def _unique_node_names(graph: ir.Graph) -> None:
+    nodes = list(all_nodes(graph))
     taken = Counter(n.name for n in nodes if n.name)
     seen: set[str] = set()
     for index, node in enumerate(nodes):
@@ -147,7 +153,8 @@ def _fresh(base: str, taken: Counter[str]) -> str:
 def strip_metadata(model: ir.Model) -> None:
     """Remove exporters' notes from the model, its graphs, nodes and values; module paths stay."""
     _strip(model.metadata_props)
-    for graph in all_graphs(model):
+    bodies = [f.graph for f in model.functions.values()]
+    for graph in (g for root in (model.graph, *bodies) for g in all_graphs(root)):
         _strip(graph.metadata_props)
         for value in _values(graph):
             _strip(value.metadata_props)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -79,22 +79,30 @@ class _DataFile:
 
     name: str
     size: int = 0
-    places: dict[int, tuple[int, ir.TensorProtocol]] = field(default_factory=dict)
+    places: dict[Hashable, tuple[int, ir.TensorProtocol]] = field(default_factory=dict)
 
     def place(self, value: ir.Value, tensor: ir.TensorProtocol) -> ir.TensorProtocol:
         if tensor.dtype == ir.DataType.STRING or tensor.nbytes < INLINE_BELOW:
             return in_memory(tensor)
-        if id(tensor) not in self.places:
+        key = _identity(tensor)
+        if key not in self.places:
             step = PAGE if tensor.nbytes >= LARGE else LINE
             offset = -(-self.size // step) * step
-            self.places[id(tensor)] = offset, tensor
+            self.places[key] = offset, tensor
             self.size = offset + tensor.nbytes
-        return external_reference(tensor, self.name, self.places[id(tensor)][0], value.name)
+        return external_reference(tensor, self.name, self.places[key][0], value.name)
 
     def write(self, file: IO[bytes]) -> None:
         for offset, tensor in self.places.values():
             file.write(bytes(offset - file.tell()))
             write_bytes(tensor, file.write)
+
+
+def _identity(tensor: ir.TensorProtocol) -> Hashable:
+    """Equal for tensors that are one object, or the same bytes of one file."""
+    if isinstance(tensor, ir.ExternalTensor):
+        return tensor.path, tensor.offset, tensor.nbytes
+    return id(tensor)
 
 
 def _nbytes(tensor: ir.TensorProtocol) -> int:

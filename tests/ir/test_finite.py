@@ -28,7 +28,7 @@ g (float[batch, 2] x, bool c) => (float[batch, 2] y)
 NAN, INF = float("nan"), float("inf")
 
 
-def with_weight(name: str, array: np.ndarray) -> ir.Model:  # type: ignore[type-arg]
+def with_weight(name: str, array: np.ndarray) -> ir.Model:
     model = ir.from_onnx_text(TEXT)
     for graph in model.graphs():
         if name in graph.initializers:
@@ -36,7 +36,7 @@ def with_weight(name: str, array: np.ndarray) -> ir.Model:  # type: ignore[type-
     return model
 
 
-def square(*values: float) -> np.ndarray:  # type: ignore[type-arg]
+def square(*values: float) -> np.ndarray:
     return np.array(values, np.float32).reshape(2, 2)
 
 
@@ -57,7 +57,7 @@ def test_finite_weights_pass() -> None:
         ("w", square(1, 2, 3, NAN).astype(ml_dtypes.float8_e4m3fn), "'w' holds 1 NaN"),
     ],
 )
-def test_broken_weights_are_named(name: str, array: np.ndarray, sentence: str) -> None:  # type: ignore[type-arg]
+def test_broken_weights_are_named(name: str, array: np.ndarray, sentence: str) -> None:
     with pytest.raises(InputError) as caught:
         check_finite(with_weight(name, array), "model.onnx")
     assert sentence in caught.value.what
@@ -74,7 +74,7 @@ def test_broken_weights_are_named(name: str, array: np.ndarray, sentence: str) -
         ("w", np.array([[1, 2], [3, 4]], np.int64)),
     ],
 )
-def test_infinities_that_are_meant_pass(name: str, array: np.ndarray) -> None:  # type: ignore[type-arg]
+def test_infinities_that_are_meant_pass(name: str, array: np.ndarray) -> None:
     check_finite(with_weight(name, array))
 
 
