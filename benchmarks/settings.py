@@ -1,0 +1,22 @@
+"""What a run of the benchmarks is asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.data import ROOT
+
+
+@dataclass(frozen=True)
+class Settings:
+    """split: the STS-B split that scores MiniLM; settings are chosen on dev, never on test.
+
+    workdir: where exported models and artifacts go. rounds: of alternating timing.
+    """
+
+    split: str = "test"
+    workdir: Path = ROOT / "build" / "benchmarks"
+    threads: int = 2
+    rounds: int = 9
+    target: str = "x86-avx512-vnni"
