@@ -12,7 +12,7 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
-from ..ir.errors import InputError, UsageError
+from ..ir.errors import InputError, PlanishError, UsageError
 from ..ir.load import Imported, load_model
 from ..ir.read import PROTOBUF_LIMIT
 from ..ir.save import save_model
@@ -69,6 +69,8 @@ def resolve_source(
     _refuse_examples(example_inputs, "they go with a PyTorch module")
     if not isinstance(source, (str, os.PathLike, onnx.ModelProto, ir.Model)):
         raise UsageError(f"a model cannot be a {type(source).__name__}", hint=FORMS)
+    if isinstance(source, os.PathLike):
+        source = Path(source)
     imported = load_model(source, keep_overridable=keep_overridable)
     if isinstance(source, (onnx.ModelProto, ir.Model)):
         return Source(imported, _saved(source, work), source.graph.name or type(source).__name__)
@@ -120,18 +122,16 @@ def _from_torch(
         save_model(exported.model, path)
         return complaint(exported, path)
 
-    if _is_program(source):
-        _refuse_examples(example_inputs, "an exported program holds its own")
-        if dynamic_shapes not in ("auto", None):
-            hint = "give dynamic_shapes to torch.export.export"
-            raise UsageError("an exported program has its sizes already", hint=hint)
-        exported = export_program(source, accept=accept)
-    else:
-        exported = export_module(source, example_inputs, dynamic_shapes, accept=accept)
     try:
+        if _is_program(source):
+            _refuse_program_options(example_inputs, dynamic_shapes)
+            exported = export_program(source, accept=accept)
+        else:
+            exported = export_module(source, example_inputs, dynamic_shapes, accept=accept)
         imported = load_model(path, keep_overridable=keep_overridable)
-    except InputError as error:  # the file is ours and will be gone
-        raise InputError(error.what, where=label, hint=error.hint) from error
+    except PlanishError as error:  # the file is ours and will be gone
+        error.where = error.where.replace(str(path), label)
+        raise
     remarks = (*exported.remarks, *imported.remarks)
     return Source(replace(imported, remarks=remarks), path, label, exported.original)
 
@@ -149,6 +149,13 @@ def _saved(source: onnx.ModelProto | ir.Model, work: Path) -> Path:
 def _refuse_examples(example_inputs: Any, reason: str) -> None:
     if example_inputs is not None:
         raise UsageError(f"example_inputs are not wanted here: {reason}", hint="leave them out")
+
+
+def _refuse_program_options(example_inputs: Any, dynamic_shapes: Any) -> None:
+    _refuse_examples(example_inputs, "an exported program holds its own")
+    if dynamic_shapes not in ("auto", None):
+        hint = "give dynamic_shapes to torch.export.export"
+        raise UsageError("an exported program has its sizes already", hint=hint)
 
 
 def _is_torch(source: Any) -> bool:
