@@ -98,7 +98,13 @@ def nonfinite(tensor: ir.TensorProtocol) -> tuple[int, int]:
     """How many elements are NaN and how many are infinite; (0, 0) for integers and strings."""
     if not tensor.dtype.is_floating_point():
         return 0, 0
-    flat = tensor.numpy().reshape(-1)
+    found = _nonfinite(tensor.numpy().reshape(-1))
+    release(tensor)
+    return found
+
+
+def _nonfinite(flat: np.ndarray[tuple[int], np.dtype[Any]]) -> tuple[int, int]:
+    # A function of its own: a view that is still alive would keep the file mapped.
     nan = infinite = 0
     for start in range(0, flat.size, _CHUNK):
         part = flat[start : start + _CHUNK]
@@ -106,8 +112,6 @@ def nonfinite(tensor: ir.TensorProtocol) -> tuple[int, int]:
         if bad:
             nans = int(np.count_nonzero(np.isnan(part)))
             nan, infinite = nan + nans, infinite + bad - nans
-    del flat
-    release(tensor)
     return nan, infinite
 
 

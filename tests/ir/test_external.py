@@ -59,6 +59,15 @@ def test_weights_stay_on_disk_and_are_found(tmp_path: Path) -> None:
     np.testing.assert_array_equal(value.const_value.numpy(), WEIGHT)
 
 
+def test_import_leaves_no_weight_mapped(tmp_path: Path) -> None:
+    write_weights(tmp_path / "weights.bin")
+    imported = load_model(write(tmp_path))
+    contents_digest(imported.model)
+    (value,) = imported.model.graph.initializers.values()
+    assert isinstance(value.const_value, ir.ExternalTensor)
+    assert value.const_value.raw is None
+
+
 def test_a_changed_working_directory_does_not_matter(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
