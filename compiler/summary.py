@@ -9,7 +9,7 @@ from ..ir.provenance import Edit, Remark
 from .headline import interval, size, size_change, three
 from .result import CompileResult, QualityRow, SiteKernel
 
-_MEASURES = {"sqnr_db": "SQNR (dB)", "sqnr": "SQNR (dB)", "cosine": "cosine", "top1": "top-1"}
+_MEASURES = {"cosine": "cosine {:.4f}", "sqnr_db": "SQNR {:.1f} dB", "top1": "top-1 {:.1f} %"}
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def rows(result: CompileResult) -> list[Row]:
 
 def size_rows(result: CompileResult) -> list[Row]:
     before, after = result.parameters_before, result.parameters_after
-    change = "same" if before == after else f"{(after - before) / max(before, 1):+.1%}"
+    change = "same" if before == after else f"{after - before:+,}"
     return [
         Row("size", size(result.bytes_before), size(result.bytes_after), size_change(result)),
         Row("parameters", f"{before:,}", f"{after:,}", change),
@@ -98,7 +98,7 @@ def quality_rows(result: CompileResult) -> list[Row]:
 
 
 def drift_rows(result: CompileResult) -> list[Row]:
-    """How far each output moved on held-out data: one row an output, all measures in it."""
+    """How far each output moved on held-out data: one row an output, what gates look at."""
     return [
         Row(f"drift of {output}", "", "", measures_text(measures))
         for output, measures in sorted(result.quality.drift.items())
@@ -113,9 +113,8 @@ def drop(row: QualityRow) -> str:
 
 
 def measures_text(measures: Mapping[str, float]) -> str:
-    return ", ".join(
-        f"{_MEASURES.get(name, name)} {measures[name]:.4g}" for name in sorted(measures)
-    )
+    shown = [form.format(measures[name]) for name, form in _MEASURES.items() if name in measures]
+    return ", ".join(shown or [f"{name} {measures[name]:.4g}" for name in sorted(measures)])
 
 
 def done(result: CompileResult) -> list[Done]:

@@ -1,0 +1,43 @@
+"""planish compiles trained neural networks for a named hardware target.
+
+::
+
+    artifact = planish.compile("model.onnx", "host", calibration="data.npz")
+    print(artifact.verdict)
+    artifact.save("out")
+
+Never slower, never silently worse: every rewrite is checked, measured, and kept or undone with
+a reason. ``planish.load`` opens an artifact again; ``python -m planish`` is the command line.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+
+from .api import compile, load
+from .compiler.artifact import Artifact
+from .compiler.evaluation import Scores
+from .ir.errors import (
+    InputError,
+    PassError,
+    PlanishError,
+    TargetError,
+    UsageError,
+    VerifyError,
+)
+
+__version__ = version("planish")
+
+__all__ = [
+    "Artifact",
+    "InputError",
+    "PassError",
+    "PlanishError",
+    "Scores",
+    "TargetError",
+    "UsageError",
+    "VerifyError",
+    "__version__",
+    "compile",
+    "load",
+]

@@ -116,7 +116,16 @@ def test_every_fact_is_in_the_report(made: ModuleType) -> None:
         (f"`{t.pipeline}`" for t in result.trials),
         ("`block9`", "`cast-first`", result.plan.pipeline, result.command, *result.notes),
         ("2 `MatMulInteger`", "too small for int8", *result.kernels.surprises),
-        ("82.03", "81.85", "(-0.05 to 0.29)", "spearman, long", "SQNR (dB) 21.3", "0.03 %"),
+        (
+            "82.03",
+            "81.85",
+            "(-0.05 to 0.29)",
+            "spearman, long",
+            "cosine 0.9921, SQNR 21.3 dB",
+            "top-1 99.5 %",
+            "cosine_min 0.9",
+            "0.03 %",
+        ),
         ("12 alternating rounds", "1.31.1", "a\\|b", "abababab", "1.20 GB", "12.2"),
     )
     for fact in facts:

@@ -1,0 +1,118 @@
+"""The Python face: compile a model, open an artifact."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from .compiler.artifact import Artifact, temporary_artifact
+from .compiler.progress import progress_on
+from .compiler.staging import refuse_inputs_inside
+from .targets.schema import Target
+
+if TYPE_CHECKING:
+    from .compiler.policy import Goal
+    from .compiler.result import Built
+
+
+def compile(
+    model: Any,
+    target: str | Path | Target = "host",
+    *,
+    example_inputs: Any = None,
+    dynamic_shapes: Any = "auto",
+    calibration: Any = None,
+    holdout: Any = None,
+    token_mask: str | None = None,
+    evaluate: Callable[..., Any] | str | None = None,
+    max_drop: float | str | None = None,
+    max_drift: str | None = None,
+    goal: Goal = "latency",
+    pipeline: str | None = None,
+    plan: Path | str | Mapping[str, Any] | None = None,
+    threads: int = 0,
+    output: Path | str | None = None,
+    force: bool = False,
+    keep_overridable: bool = False,
+    seed: int = 0,
+    progress: bool | None = None,
+) -> Artifact:
+    """Compile a model for a target; the artifact, whatever its verdict.
+
+    model: a path of an ONNX file, an ``onnx.ModelProto``, an ``onnx_ir.Model``, or a
+    ``torch.nn.Module`` with ``example_inputs`` (a tuple, or a mapping by argument name) and
+    ``dynamic_shapes`` as ``torch.export`` takes them ("auto": axis 0 and what else may vary).
+    target: a name, a TOML file, or a ``Target``.
+
+    calibration, holdout: an ``.npz`` with arrays named as the inputs and samples on axis 0, a
+    folder of such files (one feed each), ``file.py:function``, a mapping of arrays, or feeds.
+    Without holdout the last 20 % of the calibration samples are held out for measuring.
+    token_mask: the input that is 0 at padding, where it is not found by itself.
+
+    evaluate: a function (or ``file.py:function``) that gets ``run(feeds) -> outputs`` and returns
+    a number, one number per sample, or ``Scores``. max_drop: what the metric may lose, in its
+    units, or relative as ``"0.5%"``. max_drift: what the outputs must keep without a metric,
+    such as ``"cosine=0.98"``.
+
+    goal: "latency", "size" or "balanced". pipeline: passes as text instead of the policy's;
+    plan: a manifest or plan whose choices are replayed. threads: of the runtime, 0 = one per
+    core. output: the folder to write; without it the artifact lives in a temporary folder until
+    it is ``save``d or garbage. force: replace a folder that is there. keep_overridable: keep
+    initializers that are also inputs. seed: of every random choice. progress: show it; None:
+    where stderr is a terminal.
+
+    Raises InputError, UsageError, TargetError or PassError; nothing is left behind then.
+    """
+    settings = {
+        "example_inputs": example_inputs, "dynamic_shapes": dynamic_shapes, "goal": goal,
+        "pipeline": pipeline, "plan": plan, "calibration": calibration, "holdout": holdout,
+        "token_mask": token_mask, "evaluate": evaluate, "max_drop": max_drop,
+        "max_drift": max_drift, "threads": threads, "force": force,
+        "keep_overridable": keep_overridable, "seed": seed,
+    }  # fmt: skip
+    shown = sys.stderr.isatty() if progress is None else progress
+    if output is not None:
+        built = build(model, target, Path(output), shown=shown, settings=settings)
+        return Artifact.open(built.folder)
+    inside = Path(tempfile.mkdtemp(prefix="planish-"))
+    try:
+        built = build(model, target, inside / "artifact", shown=shown, settings=settings)
+        return temporary_artifact(built.folder, inside)
+    except BaseException:
+        shutil.rmtree(inside, ignore_errors=True)
+        raise
+
+
+def load(path: Path | str) -> Artifact:
+    """The artifact in a folder. Raises InputError where the folder is none."""
+    return Artifact.open(path)
+
+
+def build(
+    model: Any, target: Any, output: Path, *, shown: bool, settings: Mapping[str, Any],
+    verbose: bool = False,
+) -> Built:  # fmt: skip
+    """Call the compiler; the result with the folder that was written.
+
+    Raises UsageError also where ``output`` holds one of the files that are read.
+    """
+    from .compiler.driver import compile_model
+
+    inputs = (model, settings.get("calibration"), settings.get("holdout"), target)
+    refuse_inputs_inside(output, [path for item in inputs for path in _path_of(item)])
+    with progress_on(Console(stderr=True), live=shown, verbose=verbose) as progress:
+        return compile_model(model, target, output=output, progress=progress, **settings)
+
+
+def _path_of(item: Any) -> list[Path]:
+    """The file that an argument names, if it names one that is there."""
+    if not isinstance(item, str | Path):
+        return []
+    path = Path(str(item).partition(".py:")[0] + ".py") if ".py:" in str(item) else Path(item)
+    return [path] if path.exists() else []

@@ -1,0 +1,196 @@
+"""``planish compile``: the main job."""
+
+from __future__ import annotations
+
+import enum
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ..api import build
+from ..compiler.artifact import Artifact
+from ..compiler.screen import screen
+from ..compiler.usercode import is_function_reference
+from ..ir.errors import UsageError
+from ..terminal import JsonOption, VerboseOption, terminal_of
+
+
+class Goal(enum.StrEnum):
+    """What is traded for what; the driver takes the value."""
+
+    latency = "latency"
+    size = "size"
+    balanced = "balanced"
+
+
+_DATA, _QUALITY, _CHOICES, _TOOLS = "Data", "Quality", "What is done", "For people who write passes"
+
+
+def compile_command(
+    ctx: typer.Context,
+    model: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODEL",
+            help="An ONNX file, or file.py:function returning "
+            "(module, example_inputs[, dynamic_shapes]).",
+        ),
+    ],
+    target: Annotated[
+        str,
+        typer.Option("--target", "-t", metavar="TARGET", help="A target's name, or a TOML file."),
+    ] = "host",
+    goal: Annotated[
+        Goal, typer.Option(help="What to optimise.", rich_help_panel=_CHOICES)
+    ] = Goal.latency,
+    passes: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PIPELINE",
+            rich_help_panel=_CHOICES,
+            help="Passes to run, such as canonicalize,quantize{scheme=static}; "
+            "default: the policy's choice.",
+        ),
+    ] = None,
+    plan: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            rich_help_panel=_CHOICES,
+            help="Replay the choices of a manifest.json, a plan file or an artifact.",
+        ),
+    ] = None,
+    calibration: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA",
+            rich_help_panel=_DATA,
+            help="An .npz (arrays named as the inputs, samples on axis 0), a folder of them "
+            "(one feed each), or file.py:function yielding feeds.",
+        ),
+    ] = None,
+    holdout: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA",
+            rich_help_panel=_DATA,
+            help="Data to measure on; default: the last 20 % of the calibration data.",
+        ),
+    ] = None,
+    token_mask: Annotated[
+        str | None,
+        typer.Option(
+            metavar="INPUT",
+            rich_help_panel=_DATA,
+            help="The input that is 0 at padding, where it is not found by itself.",
+        ),
+    ] = None,
+    evaluate: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE.PY:FUNCTION",
+            rich_help_panel=_QUALITY,
+            help="Your metric: gets run(feeds) -> outputs; returns a number, one number a "
+            "sample, or planish.Scores.",
+        ),
+    ] = None,
+    max_drop: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DROP",
+            rich_help_panel=_QUALITY,
+            help="What the metric may lose: in its units (0.5), or relative to float (0.5%).",
+        ),
+    ] = None,
+    max_drift: Annotated[
+        str | None,
+        typer.Option(
+            metavar="BOUND",
+            rich_help_panel=_QUALITY,
+            help="What the outputs must keep where there is no metric, such as cosine=0.98, "
+            "sqnr=20 (dB) or top1=99 (percent).",
+        ),
+    ] = None,
+    threads: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Threads of the runtime; 0: one per core.")
+    ] = 0,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="DIR", help="Default: MODEL-TARGET, here."),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the output folder if it is there.")
+    ] = False,
+    keep_overridable: Annotated[
+        bool,
+        typer.Option(
+            "--keep-overridable", help="Keep initializers that are also inputs overridable."
+        ),
+    ] = False,
+    seed: Annotated[int, typer.Option(metavar="N", help="Of every random choice.")] = 0,
+    snapshots: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", rich_help_panel=_TOOLS, help="Save the model after each pass."),
+    ] = None,
+    bisect_limit: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=0, rich_help_panel=_TOOLS, help="Apply only the first N edits."
+        ),
+    ] = None,
+    json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> int:
+    """Compile a model for a target, with proof.
+
+    The output folder holds the model, its proof (manifest.json, report.md), samples with
+    expected outputs, and verify.py. It is written whole or not at all.
+    """
+    if passes is not None and plan is not None:
+        raise UsageError(
+            "--passes and --plan cannot be combined",
+            hint="a plan holds its pipeline: edit it there, or leave --plan out",
+        )
+    terminal = terminal_of(ctx)
+    settings: dict[str, Any] = {
+        "goal": goal.value, "pipeline": passes, "plan": plan, "calibration": calibration,
+        "holdout": holdout, "token_mask": token_mask, "evaluate": evaluate,
+        "max_drop": max_drop, "max_drift": max_drift, "threads": threads, "force": force,
+        "keep_overridable": keep_overridable, "seed": seed, "bisect_limit": bisect_limit,
+        "snapshots": snapshots, "command": shlex.join(["planish", *sys.argv[1:]]),
+    }  # fmt: skip
+    folder = output or Path(default_output(model, target))
+    built = build(
+        check_model(model),
+        target,
+        folder,
+        shown=sys.stderr.isatty(),
+        verbose=verbose,
+        settings=settings,
+    )
+    if terminal.json:
+        artifact = Artifact.open(built.folder)
+        terminal.document({"artifact": str(artifact.path), **artifact.manifest})
+    else:
+        screen(built.result, terminal.stdout(), folder)
+    return built.result.exit_code
+
+
+def default_output(model: str, target: str) -> str:
+    """``minilm.onnx`` for ``host`` -> ``minilm-host``; a function gives its own name."""
+    name = model.rpartition(":")[2] if is_function_reference(model) else model
+    return (
+        f"{Path(name).stem or 'model'}-{Path(target).stem if target.endswith('.toml') else target}"
+    )
+
+
+def check_model(text: str) -> str:
+    """The argument MODEL. Raises UsageError for a Python file without a function."""
+    if text.endswith(".py"):
+        raise UsageError(
+            "a Python file is no model", where=text, hint=f"name a function in it: {text}:function"
+        )
+    return text

@@ -1,0 +1,154 @@
+"""``planish inspect``: the sites of a model, and what it holds and does."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ..compiler.headline import size
+from ..compiler.source import Source, resolve_source
+from ..ir.bound import bound_shapes, symbols
+from ..ir.count import SiteRow, Totals, site_table, totals
+from ..ir.errors import UsageError, near
+from ..ir.signature import Signature, TensorSpec
+from ..ir.sites import find_sites
+from ..terminal import JsonOption, VerboseOption, terminal_of
+from .compile import check_model
+
+_UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """A model with its rows and totals for one workload."""
+
+    source: Source
+    rows: list[SiteRow]
+    totals: Totals
+
+
+def inspect_command(
+    ctx: typer.Context,
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="An ONNX file, or file.py:function.")
+    ],
+    workload: Annotated[
+        str,
+        typer.Option(metavar="AXES", help="Sizes of symbolic axes for the FLOPs: batch=1,seq=128."),
+    ] = "",
+    json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """List a model's sites, sizes and FLOPs.
+
+    For each its name, kind, shape, parameters, bytes, floating-point operations of one run and
+    what holds there already; then the totals.
+    """
+    terminal = terminal_of(ctx)
+    with tempfile.TemporaryDirectory(prefix="planish-") as work:
+        source = resolve_source(check_model(model), None, "auto", Path(work))
+        graph = source.imported.model
+        shapes = bound_shapes(graph, bindings(workload, symbols(graph)))
+        found = Inspected(source, site_table(find_sites(graph), shapes), totals(graph, shapes))
+    if terminal.json:
+        terminal.document(as_json(found, workload))
+    else:
+        show(found, terminal.stdout())
+
+
+def show(found: Inspected, console: Console) -> None:
+    for spec in lines_of(found.source.imported.signature):
+        console.print(Text(spec))
+    console.print()
+    console.print(table_of(found.rows))
+    console.print()
+    console.print(Text(total_line(found.totals, len(found.rows))))
+    for remark in found.source.imported.remarks:
+        console.print(Text(f"note: {remark.sentence}"))
+
+
+def bindings(workload: str, known: list[str]) -> dict[str, int]:
+    """``batch=1,seq=128`` -> sizes by axis name. Raises UsageError for what is no such text."""
+    found: dict[str, int] = {}
+    for part in filter(None, (item.strip() for item in workload.split(","))):
+        name, equals, number = (word.strip() for word in part.partition("="))
+        if not equals or not number.isdecimal() or int(number) < 1:
+            raise UsageError(
+                f"{part!r} binds no axis", where="--workload", hint="write it like batch=1,seq=128"
+            )
+        if name not in known:
+            hint = near(name, known) if known else "all axes of this model have fixed sizes"
+            raise UsageError(f"no input has an axis {name!r}", where="--workload", hint=hint)
+        found[name] = int(number)
+    return found
+
+
+def lines_of(signature: Signature) -> list[str]:
+    inputs = [f"input  {spec}" for spec in signature.inputs]
+    return [*inputs, *(f"output {spec}" for spec in signature.outputs)]
+
+
+def table_of(rows: list[SiteRow]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("site", overflow="fold")
+    for name in ("kind", "shape"):
+        table.add_column(name)
+    for name in ("parameters", "bytes", "FLOPs"):
+        table.add_column(name, justify="right")
+    table.add_column("facts")
+    for row in rows:
+        table.add_row(*map(Text, cells(row)))
+    return table
+
+
+def cells(row: SiteRow) -> tuple[str, ...]:
+    shape = " x ".join(map(str, row.shape))
+    uses = f" ({row.uses} uses)" if row.uses > 1 else ""
+    flops = "?" if row.flops is None else operations(row.flops)
+    counts = (f"{row.parameters:,}", size(row.bytes)) if row.parameters or row.bytes else ("", "")
+    return (row.name, row.kind + uses, shape, *counts, flops, " ".join(row.facts))
+
+
+def total_line(total: Totals, sites: int) -> str:
+    stored = sum(total.bytes.values())
+    kinds = ", ".join(f"{size(count)} {dtype}" for dtype, count in total.bytes.items())
+    missing = f"; not counted: {', '.join(total.unknown)}" if total.unknown else ""
+    found = f"{sites} site{'' if sites == 1 else 's'}, {total.nodes} nodes"
+    return (
+        f"{found}, {total.parameters:,} parameters, "
+        f"{size(stored)} ({kinds}), {operations(total.flops)}FLOP a run{missing}"
+    )
+
+
+def operations(count: int) -> str:
+    """``1.23 M``: three digits and a unit."""
+    for limit, unit in _UNITS:
+        if count >= limit:
+            return f"{count / limit:.3g} {unit}"
+    return f"{count} "
+
+
+def as_json(found: Inspected, workload: str) -> dict[str, Any]:
+    imported = found.source.imported
+    return {
+        "model": found.source.label,
+        "file_digest": imported.file_digest,
+        "inputs": [described(spec) for spec in imported.signature.inputs],
+        "outputs": [described(spec) for spec in imported.signature.outputs],
+        "workload": workload,
+        "sites": found.rows,
+        "totals": found.totals,
+        "remarks": imported.remarks,
+    }
+
+
+def described(spec: TensorSpec) -> dict[str, Any]:
+    shape = None if spec.shape is None else list(spec.shape)
+    return {"name": spec.name, "dtype": spec.dtype, "shape": shape}
