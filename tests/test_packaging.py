@@ -90,7 +90,8 @@ def expected_files(root: Path) -> set[str]:
 
 def folder_of(package: str) -> str:
     """Where the table must find a package: planish.passes.math stands in passes/math."""
-    return package.removeprefix("planish.").replace(".", "/")
+    first, *rest = package.split(".")
+    return "/".join(rest if rest and rest[0] in TOP else [first, *rest])
 
 
 def python_folders(root: Path) -> set[str]:
