@@ -12,7 +12,7 @@ from .graph import all_graphs, all_nodes
 from .provenance import EDIT_KEY, ORIGIN_KEY, SCOPE_KEY, Remark
 
 KEPT_KEYS = frozenset((SCOPE_KEY, "pkg.torch.onnx.class_hierarchy"))
-STRIPPED_PREFIXES = ("pkg.torch.", "pkg.onnxscript.", "pkg.onnx_ir.")
+STRIPPED_PREFIXES = ("pkg.torch.", "pkg.onnxscript.", "pkg.onnx_ir.", "namespace")
 """Exporters' notes: stack traces with paths of somebody's machine, dumps of their own graphs."""
 
 

@@ -129,7 +129,13 @@ class _Sink:
     """A file that can only be written to: no tensor takes a short cut through its descriptor."""
 
     def __init__(self, write: Callable[[bytes], object]) -> None:
-        self.write = write
+        self._write = write
+
+    def write(self, data: Any) -> int:
+        # PyTorch's tensors hand over ctypes arrays, which hashes refuse.
+        found = data if isinstance(data, bytes) else bytes(data)
+        self._write(found)
+        return len(found)
 
 
 def _strings(tensor: ir.TensorProtocol) -> Iterator[bytes]:

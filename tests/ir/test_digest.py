@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ctypes
 import gc
 import hashlib
 import random
@@ -7,6 +8,7 @@ import struct
 import weakref
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -446,6 +448,32 @@ def test_how_a_tensor_is_held_does_not_count(tmp_path: Path) -> None:
     proto = through_proto(ir.tensor(array, name="other"))
     found = {tensor_digest(t) for t in (ir.tensor(array), external, lazy, proto)}
     assert len(found) == 1
+
+
+@pytest.mark.torch
+def test_a_tensor_of_pytorch_is_a_tensor() -> None:
+    torch = pytest.importorskip("torch")
+    exporter = pytest.importorskip("onnx_ir.tensor_adapters")
+    array = np.linspace(-1, 1, 6, dtype=np.float32).reshape(2, 3)
+    for shape in ((2, 3), (6,), (1, 6, 1)):
+        wrapped = exporter.TorchTensor(torch.from_numpy(array.reshape(shape)))
+        assert tensor_digest(wrapped) == tensor_digest(ir.tensor(array.reshape(shape)))
+    number = exporter.TorchTensor(torch.tensor(1.5))
+    assert tensor_digest(number) == tensor_digest(ir.tensor(np.float32(1.5)))
+
+
+class Exported(ir.Tensor[np.ndarray[tuple[int, ...], np.dtype[np.float32]]]):
+    """Writes itself as PyTorch's exporter does: as an array of C."""
+
+    def tofile(self, file: Any) -> None:
+        data = self.numpy()
+        kind = (ctypes.c_ubyte * (data.nbytes // 2)) * 2
+        file.write(kind.from_address(data.ctypes.data))
+
+
+def test_a_tensor_that_writes_an_array_of_c() -> None:
+    array = np.linspace(-1, 1, 6, dtype=np.float32)
+    assert tensor_digest(Exported(array)) == tensor_digest(ir.tensor(array))
 
 
 def test_packed_and_half_types() -> None:

@@ -468,6 +468,7 @@ def test_exporters_notes_go_and_module_paths_stay() -> None:
         "pkg.torch.onnx.class_hierarchy": "['M', 'Linear']",
         "pkg.torch.onnx.stack_trace": 'File "/home/somebody/model.py"',
         "pkg.torch.onnx.fx_node": "%linear : ...",
+        "namespace": ": __main__.M/encoder: __main__.Encoder",
         "pkg.onnxscript.rewriter.rule_name": "rule",
         "mine": "kept",
     }.items():
@@ -595,6 +596,28 @@ def test_functions_in_a_circle_are_refused(tmp_path: Path) -> None:
 def test_shapes_that_cannot_be_inferred_are_a_remark() -> None:
     imported = load_model(parse(TEXT.replace("float[batch, 2] x", "float[batch, 3] x")))
     assert "shapes-unknown" in codes(imported)
+
+
+@pytest.mark.torch
+@pytest.mark.filterwarnings("ignore")
+def test_what_pytorch_exports_comes_in() -> None:
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    layer = torch.nn.TransformerEncoderLayer(16, 2, 32, batch_first=True).eval()
+    example = torch.randn(2, 5, 16)
+    program = torch.onnx.export(
+        layer, (example,), dynamo=True, dynamic_shapes=({0: "batch", 1: "length"},), verbose=False
+    )
+    imported = load_model(program.model)
+    assert imported.remarks == ()
+    assert imported.signature.inputs[0].shape == ("batch", "length", 16)
+    assert all(v.shape is not None for n in imported.model.graph for v in n.outputs)
+    assert contents_digest(imported.model) == contents_digest(load_model(program.model_proto).model)
+    kept = {key for n in imported.model.graph for key in n.metadata_props}
+    assert kept == {SCOPE_KEY, "pkg.torch.onnx.class_hierarchy", ORIGIN_KEY}
+    feeds = {imported.signature.inputs[0].name: example.numpy()}
+    (found,) = open_session(to_bytes(imported.model), threads=1).run(feeds)
+    np.testing.assert_allclose(found, layer(example).detach().numpy(), atol=1e-5)
 
 
 # Real models.
