@@ -36,15 +36,17 @@ class Choice:
 
 
 def choose(
-    candidates: Sequence[Judged], goal: Goal, feeds: Sequence[Feeds] | None, judge: Judge
+    candidates: Sequence[Judged], goal: Goal, feeds: Sequence[Feeds] | None, workshop: Workshop
 ) -> Choice:
     """The best acceptable candidate; the first is the lossless one and always acceptable.
 
     feeds: what to time on, None where the target cannot be run here; then the order of
-    proposal decides. Undecided candidates count only where no other lossy one is acceptable.
+    proposal decides. Each is timed in all runtime spellings that apply to it: the slower of
+    two graphs may be the faster one once it is well written. Undecided candidates count only
+    where no other lossy one is acceptable.
     """
     eligible = _eligible(candidates)
-    times = _times(eligible, feeds, judge)
+    times = _times(eligible, feeds, workshop)
     if times is None:
         ranked = eligible[1:] or eligible
         best = min(ranked, key=lambda c: c.build.bytes) if goal == "size" else ranked[0]
@@ -118,11 +120,19 @@ def _did_something(candidate: Judged) -> bool:
 
 
 def _times(
-    candidates: Sequence[Judged], feeds: Sequence[Feeds] | None, judge: Judge
+    candidates: Sequence[Judged], feeds: Sequence[Feeds] | None, workshop: Workshop
 ) -> Paired | None:
     if feeds is None or len(candidates) < 2:
         return None
-    return time_alternating([judge.original, *(c.session for c in candidates)], feeds, budget=8.0)
+    written = [_in_all_spellings(c, workshop) for c in candidates]
+    sessions = [workshop.judge.original, *(c.session for c in written)]
+    return time_alternating(sessions, feeds, budget=8.0)
+
+
+def _in_all_spellings(judged: Judged, workshop: Workshop) -> Judged:
+    for name in SPELLINGS:
+        judged = apply_spelling(judged, name, workshop) or judged
+    return judged
 
 
 def _best(candidates: Sequence[Judged], seconds: np.ndarray, goal: Goal) -> Judged:

@@ -15,7 +15,7 @@ from ..targets.loader import load_target
 from ..targets.runtime import open_session
 from ..targets.schema import Target
 from .artifact import write_artifact
-from .backends.kernels import count_kernels
+from .backends.kernels import UNEXPLAINED, count_kernels
 from .choose import Choice, apply_spelling, choose, choose_spellings, measure_speed
 from .manifest import plan_from
 from .outcome import Finished, describe
@@ -72,7 +72,7 @@ def compile_model(
         _emit(finished, prepared, folder)
         kernels = count_kernels(
             folder / MODEL, finished.judged.build.model, finished.judged.build.remarks,
-            threads=threads,
+            threads=threads, otherwise=finished.why_float or UNEXPLAINED,
         )
         result = describe(finished, prepared, kernels, folder, time.perf_counter() - start)
         write_artifact(result, folder)
@@ -94,7 +94,7 @@ def _search(prepared: Prepared) -> Finished:
         choice = Choice(candidates[1], ())
     else:
         workshop.context.progress.phase("timing the candidates")
-        choice = choose(candidates, request.goal, prepared.timing_feeds, workshop.judge)
+        choice = choose(candidates, request.goal, prepared.timing_feeds, workshop)
     finished = _finish(choice.judged, choice, prepared)
     if own is None and request.goal == "latency" and finished.speed.verdict in LOSES:
         return _lossless(lossless, finished, prepared)
@@ -134,7 +134,7 @@ def _lossless(lossless: Judged, lossy: Finished, prepared: Prepared) -> Finished
         finished = Finished(plain, lossy.choice, (), _speed(plain, prepared))
     return Finished(
         finished.judged, finished.choice, finished.spellings, finished.speed,
-        (note,) if note else (),
+        (note,) if note else (), "quantization did not pay on this model",
     )
 
 

@@ -29,13 +29,17 @@ PACKAGES = ("planish", "onnxruntime", "onnx", "onnx-ir", "numpy", "torch")
 
 @dataclass(frozen=True)
 class Finished:
-    """The model that is handed over, and the choices that led to it."""
+    """The model that is handed over, and the choices that led to it.
+
+    why_float: where one reason holds for all layers that no pass spoke of.
+    """
 
     judged: Judged
     choice: Choice | None
     spellings: tuple[str, ...]
     speed: Speed
     notes: tuple[str, ...] = ()
+    why_float: str = ""
 
 
 def describe(

@@ -14,32 +14,39 @@ from ...targets.census import Census, KernelRow, runtime_census
 from ..result import Kernels, SiteKernel
 
 LAYERS = ("linear", "conv")
-UNEXPLAINED = "not a candidate of any pass"
+UNEXPLAINED = "no pass of the pipeline takes it"
 
 
 def count_kernels(
-    path: Path, model: ir.Model, remarks: Iterable[Remark], *, threads: int = 0
+    path: Path, model: ir.Model, remarks: Iterable[Remark], *, threads: int = 0,
+    otherwise: str = UNEXPLAINED,
 ) -> Kernels:
-    """Census of the model at ``path``; ``model`` is what was written there."""
+    """Census of the model at ``path``; ``model`` is what was written there.
+
+    otherwise: why sites are float of which no pass said anything.
+    """
     census = runtime_census(path, threads=threads)
     reasons = {r.site: r.sentence for r in remarks if r.kind in ("refused", "missed")}
     rows = census.by_weight()
     sites = [s for s in find_sites(model) if s.kind in LAYERS]
-    kernels = tuple(_site_kernel(site, rows, reasons) for site in sites)
+    kernels = tuple(_site_kernel(site, rows, reasons, otherwise) for site in sites)
     return Kernels(dict(census.counts), kernels, tuple(_surprises(census, model, kernels, sites)))
 
 
 def _site_kernel(
-    site: Site, rows: Mapping[str, tuple[KernelRow, ...]], reasons: Mapping[str, str]
+    site: Site, rows: Mapping[str, tuple[KernelRow, ...]], reasons: Mapping[str, str],
+    otherwise: str,
 ) -> SiteKernel:
     name = "" if site.weight is None else str(site.weight.name)
     found = rows.get(name, ())
+    if not found and QUANTIZED not in site.facts:  # the runtime repacks float weights
+        return SiteKernel(site.name, "float", False, reasons.get(site.name, otherwise))
     if not found:
         return SiteKernel(site.name, "unknown", False, "the runtime renamed or removed its weight")
     integer = all(row.integer for row in found)
     kernel = "+".join(sorted({row.op for row in found}))
     return SiteKernel(
-        site.name, kernel, integer, "" if integer else reasons.get(site.name, UNEXPLAINED)
+        site.name, kernel, integer, "" if integer else reasons.get(site.name, otherwise)
     )
 
 
