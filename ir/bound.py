@@ -49,7 +49,7 @@ def bound_shapes(model: ir.Model, bindings: Mapping[str, int] | None = None) -> 
     for value in _values(copy):
         value.shape = _bound(value.shape, names)
     infer_shapes(copy)
-    if names and any(not _is_known(v) for node in copy.graph for v in node.outputs):
+    if any(not _is_known(v) for node in copy.graph for v in node.outputs):
         _compute_sizes(copy)
     return {str(v.name): shape for v in _values(copy) if (shape := dims(v)) is not None}
 
@@ -90,12 +90,21 @@ def _compute_sizes(model: ir.Model) -> None:
 
 def _infer(node: ir.Node, model: ir.Model) -> None:
     if node.domain == "com.microsoft":
-        shape = contrib_dims(node)
-        if shape is not None:
-            node.outputs[0].shape = ir.Shape(shape)
+        _infer_contrib(node)
         return
     with contextlib.suppress(PassError):  # the operator cannot take these sizes: left unknown
         infer_node(node, model)
+
+
+def _infer_contrib(node: ir.Node) -> None:
+    shape, output = contrib_dims(node), node.outputs[0]
+    if shape is None:
+        return
+    output.shape = ir.Shape(shape)
+    floating = (v.dtype for v in node.inputs if v is not None and v.dtype is not None)
+    dtype = next((d for d in floating if d.is_floating_point()), None)
+    if output.type is None and dtype is not None:
+        output.type = ir.TensorType(dtype)  # what reads it is only inferred from a typed value
 
 
 def _sizes(node: ir.Node, opsets: Mapping[str, int]) -> list[Array]:

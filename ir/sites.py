@@ -38,7 +38,7 @@ class Use:
     output: ir.Value
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Site:
     """A named place where a technique can apply.
 
@@ -72,12 +72,18 @@ class Site:
     ties: tuple[str, ...] = ()
     nested: bool = False
 
+    def __repr__(self) -> str:
+        return f"Site({self.kind} {self.name!r})"
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Sites(Sequence[Site]):
     """The sites of one graph in graph order."""
 
     items: tuple[Site, ...]
+
+    def __repr__(self) -> str:
+        return f"Sites({list(self.by_name)})"
 
     @overload
     def __getitem__(self, index: int) -> Site: ...

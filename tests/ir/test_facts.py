@@ -1,0 +1,132 @@
+"""Facts are read off the graph: float, quantized, factorized."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from onnx import numpy_helper
+
+from planish.ir.facts import FACTORIZED, FLOAT, QUANTIZED
+from planish.ir.load import load_model
+from planish.ir.sites import find_sites
+
+Arrays = Mapping[str, np.ndarray]
+
+
+def build(body: str, weights: Arrays) -> ir.Model:
+    header = '<ir_version: 10, opset_import: ["": 20]>'
+    proto = onnx.parser.parse_model(
+        f"{header} g (float[b, s, 16] x) => (float[b, s, n] y) {{ {body} }}"
+    )
+    used = {name: data for name, data in weights.items() if f'"{name}"' in body}
+    tensors = (numpy_helper.from_array(np.asarray(a), n) for n, a in used.items())
+    proto.graph.initializer.extend(tensors)
+    return load_model(proto).model
+
+
+def floats(*shape: int) -> np.ndarray:
+    return np.ones(shape, np.float32)
+
+
+TWO = 'h = MatMul (x, "fc.weight_in") y = MatMul (h, "fc.weight_out")'
+
+
+@pytest.mark.parametrize(
+    ("k", "r", "n", "small"),
+    [
+        (16, 4, 16, True),
+        (16, 7, 16, True),
+        (16, 8, 16, False),  # 8 (16 + 16) = 16 * 16: nothing saved
+        (16, 12, 48, False),  # 12 (16 + 48) = 16 * 48
+        (16, 11, 48, True),
+        (16, 16, 16, False),
+    ],
+)
+def test_two_factors_of_small_rank(k: int, r: int, n: int, small: bool) -> None:
+    assert small == (r * (k + n) < k * n), "the table above says what it means"
+    sites = find_sites(build(TWO, {"fc.weight_in": floats(k, r), "fc.weight_out": floats(r, n)}))
+    names = ["fc.in", "fc.out"] if small else ["fc.linear1", "fc.linear2"]
+    assert [s.name for s in sites] == names
+    assert [FACTORIZED in s.facts for s in sites] == [small, small]
+    assert all(FLOAT in s.facts for s in sites)
+
+
+def test_the_bias_of_the_product_belongs_to_the_second_factor() -> None:
+    body = 'h = MatMul (x, "fc.weight_in") p = MatMul (h, "fc.weight_out") y = Add (p, "fc.bias")'
+    weights = {"fc.weight_in": floats(16, 4), "fc.weight_out": floats(4, 16), "fc.bias": floats(16)}
+    sites = find_sites(build(body, weights))
+    assert [(s.name, s.bias is not None) for s in sites] == [("fc.in", False), ("fc.out", True)]
+    assert all(FACTORIZED in s.facts for s in sites)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        'a = MatMul (x, "a.weight") h = Relu (a) y = MatMul (h, "b.weight")',
+        'a = MatMul (x, "a.weight") h = Add (a, "bias") y = MatMul (h, "b.weight")',
+        'h = MatMul (x, "a.weight") c = MatMul (h, "b.weight") d = Concat <axis = 2> (c, h)'
+        " y = Relu (d)",
+    ],
+)
+def test_a_bottleneck_with_something_between_is_no_factorization(body: str) -> None:
+    weights = {"a.weight": floats(16, 4), "b.weight": floats(4, 16), "bias": floats(4)}
+    sites = find_sites(build(body, weights))
+    assert {s.name for s in sites.of_kind("linear")} == {"a", "b"}
+    assert all(s.facts == {FLOAT} for s in sites)
+
+
+def test_factors_keep_names_of_their_own() -> None:
+    weights = {"down.weight": floats(16, 4), "up.weight": floats(4, 16)}
+    body = 'h = MatMul (x, "down.weight") y = MatMul (h, "up.weight")'
+    assert {s.name: s.facts for s in find_sites(build(body, weights))} == {
+        "down": {FLOAT, FACTORIZED},
+        "up": {FLOAT, FACTORIZED},
+    }
+
+
+def test_factors_may_be_quantized_too() -> None:
+    body = (
+        'wa = DequantizeLinear <axis = 1> ("fc.weight_in", "sa") h = MatMul (x, wa)'
+        ' wb = DequantizeLinear <axis = 1> ("fc.weight_out", "sb") y = MatMul (h, wb)'
+    )
+    weights = {
+        "fc.weight_in": np.ones((16, 4), np.int8),
+        "fc.weight_out": np.ones((4, 16), np.int8),
+        "sa": floats(4),
+        "sb": floats(16),
+    }
+    sites = find_sites(build(body, weights))
+    assert [s.facts for s in sites] == [{QUANTIZED, FACTORIZED}] * 2
+
+
+def test_a_float_weight_rounded_in_the_graph_is_quantized() -> None:
+    body = 'q = QuantizeLinear ("fc.weight", "s") w = DequantizeLinear (q, "s") y = MatMul (x, w)'
+    (site,) = find_sites(build(body, {"fc.weight": floats(16, 8), "s": np.float32(0.1)}))
+    assert site.facts == {QUANTIZED}
+    assert site.weight is not None
+    assert site.weight.name == "fc.weight"
+
+
+def test_a_block_is_quantized_when_all_its_layers_are() -> None:
+    def ffn(up: str, down: str) -> frozenset[str]:
+        body = f"{up} h = Relu (u) {down}"
+        weights = {
+            "up.weight": floats(16, 8),
+            "down.weight": floats(8, 16),
+            "upq.weight": np.ones((16, 8), np.int8),
+            "downq.weight": np.ones((8, 16), np.int8),
+            "s": np.float32(0.1),
+        }
+        (block,) = find_sites(build(body, weights)).of_kind("ffn")
+        return block.facts
+
+    up, down = 'u = MatMul (x, "up.weight")', 'y = MatMul (h, "down.weight")'
+    upq = 'v = DequantizeLinear ("upq.weight", "s") u = MatMul (x, v)'
+    downq = 'w = DequantizeLinear ("downq.weight", "s") y = MatMul (h, w)'
+    assert ffn(up, down) == {FLOAT}
+    assert ffn(upq, downq) == {QUANTIZED}
+    assert ffn(up, downq) == frozenset()
