@@ -101,8 +101,12 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 def must_run(item: pytest.Item) -> bool:
     """Whether a skip of this test counts as a failure."""
-    wanted = any(item.get_closest_marker(name) for name in ("data", *OPTIONAL_PACKAGES))
-    return wanted and os.environ.get("CI", "").lower() in {"1", "true"}
+    return under_ci() and any(item.get_closest_marker(n) for n in ("data", *OPTIONAL_PACKAGES))
+
+
+def under_ci() -> bool:
+    """Whether nothing may go untested unseen."""
+    return os.environ.get("CI", "").lower() in {"1", "true"}
 
 
 @pytest.hookimpl(wrapper=True)
@@ -111,6 +115,18 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     report = yield
     if report.skipped and not hasattr(report, "wasxfail") and must_run(item):
+        reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"skipped under CI: {reason}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    report = yield
+    if report.skipped and under_ci():  # a whole file, for want of a package it imports
         reason = report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr
         report.outcome = "failed"
         report.longrepr = f"skipped under CI: {reason}"
