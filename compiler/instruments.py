@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..ir.digest import contents_digest
-from ..ir.errors import PassError, VerifyError
+from ..ir.errors import InputError, PassError, PlanishError, UsageError, VerifyError
 from ..ir.provenance import Edit
 from ..ir.rewriter import EditRecord
 from ..ir.save import save_model
@@ -179,7 +179,9 @@ class Reproducer(Instrument):
     command: str
 
     def on_failure(self, event: PassEvent, error: BaseException) -> None:
-        if not isinstance(error, Exception):
+        # A wrong selector or a full disk is no defect of the pass.
+        theirs = isinstance(error, (UsageError, InputError)) or type(error) is PlanishError
+        if theirs or not isinstance(error, Exception):
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         save_model(event.model, self.folder / "model.onnx")

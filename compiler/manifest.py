@@ -103,7 +103,9 @@ def _read_json(file: Path) -> dict[str, Any]:
     try:
         document = json.loads(file.read_text("utf8"))
     except FileNotFoundError:
-        raise InputError("no such file", where=str(file)) from None
+        raise InputError(
+            "no such file", where=str(file), hint="give a manifest.json or the folder it lies in"
+        ) from None
     except OSError as error:
         raise InputError(f"cannot read the file: {error.strerror}", where=str(file)) from error
     except (ValueError, RecursionError) as error:

@@ -55,7 +55,7 @@ def compile(
     Without holdout the last 20 % of the calibration samples are held out for measuring.
     token_mask: the input that is 0 at padding, where it is not found by itself.
 
-    evaluate: a function (or ``file.py:function``) that gets ``run(feeds) -> outputs`` and returns
+    evaluate: a function (or ``file.py:function``) that gets ``run(feeds) -> [outputs]`` and returns
     a number, one number per sample, or ``Scores``. max_drop: what the metric may lose, in its
     units, or relative as ``"0.5%"``. max_drift: what the outputs must keep without a metric,
     such as ``"cosine=0.98"``.

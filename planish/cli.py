@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NoReturn
@@ -37,6 +37,11 @@ EXIT_CODES = {
     8: "no gain: the lossless model is handed over",
     INTERRUPTED: "interrupted, nothing was written",
 }
+
+
+class _Terminated(BaseException):
+    """SIGTERM arrived. Not an Exception: a user's code must not swallow it."""
+
 
 app = typer.Typer(
     name="planish",
@@ -76,10 +81,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line (default: that of the process); its exit code, see ``EXIT_CODES``."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     terminal = Terminal()
-    with contextlib.suppress(ValueError):  # not in the main thread
-        signal.signal(signal.SIGTERM, _terminated)
     try:
-        return _run(words, terminal)
+        with _cleaning_up_when_terminated():
+            return _run(words, terminal)
+    except _Terminated:
+        return TERMINATED
     except KeyboardInterrupt:
         terminal.json |= "--json" in words
         return _say(terminal, "interrupted, nothing was written", INTERRUPTED)
@@ -156,5 +162,19 @@ def _described(error: PlanishError | str, kind: str) -> dict[str, str]:
     return {"kind": name, "what": error.what, "where": error.where, "hint": error.hint}
 
 
-def _terminated(number: int, frame: FrameType | None) -> NoReturn:
-    raise SystemExit(TERMINATED)
+@contextlib.contextmanager
+def _cleaning_up_when_terminated() -> Iterator[None]:
+    """Let SIGTERM unwind the stack, so that no temporary folder stays."""
+    try:
+        before = signal.signal(signal.SIGTERM, _terminate)
+    except ValueError:  # not in the main thread
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    raise _Terminated

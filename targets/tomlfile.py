@@ -120,7 +120,10 @@ def _read(path: Path) -> TargetFile:
     try:
         text = path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
-        raise UsageError("there is no such target file", where=str(path)) from None
+        raise UsageError(
+            "there is no such target file", where=str(path),
+            hint="give an existing .toml file, or a name that `planish targets list` shows",
+        ) from None
     except OSError as error:
         raise TargetError(
             f"cannot read the target file: {error.strerror}", where=str(path)
