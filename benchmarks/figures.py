@@ -91,7 +91,8 @@ def interval(low: float, high: float) -> str:
 
 def show(outcome: Outcome, console: Console) -> None:
     """Print one benchmark's table and notes."""
-    table = Table(title=outcome.title, title_justify="left")
+    console.print(f"\n{outcome.title}", markup=False, highlight=False, style="bold")
+    table = Table()
     for index, column in enumerate(outcome.columns):
         table.add_column(column, justify="left" if index == 0 else "right", overflow="fold")
     for row in outcome.rows:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -175,8 +177,8 @@ def kernels(settings: Settings) -> Outcome:
     integer = len(layers) - len(left)
     return Outcome(
         "MiniLM, kernels of the linear layers",
-        ("layer", "kernel", "integer", "reason where float"),
-        tuple((r["site"], r["kernel"], str(r["integer"]), r["reason"]) for r in layers),
+        ("kernel", "layers", "reason where float"),
+        (*integer_rows(layers), *((r["kernel"], r["site"], r["reason"]) for r in left)),
         (
             holds("MiniLM linear layers, all in the census", len(layers) == LAYERS,
                   f"{len(layers)}: {integer} integer, {len(left)} float", f"{LAYERS} layers"),
@@ -189,3 +191,9 @@ def kernels(settings: Settings) -> Outcome:
                   not surprises, str(len(surprises)), "0", "; ".join(surprises[:4])),
         ),
     )  # fmt: skip
+
+
+def integer_rows(layers: Sequence[Mapping[str, Any]]) -> list[tuple[str, str, str]]:
+    """One row for each integer kernel, with the number of layers that it computes."""
+    counts = Counter(row["kernel"] for row in layers if row["integer"])
+    return [(kernel, str(count), "") for kernel, count in sorted(counts.items())]
