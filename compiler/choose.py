@@ -17,7 +17,9 @@ from .timing import Paired, time_alternating
 from .workshop import Judged, Workshop
 
 TIE = 0.03
-"""Two candidates within 3 % are equally fast: the smaller wins, ties by name."""
+"""Two candidates within 3 % are equally fast: the smaller wins."""
+SAME_SIZE = 0.005
+"""Two candidates within 0.5 % are equally large: the one nearer to the original wins."""
 SLOWER = 1.02
 """Slower, or faster, only where the 95 % interval of the ratio clears 2 %."""
 SPELLING_SQNR = 30.0
@@ -144,8 +146,20 @@ def _best(candidates: Sequence[Judged], seconds: np.ndarray, goal: Goal) -> Judg
     if goal == "balanced":
         return min(rows, key=lambda r: (r[1] * r[0].build.bytes, r[0].build.pipeline))[0]
     fastest = min(seconds)
-    near = [c for c, s in rows if s <= (1 + TIE) * fastest]
-    return min(near, key=lambda c: (c.build.bytes, c.build.pipeline))
+    return _smallest([c for c, s in rows if s <= (1 + TIE) * fastest])
+
+
+def _smallest(candidates: Sequence[Judged]) -> Judged:
+    """The smallest; among equally large ones the nearest to the original, then by name."""
+    least = min(c.build.bytes for c in candidates)
+    near = [c for c in candidates if c.build.bytes <= (1 + SAME_SIZE) * least]
+    return min(near, key=lambda c: (-_worst_sqnr(c), c.build.pipeline))
+
+
+def _worst_sqnr(candidate: Judged) -> float:
+    """dB of the output that moved most; infinite where none did."""
+    found = [m["sqnr_db"] for m in candidate.quality.drift.values() if "sqnr_db" in m]
+    return min(found, default=float("inf"))
 
 
 def _trial(candidate: Judged, chosen: bool, speed: float | None) -> Trial:

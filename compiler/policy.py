@@ -37,8 +37,12 @@ def propose(model: ir.Model, target: Target, *, calibrated: bool) -> list[Propos
     if not target.int8.supported:
         return []
     kinds = {site.kind for site in find_sites(model) if FLOAT in site.facts}
-    static = [  # equalize joins with its pass
+    static = [
         Proposal(f"{LOSSLESS},quantize{{scheme=static}}", "static ranges cost nothing at run time"),
+        Proposal(
+            f"{LOSSLESS},equalize,quantize{{scheme=static}}",
+            "scales moved from activations into weights make static ranges tighter",
+        ),
     ]
     dynamic = [
         Proposal(f"{LOSSLESS},quantize", "ranges taken at run time follow each input"),
