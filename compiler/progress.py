@@ -10,7 +10,6 @@ from typing import Protocol
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     SpinnerColumn,
     TextColumn,
     TimeElapsedColumn,
@@ -72,7 +71,7 @@ class Live:
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[steps]}"),
             TimeElapsedColumn(),
             console=console,
             transient=True,
@@ -94,14 +93,20 @@ class Live:
     def phase(self, name: str, total: int | None = None) -> None:
         for task in self._bars.task_ids:
             self._bars.remove_task(task)
-        self._bars.add_task(name, total=total)
+        self._bars.add_task(name, total=total, steps=_steps(0, total))
 
     def advance(self) -> None:
-        for task in self._bars.task_ids:
-            self._bars.advance(task)
+        for task in self._bars.tasks:
+            done = int(task.completed) + 1
+            total = None if task.total is None else int(task.total)
+            self._bars.update(task.id, completed=done, steps=_steps(done, total))
 
     def note(self, text: str) -> None:
         self._bars.console.print(text, markup=False, highlight=False)
+
+
+def _steps(done: int, total: int | None) -> str:
+    return "" if total is None else f"{done}/{total}"
 
 
 @contextmanager
