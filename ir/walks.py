@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from .graph import is_constant
 
-FAR = 64
+FAR = 256
 """Values looked at before a walk gives up."""
 
 MIXES = frozenset({"Mul", "Div", "Add", "Sub", "Concat"})

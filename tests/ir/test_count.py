@@ -18,7 +18,7 @@ from planish.ir.flops import flops, total_flops
 from planish.ir.load import load_model
 from planish.ir.sites import find_sites
 
-Arrays = Mapping[str, np.ndarray]
+Arrays = Mapping[str, Any]
 
 
 def build(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,7 +15,7 @@ from planish.ir.facts import FACTORIZED, FLOAT, QUANTIZED
 from planish.ir.load import load_model
 from planish.ir.sites import find_sites
 
-Arrays = Mapping[str, np.ndarray]
+Arrays = Mapping[str, Any]
 
 
 def build(body: str, weights: Arrays) -> ir.Model:

@@ -18,7 +18,7 @@ from planish.ir.errors import UsageError
 from planish.ir.load import load_model
 from planish.ir.sites import Site, Sites, find_sites
 
-Arrays = Mapping[str, np.ndarray]
+Arrays = Mapping[str, Any]
 RANDOM = np.random.default_rng(0)
 
 
@@ -902,3 +902,36 @@ def test_names_are_unique_and_no_exporter_s(data: Path) -> None:
         assert not [n for n in names if n.startswith(("val_", "onnx::", "node_"))], path.name
         count += 1
     assert count > 60
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("static", [False, True])
+def test_a_model_quantized_elsewhere_has_the_same_sites(
+    static: bool, task: Callable[[str], Any], tmp_path: Path
+) -> None:
+    from onnxruntime import quantization
+
+    class Feeds(quantization.CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.feeds = task("stories260k").calibration(1)
+
+        def get_next(self) -> Any:
+            return next(self.feeds, None)
+
+    original, path = task("stories260k").model, tmp_path / "quantized.onnx"
+    if static:
+        quantization.quantize_static(original, path, Feeds())
+    else:
+        quantization.quantize_dynamic(original, path)
+    before, after = (find_sites(load_model(p).model) for p in (original, path))
+    assert [s.kind for s in after.of_kind("linear")] == [s.kind for s in before.of_kind("linear")]
+    assert all(s.facts == {"quantized"} for s in after.of_kind("linear", "embedding"))
+    for site in before.of_kind("attention", "ffn"):
+        assert set(after.by_name[site.name].roles) == set(site.roles)
+    pairs = zip(before.of_kind("linear"), after.of_kind("linear"), strict=True)
+    for plain, quantized in pairs:
+        assert plain.input is not None
+        assert quantized.input is not None
+        assert quantized.input.name == plain.input.name, "the float activation"
+        if static:  # the dynamic spelling drops the scopes that name these layers
+            assert quantized.name == plain.name
