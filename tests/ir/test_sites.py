@@ -301,7 +301,8 @@ def test_a_convolution_quantized_with_an_integer_bias() -> None:
     }
     shapes = {"inputs": "float[b, 8, 9, 9] x", "outputs": "float[b, c, h, w] y"}
     site = only(sites_of(body, weights, **shapes))
-    assert (site.name, site.facts) == ("c", {"quantized"})
+    assert site.name == "c"
+    assert site.facts == {"quantized"}
     assert site.bias is not None
     assert site.bias.name == "c.bias"
 
