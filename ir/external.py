@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 import onnx_ir as ir
@@ -43,7 +44,7 @@ def _checked(tensor: ir.ExternalTensor, name: str, folder: Path | None, where: s
     problem = _outside(location, base)
     if problem:
         raise InputError(
-            f"the weights of {name!r} are said to lie in {location!r}, {problem}",
+            f"the weights of {name!r} are said to lie in {_shown(location)}, {problem}",
             where=where,
             hint="do not trust this file unless you know who made it; a link is fine once copied",
         )
@@ -53,7 +54,7 @@ def _checked(tensor: ir.ExternalTensor, name: str, folder: Path | None, where: s
         raise InputError(
             f"the weights of {name!r} cannot be read: {problem}",
             where=where,
-            hint=f"put the complete {location!r} into {base}, next to the model",
+            hint=f"put the complete {_shown(location)} into {base}, next to the model",
         )
     tensor.base_dir = base
     return path
@@ -70,9 +71,9 @@ def _own_folder(tensor: ir.ExternalTensor, name: str, where: str) -> Path:
 def _outside(location: str, base: Path) -> str:
     if "_ORT_MEM_ADDR_" in location:
         return "which is an address in memory"
-    if not location or Path(location).is_absolute():
+    if not location or "\0" in location or Path(location).is_absolute():
         return "which is not a path inside the model's folder"
-    if os.path.normpath(location).startswith(".."):
+    if Path(os.path.normpath(location)).parts[:1] == ("..",):
         return "which is outside the model's folder"
     real = Path(os.path.realpath(base / location))
     if not real.is_relative_to(os.path.realpath(base)):
@@ -81,17 +82,28 @@ def _outside(location: str, base: Path) -> str:
 
 
 def _incomplete(tensor: ir.ExternalTensor, path: Path) -> str:
-    if not path.exists():
+    found = _stat(path)
+    if found is None:
         return "the file is missing"
-    if not path.is_file():
+    if not stat.S_ISREG(found.st_mode):
         return "it is not a regular file"
-    stat = path.stat()
-    if stat.st_nlink > 1:
+    if found.st_nlink > 1:
         # onnx and onnx_ir refuse these when they read, so say it now.
         return "the file has several hard links, which readers of ONNX refuse; copy it"
     offset, length = tensor.offset or 0, tensor.length
     if offset < 0 or (length is not None and length != tensor.nbytes):
         return f"the model asks for {length} bytes at {offset}, its shape for {tensor.nbytes}"
-    if offset + tensor.nbytes > stat.st_size:
-        return f"the file ends at {stat.st_size:,} bytes, {offset + tensor.nbytes:,} are needed"
+    if offset + tensor.nbytes > found.st_size:
+        return f"the file ends at {found.st_size:,} bytes, {offset + tensor.nbytes:,} are needed"
     return "" if os.access(path, os.R_OK) else "the file is not readable"
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except (OSError, ValueError):  # no such file, a name too long, a name that can be none
+        return None
+
+
+def _shown(location: str) -> str:
+    return repr(location if len(location) <= 80 else location[:79] + "…")

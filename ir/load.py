@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -132,12 +133,13 @@ def _deserialized(proto: onnx.ModelProto, where: str) -> ir.Model:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep ``onnx_ir`` from logging what ``_verify`` is about to say as an error."""
+    """Keep ``onnx_ir`` from logging what is about to be said as an error."""
     logger = logging.getLogger("onnx_ir")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
     try:
-        yield
+        with warnings.catch_warnings(action="ignore"):
+            yield
     finally:
         logger.setLevel(level)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import onnx
-import onnx_ir as ir
+from google.protobuf.message import Message  # type: ignore[import-untyped]
 
 from .errors import InputError
+from .tensorcheck import check_sparse, check_tensor
 
 OLDEST_OPSET, NEWEST_OPSET = 7, 26
 OLDEST_IR, NEWEST_IR = 3, 13
@@ -42,9 +42,16 @@ def check_proto(proto: onnx.ModelProto, where: str) -> None:
     """Raise ``InputError`` for the first thing that makes this no usable model."""
     opsets = {o.domain: o.version for o in proto.opset_import}
     check_versions(proto.ir_version, opsets, where)
-    for graph in proto_graphs(proto.graph):
-        for check in (_check_types, _check_names, _check_tensors):
+    if not _is_text(proto):
+        hint = "copy or download it again, and compare the checksums"
+        raise InputError("the file is damaged: a name in it is no text", where=where, hint=hint)
+    nodes = [*proto.graph.node, *(n for f in proto.functions for n in f.node)]
+    graphs = [proto.graph, *(g for node in nodes for g in node_graphs(node))]
+    for graph in graphs:
+        for check in (_check_types, _check_names, _check_weights):
             check(graph, where)
+    for node in (*nodes, *(n for graph in graphs[1:] for n in graph.node)):
+        _check_attributes(node, where)
 
 
 def proto_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
@@ -60,6 +67,47 @@ def node_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
             yield from proto_graphs(attribute.g)
         for graph in attribute.graphs:
             yield from proto_graphs(graph)
+
+
+def _is_text(message: Message) -> bool:
+    """Whether all strings of a message are; protobuf hands over bytes where they are not."""
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_STRING:
+            texts = value if field.is_repeated else (value,)
+            if not all(isinstance(text, str) for text in texts):
+                return False
+        elif field.type == field.TYPE_MESSAGE:
+            inner = value if field.is_repeated else (value,)
+            if not all(_is_text(each) for each in inner):
+                return False
+    return True
+
+
+def _check_attributes(node: onnx.NodeProto, where: str) -> None:
+    for attribute in node.attribute:
+        label = f"attribute {attribute.name!r} of {node.op_type} {node.name!r}"
+        if attribute.type == onnx.AttributeProto.UNDEFINED:
+            hint = "export the model with a newer onnx"
+            raise InputError(f"{label} has no type", where=where, hint=hint)
+        if _is_hollow(attribute):
+            hint = "the file is damaged; export it again"
+            raise InputError(f"{label} has no value", where=where, hint=hint)
+        if attribute.HasField("sparse_tensor"):
+            check_sparse(attribute.sparse_tensor, label, where)
+        held = [attribute.t] if attribute.HasField("t") else []
+        for tensor in (*held, *attribute.tensors):
+            check_tensor(tensor, label, where)
+
+
+def _is_hollow(attribute: onnx.AttributeProto) -> bool:
+    """Whether a tensor or graph is announced that is not there."""
+    fields = {
+        onnx.AttributeProto.TENSOR: "t",
+        onnx.AttributeProto.GRAPH: "g",
+        onnx.AttributeProto.SPARSE_TENSOR: "sparse_tensor",
+    }
+    field = fields.get(attribute.type)
+    return bool(field and not attribute.ref_attr_name and not attribute.HasField(field))
 
 
 def _check_types(graph: onnx.GraphProto, where: str) -> None:
@@ -105,59 +153,8 @@ def _twice(names: list[str]) -> str | None:
     return None
 
 
-def _check_tensors(graph: onnx.GraphProto, where: str) -> None:
+def _check_weights(graph: onnx.GraphProto, where: str) -> None:
     for tensor in graph.initializer:
-        _check_tensor(tensor, f"initializer {tensor.name!r}", where)
-    for node in graph.node:
-        for attribute in node.attribute:
-            held = [attribute.t] if attribute.HasField("t") else []
-            for tensor in (*held, *attribute.tensors):
-                label = f"attribute {attribute.name!r} of {node.op_type} {node.name!r}"
-                _check_tensor(tensor, label, where)
-
-
-def _check_tensor(tensor: onnx.TensorProto, label: str, where: str) -> None:
-    known = [t.value for t in ir.DataType if t != ir.DataType.UNDEFINED]
-    if tensor.data_type not in known:
-        what = f"{label} is of no known data type ({tensor.data_type})"
-        raise InputError(what, where=where, hint="export the model with a released onnx")
-    if any(d < 0 for d in tensor.dims):
-        what = f"{label} has a negative size: {list(tensor.dims)}"
-        raise InputError(what, where=where, hint="the file is damaged; export it again")
-    if tensor.data_location == onnx.TensorProto.EXTERNAL:
-        return
-    wanted, held = _elements(tensor)
-    if held == wanted:
-        return
-    what = f"{label} should hold {wanted:,} numbers or bytes for its shape, but holds {held:,}"
-    if held == 0:
-        what = f"{label} holds no data: its weights were stripped or lost"
-    raise InputError(what, where=where, hint="export or download the model again, with its weights")
-
-
-def _elements(tensor: onnx.TensorProto) -> tuple[int, int]:
-    """How many entries the shape asks for, and how many there are, in the field that holds them."""
-    size, dtype = math.prod(tensor.dims), ir.DataType(tensor.data_type)
-    if dtype == ir.DataType.STRING:
-        return size, len(tensor.string_data)
-    bits = dtype.bitwidth
-    if tensor.HasField("raw_data"):
-        return math.ceil(size * bits / 8), len(tensor.raw_data)
-    field, entries = _typed_field(dtype)
-    return entries(size), len(getattr(tensor, field))
-
-
-def _typed_field(dtype: ir.DataType) -> tuple[str, Callable[[int], int]]:
-    """The repeated field that holds this dtype when there are no raw bytes, and its length."""
-    fields = {
-        ir.DataType.FLOAT: ("float_data", 1),
-        ir.DataType.COMPLEX64: ("float_data", 2),
-        ir.DataType.DOUBLE: ("double_data", 1),
-        ir.DataType.COMPLEX128: ("double_data", 2),
-        ir.DataType.INT64: ("int64_data", 1),
-        ir.DataType.UINT64: ("uint64_data", 1),
-        ir.DataType.UINT32: ("uint64_data", 1),
-    }
-    field, times = fields.get(dtype, ("int32_data", 1))
-    packed = 8 // dtype.bitwidth if dtype.bitwidth in (2, 4) else 1
-    return field, lambda size: math.ceil(size * times / packed)
+        check_tensor(tensor, f"initializer {tensor.name!r}", where)
+    for sparse in graph.sparse_initializer:
+        check_sparse(sparse, f"sparse initializer {sparse.values.name!r}", where)

@@ -135,8 +135,9 @@ def test_an_offset_that_is_no_number(tmp_path: Path) -> None:
     refused(write(tmp_path, offset="four"))
 
 
-def test_a_tensor_without_a_location(tmp_path: Path) -> None:
-    refused(write(tmp_path, location=""))
+@pytest.mark.parametrize("location", ["", ".", "..", "a\0b", "x" * 5000])
+def test_locations_that_are_no_file(tmp_path: Path, location: str) -> None:
+    refused(write(tmp_path, location=location))
 
 
 def parent(folder: Path) -> str:

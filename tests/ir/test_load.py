@@ -235,6 +235,25 @@ def test_an_unknown_data_type(tmp_path: Path) -> None:
     assert "no known data type" in refused(write(tmp_path, model)).what
 
 
+def test_a_name_that_is_no_text(tmp_path: Path) -> None:
+    data = write(tmp_path, parse(TEXT)).read_bytes()
+    path = tmp_path / "damaged.onnx"
+    path.write_bytes(data.replace(b"scaled", b"scal\xe9d"))
+    assert "is no text" in refused(path).what
+
+
+def test_an_attribute_without_a_type(tmp_path: Path) -> None:
+    model = parse(TEXT)
+    model.graph.node[1].attribute[0].ClearField("type")
+    assert "attribute 'value_float' of Constant" in refused(write(tmp_path, model)).what
+
+
+def test_an_attribute_without_its_tensor(tmp_path: Path) -> None:
+    model = parse(TEXT)
+    model.graph.node[1].attribute[0].type = onnx.AttributeProto.TENSOR
+    assert "has no value" in refused(write(tmp_path, model)).what
+
+
 def duplicate_value(model: onnx.ModelProto) -> str:
     model.graph.node[2].output[0] = "h"
     return "value 'h' is defined twice"
