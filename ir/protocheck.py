@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import onnx
-from google.protobuf.message import Message  # type: ignore[import-untyped]
 
 from .errors import InputError
 from .tensorcheck import check_sparse, check_tensor
@@ -69,8 +69,8 @@ def node_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
             yield from proto_graphs(graph)
 
 
-def _is_text(message: Message) -> bool:
-    """Whether all strings of a message are; protobuf hands over bytes where they are not."""
+def _is_text(message: Any) -> bool:
+    """Whether the strings of a message are text; protobuf hands over bytes where they are not."""
     for field, value in message.ListFields():
         if field.type == field.TYPE_STRING:
             texts = value if field.is_repeated else (value,)

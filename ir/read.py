@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from .errors import InputError
 
@@ -39,7 +38,7 @@ def read_proto(path: Path) -> onnx.ModelProto:
     proto = onnx.ModelProto()
     try:
         proto.ParseFromString(data)
-    except DecodeError as error:
+    except Exception as error:  # protobuf's DecodeError, which is no dependency of its own
         raise _not_onnx(path, data) from error
     if not proto.HasField("graph") or not proto.HasField("ir_version"):
         raise _not_onnx(path, data)
