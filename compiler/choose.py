@@ -12,7 +12,7 @@ from .backends.spellings import SPELLINGS
 from .drift import DriftMeter
 from .judge import Judge
 from .policy import Goal
-from .result import Speed, Trial
+from .result import Speed, SpeedVerdict, Trial
 from .timing import Paired, time_alternating
 from .workshop import Judged, Workshop
 
@@ -54,9 +54,14 @@ def choose(
         best = min(ranked, key=lambda c: c.build.bytes) if goal == "size" else ranked[0]
     else:
         best = _best(eligible, times.medians[1:], goal)
-    speeds = {} if times is None else {
-        id(c): float(times.medians[0] / t) for c, t in zip(eligible, times.medians[1:], strict=True)
-    }
+    speeds = (
+        {}
+        if times is None
+        else {
+            id(c): float(times.medians[0] / t)
+            for c, t in zip(eligible, times.medians[1:], strict=True)
+        }
+    )
     trials = tuple(_trial(c, c is best, speeds.get(id(c))) for c in candidates)
     return Choice(best, trials)
 
@@ -91,21 +96,26 @@ def choose_spellings(
     return judged, tuple(kept)
 
 
-def measure_speed(
-    judged: Judged, feeds: Sequence[Feeds], judge: Judge, threads: int
-) -> Speed:
+def measure_speed(judged: Judged, feeds: Sequence[Feeds], judge: Judge, threads: int) -> Speed:
     """Paired timing of the handed-over model against the user's original."""
     paired = time_alternating([judge.original, judged.session], feeds)
     ratio = paired.ratio(0, 1)
     before, after = (1e3 * float(m) for m in paired.medians)
-    verdict = "no-gain"
+    verdict: SpeedVerdict = "no-gain"
     if 1.0 / ratio.high > SLOWER:
         verdict = "slower"
     elif ratio.low > SLOWER:
         verdict = "faster"
     return Speed(
-        verdict, before, after, ratio.value, ratio.low, ratio.high,  # type: ignore[arg-type]
-        paired.seconds.shape[1], len(feeds), threads,
+        verdict,
+        before,
+        after,
+        ratio.value,
+        ratio.low,
+        ratio.high,
+        paired.seconds.shape[1],
+        len(feeds),
+        threads,
     )
 
 
@@ -164,8 +174,12 @@ def _worst_sqnr(candidate: Judged) -> float:
 
 def _trial(candidate: Judged, chosen: bool, speed: float | None) -> Trial:
     return Trial(
-        candidate.build.pipeline, candidate.build.bytes, speed, candidate.quality.verdict,
-        chosen, candidate.quality.sentence,
+        candidate.build.pipeline,
+        candidate.build.bytes,
+        speed,
+        candidate.quality.verdict,
+        chosen,
+        candidate.quality.sentence,
     )
 
 

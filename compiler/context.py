@@ -110,8 +110,12 @@ class CompileContext:
     def _collect(self, requests: Sequence[Request]) -> Mapping[str, ValueStats]:
         self.progress.phase("calibrating", 2 * len(self.feeds))
         return collect(
-            raised(self.before, MINIMUM_OPSET), requests, self.feeds, self.masking,
-            threads=self.threads, advance=self.progress.advance,
+            raised(self.before, MINIMUM_OPSET),
+            requests,
+            self.feeds,
+            self.masking,
+            threads=self.threads,
+            advance=self.progress.advance,
         )
 
 

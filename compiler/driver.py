@@ -61,9 +61,25 @@ def compile_model(
     """
     start = time.perf_counter()
     request = Request(
-        source, _target(target), example_inputs, dynamic_shapes, goal, pipeline, calibration,
-        holdout, token_mask, evaluate, max_drop, max_drift, threads, keep_overridable, seed,
-        bisect_limit, snapshots, output, command,
+        source,
+        _target(target),
+        example_inputs,
+        dynamic_shapes,
+        goal,
+        pipeline,
+        calibration,
+        holdout,
+        token_mask,
+        evaluate,
+        max_drop,
+        max_drift,
+        threads,
+        keep_overridable,
+        seed,
+        bisect_limit,
+        snapshots,
+        output,
+        command,
     )
     _check(request, plan)
     with staging(output, force) as folder, _scratch(folder) as scratch:
@@ -71,8 +87,11 @@ def compile_model(
         finished = _replay(plan_from(plan), prepared) if plan is not None else _search(prepared)
         _emit(finished, prepared, folder)
         kernels = count_kernels(
-            folder / MODEL, finished.judged.build.model, finished.judged.build.remarks,
-            threads=threads, otherwise=finished.why_float or UNEXPLAINED,
+            folder / MODEL,
+            finished.judged.build.model,
+            finished.judged.build.remarks,
+            threads=threads,
+            otherwise=finished.why_float or UNEXPLAINED,
         )
         result = describe(finished, prepared, kernels, folder, time.perf_counter() - start)
         write_artifact(result, folder)
@@ -83,11 +102,16 @@ def _search(prepared: Prepared) -> Finished:
     """Build what policy proposes (or the user's pipeline), choose, spell, and time."""
     workshop, request = prepared.workshop, prepared.request
     own = request.pipeline
-    texts = [own] if own is not None else [
-        p.pipeline for p in propose(
-            workshop.rewriter.model, request.target, calibrated=workshop.context.calibrated
-        )
-    ]
+    texts = (
+        [own]
+        if own is not None
+        else [
+            p.pipeline
+            for p in propose(
+                workshop.rewriter.model, request.target, calibrated=workshop.context.calibrated
+            )
+        ]
+    )
     lossless = workshop.judged(workshop.build(LOSSLESS))
     candidates = [lossless, *(workshop.hold(text) for text in texts)]
     if own is not None:
@@ -133,8 +157,12 @@ def _lossless(lossless: Judged, lossy: Finished, prepared: Prepared) -> Finished
         plain = prepared.workshop.judged(prepared.workshop.build_imported())
         finished = Finished(plain, lossy.choice, (), _speed(plain, prepared))
     return Finished(
-        finished.judged, finished.choice, finished.spellings, finished.speed,
-        (note,) if note else (), "quantization did not pay on this model",
+        finished.judged,
+        finished.choice,
+        finished.spellings,
+        finished.speed,
+        (note,) if note else (),
+        "quantization did not pay on this model",
     )
 
 
@@ -182,4 +210,3 @@ def _scratch(folder: Path) -> Iterator[Path]:
     """A place for builds on the same disk, gone before the artifact takes its name."""
     with tempfile.TemporaryDirectory(prefix=".planish-", dir=folder.parent) as scratch:
         yield Path(scratch)
-

@@ -17,9 +17,7 @@ IN_MEMORY_BYTES = 1 << 29
 
 
 @contextmanager
-def running(
-    model: ir.Model, *, threads: int = 0, optimize: Optimize = "all"
-) -> Iterator[Session]:
+def running(model: ir.Model, *, threads: int = 0, optimize: Optimize = "all") -> Iterator[Session]:
     """A session on the model; large models pass through a temporary file."""
     if weight_bytes(model) <= IN_MEMORY_BYTES:
         yield open_session(to_bytes(model), threads=threads, optimize=optimize)

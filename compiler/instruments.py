@@ -1,6 +1,6 @@
 """Instruments: what watches passes from outside. None of it is inside a pass.
 
-Hooks: before_pass, allow (may a candidate be applied?), after_edit (may raise ``Rejected``
+Hooks: before_pass, allow (may a candidate be applied?), after_edit (may raise ``RejectedError``
 to have the edit undone), after_pass, on_failure.
 """
 
@@ -30,7 +30,7 @@ WHOLE_GRAPH_TOLERANCE = 1e-4
 """Relative to the largest output, for passes that reassociate over the whole graph."""
 
 
-class Rejected(Exception):
+class RejectedError(Exception):
     """An instrument's veto: the edit is undone and the reason becomes a remark."""
 
     def __init__(self, code: str, sentence: str) -> None:
@@ -70,7 +70,7 @@ class Instrument:
         return True
 
     def after_edit(self, event: EditEvent) -> None:
-        """The edit is in the graph; raise ``Rejected`` to undo it."""
+        """The edit is in the graph; raise ``RejectedError`` to undo it."""
 
     def after_pass(self, event: PassEvent, edits: Sequence[Edit]) -> None:
         """The pass is done."""
@@ -89,7 +89,7 @@ class VerifyEach(Instrument):
         try:
             verify(event.during.model, self.signature, where=event.record.id)
         except VerifyError as error:
-            raise Rejected("not-well-formed", str(error)) from error
+            raise RejectedError("not-well-formed", str(error)) from error
 
 
 @dataclass
@@ -105,11 +105,14 @@ class RegionCheck(Instrument):
         if event.perturbation is None or event.reference is None:
             return
         check = compare(
-            event.during.model, event.perturbation, values_by_name(event.during.model),
-            event.reference, event.during.context.threads,
+            event.during.model,
+            event.perturbation,
+            values_by_name(event.during.model),
+            event.reference,
+            event.during.context.threads,
         )
         if not check.agrees:
-            raise Rejected("region-differs", f"the lowered region differs: {check.sentence}")
+            raise RejectedError("region-differs", f"the lowered region differs: {check.sentence}")
 
     def after_pass(self, event: PassEvent, edits: Sequence[Edit]) -> None:
         if not edits or event.pass_.semantics is Semantics.LOSSY:
@@ -212,6 +215,7 @@ def _compare_outputs(
         same = before.tobytes() == after.tobytes()
     if not same:
         raise PassError(
-            f"the pass changed output {name!r} although it promises not to", where=pass_name,
+            f"the pass changed output {name!r} although it promises not to",
+            where=pass_name,
             hint="please report this with the reproducer; leave the pass out meanwhile",
         )

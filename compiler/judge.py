@@ -88,7 +88,8 @@ class Judge:
         for feed in self.holdout:
             mask = feed.get(self.mask) if self.mask else None
             meter.add(
-                self.original.run(feed), session.run(feed),
+                self.original.run(feed),
+                session.run(feed),
                 None if mask is None else mask.astype(bool),
             )
         return meter.result()
@@ -112,16 +113,25 @@ def _rows(comparison: Comparison | None) -> tuple[QualityRow, ...]:
         return ()
     interval = comparison.interval
     first = QualityRow(
-        "metric", comparison.before, comparison.after, comparison.drop,
-        None if interval is None else interval.low, None if interval is None else interval.high,
+        "metric",
+        comparison.before,
+        comparison.after,
+        comparison.drop,
+        None if interval is None else interval.low,
+        None if interval is None else interval.high,
         comparison.n,
     )
     slices = [
         QualityRow(
-            row.name, row.before, row.after, row.drop if row.drop is not None else np.nan,
+            row.name,
+            row.before,
+            row.after,
+            row.drop if row.drop is not None else np.nan,
             None if row.interval is None else row.interval.low,
-            None if row.interval is None else row.interval.high, row.n,
+            None if row.interval is None else row.interval.high,
+            row.n,
         )
-        for row in comparison.slices if row.before is not None and row.after is not None
+        for row in comparison.slices
+        if row.before is not None and row.after is not None
     ]
     return (first, *slices)

@@ -15,7 +15,7 @@ from ..ir.provenance import Edit
 from ..ir.rewriter import EditRecord, Rewriter
 from ..passes.api import SITES, Candidate, Pass, Perturbation, Refusal
 from .context import CompileContext, values_by_name
-from .instruments import EditEvent, Instrument, PassEvent, Rejected
+from .instruments import EditEvent, Instrument, PassEvent, RejectedError
 from .regions import Reference, reference
 
 CHUNK = 16
@@ -46,7 +46,10 @@ class PassManager:
     stage: str = ""
 
     def run(
-        self, pass_: Pass, *, exclude: frozenset[str] = frozenset(),
+        self,
+        pass_: Pass,
+        *,
+        exclude: frozenset[str] = frozenset(),
         selector: tuple[str, ...] = (),
     ) -> PassOutcome:
         """Run one pass on the selected sites (all by default).
@@ -72,7 +75,8 @@ class PassManager:
             if isinstance(error, (PlanishError, KeyboardInterrupt, MemoryError)):
                 raise
             raise PassError(
-                f"the pass failed with {type(error).__name__}: {error}", where=pass_.name,
+                f"the pass failed with {type(error).__name__}: {error}",
+                where=pass_.name,
                 hint="the model is as it was before the pass",
             ) from error
         return outcome
@@ -140,8 +144,12 @@ class PassManager:
         return {(site, setting) for stage, site, setting in self.losses if stage == self.stage}
 
     def _apply(
-        self, pass_: Pass, candidate: Candidate, perturbation: Perturbation | None,
-        ref: Reference | None, event: PassEvent,
+        self,
+        pass_: Pass,
+        candidate: Candidate,
+        perturbation: Perturbation | None,
+        ref: Reference | None,
+        event: PassEvent,
     ) -> Edit | None:
         if not all(i.allow(event, candidate) for i in self.instruments):
             return None
@@ -159,7 +167,7 @@ class PassManager:
         try:
             for instrument in self.instruments:
                 instrument.after_edit(happened)
-        except Rejected as reason:
+        except RejectedError as reason:
             self.rewriter.rollback(mark)
             self.context.remark("missed", candidate.site, reason.code, str(reason))
             return None
@@ -169,19 +177,21 @@ class PassManager:
         return edit
 
 
-def _describe(
-    pass_: Pass, candidate: Candidate, record: EditRecord, loss: float | None
-) -> Edit:
+def _describe(pass_: Pass, candidate: Candidate, record: EditRecord, loss: float | None) -> Edit:
     return Edit(
-        id=record.id, pass_name=pass_.name, site=candidate.site, setting=candidate.setting,
-        before=tuple(record.removed), after=tuple(str(n.name) for n in record.added),
-        origins=tuple(record.origins), loss=loss,
-        saving=candidate.saving, details=candidate.details,
+        id=record.id,
+        pass_name=pass_.name,
+        site=candidate.site,
+        setting=candidate.setting,
+        before=tuple(record.removed),
+        after=tuple(str(n.name) for n in record.added),
+        origins=tuple(record.origins),
+        loss=loss,
+        saving=candidate.saving,
+        details=candidate.details,
     )
 
 
 def _sentence(edit: Edit) -> str:
     loss = "" if edit.loss is None else f", relative squared error {edit.loss:.2e}"
     return f"{edit.setting}: {edit.saving} bytes saved{loss}"
-
-

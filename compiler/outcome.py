@@ -66,8 +66,10 @@ def describe(
         trials=() if finished.choice is None else finished.choice.trials,
         digests=_digests(finished, prepared),
         environment=_environment(),
-        seconds={**{k: round(v, 3) for k, v in prepared.timing.seconds.items()},
-                 "total": round(seconds, 3)},
+        seconds={
+            **{k: round(v, 3) for k, v in prepared.timing.seconds.items()},
+            "total": round(seconds, 3),
+        },
         peak_rss_bytes=_peak_rss(),
         run_on_target=prepared.timing_feeds is not None,
         notes=_notes(finished, prepared),
@@ -152,4 +154,3 @@ def _tolerance(judged: Judged, prepared: Prepared) -> dict[str, float]:
             bound = max(0.5 * apart, 1e-3 * float(np.nanmax(np.abs(after), initial=0.0)))
             tolerance[name] = max(tolerance.get(name, 0.0), bound)
     return tolerance
-

@@ -13,7 +13,9 @@ from .drift import Drift, DriftGate, DriftVerdict, Kind, default_gate, judge
 PASS_THROUGH = frozenset("Identity Cast Squeeze Unsqueeze Reshape Flatten Transpose Slice".split())
 CLASSES = frozenset({"Softmax", "LogSoftmax", "ArgMax"})
 EMBEDDINGS = frozenset({"LayerNormalization", "LpNormalization", "RMSNormalization"})
-CLASS_WORDS = re.compile(r"(^|[_./])(logits?|prob(abilitie)?s?|class(es)?|labels?)($|[_./\d])", re.I)
+CLASS_WORDS = re.compile(
+    r"(^|[_./])(logits?|prob(abilitie)?s?|class(es)?|labels?)($|[_./\d])", re.IGNORECASE
+)
 EMBEDDING_WORDS = re.compile(r"(embedding|hidden_state|features?)", re.I)
 
 
@@ -32,9 +34,7 @@ def output_kind(value: ir.Value) -> Kind:
     return "tensor"
 
 
-def judge_drift(
-    drift: Drift, outputs: Sequence[ir.Value], asked: DriftGate | None
-) -> DriftVerdict:
+def judge_drift(drift: Drift, outputs: Sequence[ir.Value], asked: DriftGate | None) -> DriftVerdict:
     """The verdict of the output that holds least; each by its own kind unless ``asked``."""
     if asked is not None:
         return judge(drift, asked)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,7 +100,10 @@ def prepare(request: Request, scratch: Path, progress: Progress) -> Prepared:
         evaluate = load_function(evaluate)
     progress.phase("importing")
     source = resolve_source(
-        request.source, request.example_inputs, request.dynamic_shapes, scratch / "source",
+        request.source,
+        request.example_inputs,
+        request.dynamic_shapes,
+        scratch / "source",
         keep_overridable=request.keep_overridable,
     )
     signature = Signature.of(source.imported.model)
@@ -112,23 +114,45 @@ def prepare(request: Request, scratch: Path, progress: Progress) -> Prepared:
     remarks = [*source.imported.remarks, *_opset_remark(source.imported.model, model), *found]
     original = open_session(source.baseline, threads=request.threads)
     context = CompileContext(
-        request.target, model, calibration or holdout, calibration is not None, masking,
-        request.threads, progress,
+        request.target,
+        model,
+        calibration or holdout,
+        calibration is not None,
+        masking,
+        request.threads,
+        progress,
     )
     timing = Timing()
     judge = Judge(
-        original, holdout, list(model.graph.outputs), masking.input if masking else None,
-        evaluate, budget, gate, request.seed,
+        original,
+        holdout,
+        list(model.graph.outputs),
+        masking.input if masking else None,
+        evaluate,
+        budget,
+        gate,
+        request.seed,
     )
     workshop = Workshop(
-        Rewriter(model), context, _instruments(request, signature, timing), judge,
+        Rewriter(model),
+        context,
+        _instruments(request, signature, timing),
+        judge,
         scratch / "builds",
     )
     here = executable_here(request.target)
     feeds = _timing_feeds(holdout) if here.ok else None
     return Prepared(
-        request, source, workshop, timing, calibration, holdout, feeds, here.reason,
-        file_bytes(source.baseline), tuple(remarks),
+        request,
+        source,
+        workshop,
+        timing,
+        calibration,
+        holdout,
+        feeds,
+        here.reason,
+        file_bytes(source.baseline),
+        tuple(remarks),
     )
 
 
@@ -137,7 +161,7 @@ def file_bytes(path: Path) -> int:
     model = ir.load(path)
     tensors = [v.const_value for v in model.graph.initializers.values()]
     outside = {t.path for t in tensors if isinstance(t, ir.ExternalTensor)}
-    return path.stat().st_size + sum(os.stat(p).st_size for p in outside)
+    return path.stat().st_size + sum(Path(p).stat().st_size for p in outside)
 
 
 def _data(
@@ -149,7 +173,10 @@ def _data(
         if held is not None:
             return None, held
         feeds = synthetic(
-            signature, SYNTHETIC_FEEDS, request.seed, limits=index_limits(model),
+            signature,
+            SYNTHETIC_FEEDS,
+            request.seed,
+            limits=index_limits(model),
         )
         return None, feeds
     given = load_feeds(request.calibration, signature)
@@ -178,7 +205,8 @@ def _opset_remark(before: ir.Model, after: ir.Model) -> list[Remark]:
 def _instruments(request: Request, signature: Signature, timing: Timing) -> list[Instrument]:
     reproducer = Reproducer(
         request.output.with_name(request.output.name + "-repro"),
-        request.pipeline or "", request.command,
+        request.pipeline or "",
+        request.command,
     )
     instruments: list[Instrument] = [VerifyEach(signature), RegionCheck(), timing, reproducer]
     if request.snapshots is not None:

@@ -52,7 +52,10 @@ class RegionCheck:
 
 
 def reference(
-    model: ir.Model, perturbation: Perturbation, values: Mapping[str, ir.Value], samples: Arrays,
+    model: ir.Model,
+    perturbation: Perturbation,
+    values: Mapping[str, ir.Value],
+    samples: Arrays,
     threads: int = 0,
 ) -> Reference:
     """Run the region as it was and perturbed, on ``samples`` of its inputs.
@@ -61,9 +64,10 @@ def reference(
     """
     inputs = {name: samples[name] for name in perturbation.inputs}
     original = _run(_region(model, perturbation, values), inputs, threads)
-    quiet = replace(perturbation, fake_quants={
-        n: q for n, q in perturbation.fake_quants.items() if n in perturbation.inputs
-    })
+    quiet = replace(
+        perturbation,
+        fake_quants={n: q for n, q in perturbation.fake_quants.items() if n in perturbation.inputs},
+    )
     plain = _run(_perturbed(model, quiet, values), inputs, threads)
     final = plain
     if len(quiet.fake_quants) != len(perturbation.fake_quants):
@@ -72,7 +76,10 @@ def reference(
 
 
 def compare(
-    model: ir.Model, perturbation: Perturbation, values: Mapping[str, ir.Value], ref: Reference,
+    model: ir.Model,
+    perturbation: Perturbation,
+    values: Mapping[str, ir.Value],
+    ref: Reference,
     threads: int = 0,
 ) -> RegionCheck:
     """Run the lowered region on the same inputs and compare with the reference.
@@ -104,16 +111,16 @@ def _agree(
     allowed = STEP_SHARE if perturbation.fake_quants else 0.0
     if beyond <= allowed:
         return RegionCheck(True, worst)
-    return RegionCheck(
-        False, worst, f"{name}: {beyond:.2%} of elements differ, the worst by {worst:.1f} tolerances"
-    )
+    sentence = f"{name}: {beyond:.2%} of elements differ, the worst by {worst:.1f} tolerances"
+    return RegionCheck(False, worst, sentence)
 
 
 def _region(
     model: ir.Model, perturbation: Perturbation, values: Mapping[str, ir.Value]
 ) -> ir.Model:
     return extract(
-        model, [_value(values, n) for n in perturbation.inputs],
+        model,
+        [_value(values, n) for n in perturbation.inputs],
         [_value(values, n) for n in perturbation.outputs],
     )
 
@@ -128,8 +135,10 @@ def _perturbed(
     model: ir.Model, perturbation: Perturbation, values: Mapping[str, ir.Value]
 ) -> ir.Model:
     region = extract(
-        model, [_value(values, n) for n in perturbation.inputs],
-        [_value(values, n) for n in perturbation.outputs], tensors=perturbation.tensors,
+        model,
+        [_value(values, n) for n in perturbation.inputs],
+        [_value(values, n) for n in perturbation.outputs],
+        tensors=perturbation.tensors,
     )
     rewriter = Rewriter(region)
     inputs = {str(v.name): v for v in region.graph.inputs}

@@ -32,7 +32,7 @@ class Paired:
     @property
     def medians(self) -> np.ndarray:
         """Median seconds of each session, [n]."""
-        return np.median(self.seconds, axis=1)
+        return np.asarray(np.median(self.seconds, axis=1))
 
     def ratio(self, before: int, after: int, seed: int = 0) -> Ratio:
         """before / after: ratio of medians and its 95 % interval (above 1: after is faster)."""

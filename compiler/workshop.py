@@ -124,8 +124,9 @@ class Workshop:
         build = judged.build
         path = self._save(rewriter.model)
         return self.judged(
-            Build(build.pipeline, rewriter.model, path, build.edits, build.remarks,
-                  build.given_back)
+            Build(
+                build.pipeline, rewriter.model, path, build.edits, build.remarks, build.given_back
+            )
         )
 
     # -- inside ------------------------------------------------------------------------

@@ -46,7 +46,7 @@ def _strip(model: ir.Model) -> dict[str, ir.TensorProtocol]:
         weights[name] = tensor
         model.graph.initializers.pop(name)
         value.const_value = None
-        value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape)
+        value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
         model.graph.inputs.append(value)
     return weights
 

@@ -59,7 +59,9 @@ def extract(
         data = given.get(str(old.name))
         tensor = old.const_value if data is None else ir.tensor(data)
         new = ir.Value(
-            name=old.name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype),
+            name=old.name,
+            shape=ir.Shape(tensor.shape.numpy()),
+            type=ir.TensorType(tensor.dtype),
             const_value=tensor,
         )
         mapping[old] = new
@@ -68,8 +70,12 @@ def extract(
 
     nodes = [_copy(node, value, mapping) for node in region_nodes(inputs, outputs)]
     graph = ir.Graph(
-        [mapping[v] for v in inputs], [value(v) for v in outputs], nodes=nodes,
-        initializers=initializers, opset_imports=dict(model.opset_imports), name="region",
+        [mapping[v] for v in inputs],
+        [value(v) for v in outputs],
+        nodes=nodes,
+        initializers=initializers,
+        opset_imports=dict(model.opset_imports),
+        name="region",
     )
     return ir.Model(graph, ir_version=model.ir_version)
 
@@ -81,14 +87,20 @@ def _input(value: ir.Value) -> ir.Value:
 
 
 def _copy(
-    node: ir.Node, value: Callable[[ir.Value], ir.Value], mapping: dict[ir.Value, ir.Value]) -> ir.Node:
+    node: ir.Node, value: Callable[[ir.Value], ir.Value], mapping: dict[ir.Value, ir.Value]
+) -> ir.Node:
     outputs = [ir.Value(name=o.name, type=o.type) for o in node.outputs]
     mapping.update(zip(node.outputs, outputs, strict=True))
     if any(_is_graph(a) for a in node.attributes.values()):
         raise PassError("the region holds a node with a subgraph", where=str(node.name))
     return ir.Node(
-        node.domain, node.op_type, [None if v is None else value(v) for v in node.inputs],
-        list(node.attributes.values()), outputs=outputs, name=node.name, overload=node.overload,
+        node.domain,
+        node.op_type,
+        [None if v is None else value(v) for v in node.inputs],
+        list(node.attributes.values()),
+        outputs=outputs,
+        name=node.name,
+        overload=node.overload,
     )
 
 

@@ -116,7 +116,7 @@ class ValueStats:
     @property
     def absmax(self) -> np.ndarray:
         """max |x| per channel, float64 [channels]."""
-        return np.maximum(np.abs(self.minimum), np.abs(self.maximum))
+        return np.asarray(np.maximum(np.abs(self.minimum), np.abs(self.maximum)))
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,8 @@ def register(cls: type[Pass]) -> type[Pass]:
     if known is not None and known.__module__ != cls.__module__:
         raise UsageError(
             f"two passes are called {cls.name!r}",
-            where=f"{known.__module__} and {cls.__module__}", hint="rename one of them",
+            where=f"{known.__module__} and {cls.__module__}",
+            hint="rename one of them",
         )
     _REGISTRY[cls.name] = cls
     return cls

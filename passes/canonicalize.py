@@ -15,8 +15,16 @@ import onnx
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
-from ..ir.graph import attribute, constant_array, constant_tensor, dims, is_constant, rank, scalar
-from ..ir.graph import single_consumer
+from ..ir.graph import (
+    attribute,
+    constant_array,
+    constant_tensor,
+    dims,
+    is_constant,
+    rank,
+    scalar,
+    single_consumer,
+)
 from ..ir.rewriter import Rewriter
 from .api import Candidate, Context, Pass, Perturbation, Refusal, Semantics, register
 
@@ -125,12 +133,17 @@ def fold_batch_norm(node: ir.Node, rewriter: Rewriter) -> bool:
     shift = ((start - mean) * scale + beta).astype(dtype)
     name = str(conv.inputs[1].name if conv.inputs[1] else conv.name)
     inputs = [
-        conv.inputs[0], rewriter.initializer(name + "_folded", folded),
+        conv.inputs[0],
+        rewriter.initializer(name + "_folded", folded),
         rewriter.initializer(f"{conv.name}_bias", shift),
     ]
     merged = rewriter.insert(
-        "Conv", inputs, before=node, name=str(conv.name),
-        attributes={k: a.value for k, a in conv.attributes.items()}, origins=[conv, node],
+        "Conv",
+        inputs,
+        before=node,
+        name=str(conv.name),
+        attributes={k: a.value for k, a in conv.attributes.items()},
+        origins=[conv, node],
     )
     dead = list(conv.inputs)
     _replace(node, merged.outputs[0], rewriter)
@@ -154,8 +167,9 @@ def sum_to_add(node: ir.Node, rewriter: Rewriter) -> bool:
     """Sum of two -> Add; an earlier compile may have written it to steer a runtime."""
     if node.op_type != "Sum" or node.domain or len(node.inputs) != 2:
         return False
-    added = rewriter.insert("Add", list(node.inputs), before=node, name=str(node.name),
-                            origins=[node])
+    added = rewriter.insert(
+        "Add", list(node.inputs), before=node, name=str(node.name), origins=[node]
+    )
     _replace(node, added.outputs[0], rewriter)
     return True
 
@@ -193,8 +207,12 @@ class Canonicalize(Pass):
         return [Candidate(site="graph", setting=rule) for rule in RULES]
 
     def lower(
-        self, model: ir.Model, candidate: Candidate, perturbation: Perturbation | None,
-        rewriter: Rewriter, ctx: Context,
+        self,
+        model: ir.Model,
+        candidate: Candidate,
+        perturbation: Perturbation | None,
+        rewriter: Rewriter,
+        ctx: Context,
     ) -> None:
         rule = RULES[candidate.setting]
         for node in list(model.graph):
@@ -220,18 +238,16 @@ def _has_input(node: ir.Node, index: int) -> bool:
 def _inactive_dropout(node: ir.Node) -> bool:
     mask_used = any(o.uses() or o.is_graph_output() for o in node.outputs[1:])
     training = _has_input(node, 2) and scalar(node.inputs[2]) != 0.0
-    return not mask_used and not training and not attribute(node, "is_test", 1) == 0
+    return not mask_used and not training and attribute(node, "is_test", 1) != 0
 
 
-def _derived(
-    rewriter: Rewriter, weight: ir.Value, transpose: bool, factor: float
-) -> ir.Value:
+def _derived(rewriter: Rewriter, weight: ir.Value, transpose: bool, factor: float) -> ir.Value:
     """The weight transposed and scaled, computed when its bytes are asked for."""
     source = constant_tensor(weight)
     assert source is not None
-    shape = tuple(reversed(source.shape)) if transpose else tuple(source.shape)
+    shape = source.shape.numpy()[::-1] if transpose else source.shape.numpy()
 
-    def compute() -> ir.Tensor:
+    def compute() -> ir.TensorProtocol:
         array = source.numpy().T if transpose else source.numpy()
         scaled = array if factor == 1.0 else array * np.asarray(factor, array.dtype)
         return ir.Tensor(np.ascontiguousarray(scaled), dtype=source.dtype)
@@ -284,7 +300,8 @@ def _single_node_model(node: ir.Node) -> onnx.ModelProto:
     assert isinstance(node.graph, ir.Graph)
     inputs = list(dict.fromkeys(str(v.name) for v in node.inputs if v is not None))
     graph = onnx.helper.make_graph(
-        [ir.to_proto(node)], "constant",
+        [ir.to_proto(node)],
+        "constant",
         [onnx.helper.make_empty_tensor_value_info(name) for name in inputs],
         [onnx.helper.make_empty_tensor_value_info(str(o.name)) for o in node.outputs],
     )

@@ -121,7 +121,8 @@ def _read(path: Path) -> TargetFile:
         text = path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
         raise UsageError(
-            "there is no such target file", where=str(path),
+            "there is no such target file",
+            where=str(path),
             hint="give an existing .toml file, or a name that `planish targets list` shows",
         ) from None
     except OSError as error:

@@ -17,8 +17,15 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from ...ir.graph import attribute, constant_array, consumers, dims, producer, scalar
-from ...ir.graph import single_consumer
+from ...ir.graph import (
+    attribute,
+    constant_array,
+    consumers,
+    dims,
+    producer,
+    scalar,
+    single_consumer,
+)
 from ...ir.rewriter import Rewriter
 
 LOWEST = -1e30
@@ -85,17 +92,19 @@ class _Guard:
     alive: ir.Value
 
 
-def _replace(
-    found: SpelledAttention, rewriter: Rewriter, guards: dict[ir.Value, _Guard]
-) -> None:
+def _replace(found: SpelledAttention, rewriter: Rewriter, guards: dict[ir.Value, _Guard]) -> None:
     last = found.output.producer()
     assert last is not None
     guard = _guard(found, rewriter, guards)
     mask = found.mask if guard is None else guard.mask
     inputs = [found.query, found.key, found.value, None, None, mask]
     fused = rewriter.insert(
-        "MultiHeadAttention", inputs[: 6 if mask is not None else 3], before=last,
-        domain="com.microsoft", name=f"{last.name}_attention", origins=[last],
+        "MultiHeadAttention",
+        inputs[: 6 if mask is not None else 3],
+        before=last,
+        domain="com.microsoft",
+        name=f"{last.name}_attention",
+        origins=[last],
         attributes={"num_heads": found.heads, "scale": found.scale},
     )
     result = fused.outputs[0]
@@ -240,7 +249,9 @@ def _weights(softmax: ir.Node) -> tuple[ir.Value | None, bool]:
         return None, False
     exact = guard.inputs[0] is test.outputs[0] and guard.inputs[2] is raw
     zero = constant_array(guard.inputs[1])
-    return (guard.outputs[0], True) if exact and zero is not None and not zero.any() else (None, False)
+    if not exact or zero is None or zero.any():
+        return None, False
+    return guard.outputs[0], True
 
 
 def _merged(value: ir.Value) -> ir.Value | None:

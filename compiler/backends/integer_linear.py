@@ -32,12 +32,23 @@ def _fuse(node: ir.Node, add: ir.Node, rewriter: Rewriter) -> bool:
     if codes is None or codes.ndim != 2:
         return False
     rewriter.require_opset("com.microsoft", 1)
-    inputs = [x.inputs[0], w.inputs[0], x.inputs[1], w.inputs[1], x.inputs[2], w.inputs[2],
-              add.inputs[1]]
+    inputs = [
+        x.inputs[0],
+        w.inputs[0],
+        x.inputs[1],
+        w.inputs[1],
+        x.inputs[2],
+        w.inputs[2],
+        add.inputs[1],
+    ]
     output, dead = add.outputs[0], [*node.inputs]
     fused = rewriter.insert(
-        "MatMulIntegerToFloat", inputs, before=add, domain="com.microsoft",
-        name=f"{node.name}_integer", origins=[node, add],
+        "MatMulIntegerToFloat",
+        inputs,
+        before=add,
+        domain="com.microsoft",
+        name=f"{node.name}_integer",
+        origins=[node, add],
     )
     rewriter.set_type(fused.outputs[0], ir.DataType.FLOAT, output.shape)
     rewriter.take_over(output, fused.outputs[0])

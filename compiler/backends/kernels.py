@@ -18,7 +18,11 @@ UNEXPLAINED = "no pass of the pipeline takes it"
 
 
 def count_kernels(
-    path: Path, model: ir.Model, remarks: Iterable[Remark], *, threads: int = 0,
+    path: Path,
+    model: ir.Model,
+    remarks: Iterable[Remark],
+    *,
+    threads: int = 0,
     otherwise: str = UNEXPLAINED,
 ) -> Kernels:
     """Census of the model at ``path``; ``model`` is what was written there.
@@ -34,7 +38,9 @@ def count_kernels(
 
 
 def _site_kernel(
-    site: Site, rows: Mapping[str, tuple[KernelRow, ...]], reasons: Mapping[str, str],
+    site: Site,
+    rows: Mapping[str, tuple[KernelRow, ...]],
+    reasons: Mapping[str, str],
     otherwise: str,
 ) -> SiteKernel:
     name = "" if site.weight is None else str(site.weight.name)

@@ -80,7 +80,8 @@ def _float_between(node: ir.Node, rewriter: Rewriter) -> Iterator[Legalised]:
     else:
         _bias_apart(node, rewriter)
     yield Legalised(
-        str(last.outputs[0].name), "kept-float",
+        str(last.outputs[0].name),
+        "kept-float",
         "the bias is added apart, so that the runtime leaves this float layer float",
     )
 
@@ -93,11 +94,18 @@ def _as_integer_gemm(
     q = rewriter.initializer(f"{hint}_bias_quantized", codes)
     s = rewriter.initializer(f"{hint}_bias_scale", scale)
     b = rewriter.insert(
-        "DequantizeLinear", [q, s], before=add, attributes={"axis": 0}, name=f"{hint}_bias",
+        "DequantizeLinear",
+        [q, s],
+        before=add,
+        attributes={"axis": 0},
+        name=f"{hint}_bias",
         origins=[add],
     )
     gemm = rewriter.insert(
-        "Gemm", [*node.inputs, b.outputs[0]], before=add, name=f"{node.name}_gemm",
+        "Gemm",
+        [*node.inputs, b.outputs[0]],
+        before=add,
+        name=f"{node.name}_gemm",
         origins=[node, add],
     )
     old = list(add.inputs)
@@ -137,8 +145,9 @@ def _bias_apart(node: ir.Node, rewriter: Rewriter) -> None:
         return
     shape = (-1,) + (1,) * (weight.ndim - 2) if node.op_type != "Gemm" else (-1,)
     bias = rewriter.initializer(f"{output.name}_bias", array.reshape(shape))
-    added = rewriter.insert("Sum", [output, bias], after=node, name=f"{node.name}_sum",
-                            origins=[node])
+    added = rewriter.insert(
+        "Sum", [output, bias], after=node, name=f"{node.name}_sum", origins=[node]
+    )
     users = [n for n in consumers(output) if n is not added]
     old = node.inputs[2] if has_bias else None
     if has_bias:
@@ -148,8 +157,9 @@ def _bias_apart(node: ir.Node, rewriter: Rewriter) -> None:
 
 
 def _as_sum(add: ir.Node, rewriter: Rewriter) -> None:
-    made = rewriter.insert("Sum", list(add.inputs), before=add, name=f"{add.name}_sum",
-                           origins=[add])
+    made = rewriter.insert(
+        "Sum", list(add.inputs), before=add, name=f"{add.name}_sum", origins=[add]
+    )
     rewriter.take_over(add.outputs[0], made.outputs[0])
     rewriter.remove(add)
 

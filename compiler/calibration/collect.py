@@ -93,7 +93,8 @@ def _range(name: str, moments: _Moments) -> tuple[float, float]:
     low, high = float(moments.minimum.min()), float(moments.maximum.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         raise InputError(
-            "an activation is not finite on the calibration data", where=f"value {name!r}",
+            "an activation is not finite on the calibration data",
+            where=f"value {name!r}",
             hint="look for NaN, infinity or values far out of range in the calibration data",
         )
     return low, high
@@ -103,8 +104,13 @@ def _stats(
     name: str, axis: int, moments: _Moments, masked: bool, bounds: tuple[float, float]
 ) -> ValueStats:
     return ValueStats(
-        name=name, axis=axis, minimum=moments.minimum, maximum=moments.maximum,
-        mean=moments.total / moments.count, mean_square=moments.squares / moments.count,
-        histogram=Histogram(*bounds, moments.histogram, *bounds), count=moments.count,
+        name=name,
+        axis=axis,
+        minimum=moments.minimum,
+        maximum=moments.maximum,
+        mean=moments.total / moments.count,
+        mean_square=moments.squares / moments.count,
+        histogram=Histogram(*bounds, moments.histogram, *bounds),
+        count=moments.count,
         masked=masked,
     )

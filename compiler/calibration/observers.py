@@ -50,7 +50,7 @@ def moment_graph(
     Output names are ``<value>/<moment>``. Also returns which values were masked.
     Raises PassError below opset 18 or where a value has no known rank.
     """
-    copy, rewriter, values, rows = _prepare(model, requests, masking)
+    copy, rewriter, _, rows = _prepare(model, requests, masking)
     outputs: list[ir.Value] = []
     for request in requests:
         x, axes, _ = rows[request.value]
@@ -60,14 +60,17 @@ def moment_graph(
 
 
 def histogram_graph(
-    model: ir.Model, requests: Sequence[Request], masking: Masking | None,
+    model: ir.Model,
+    requests: Sequence[Request],
+    masking: Masking | None,
     ranges: Mapping[str, tuple[float, float]],
 ) -> ir.Model:
     """A copy whose outputs ``<value>/histogram`` are float32 [BINS] counts within ``ranges``."""
-    copy, rewriter, values, rows = _prepare(model, requests, masking)
+    copy, rewriter, _, rows = _prepare(model, requests, masking)
     outputs = [
         _histogram(rewriter, r, rows[r.value][0], *ranges[r.value])
-        for r in requests if r.value in ranges
+        for r in requests
+        if r.value in ranges
     ]
     _set_outputs(copy, outputs)
     return copy
@@ -107,20 +110,15 @@ def _rows(
     if shape is None:
         raise PassError("the rank of the value is unknown", where=str(x.name))
     x = _as_float(rewriter, x)
-    tokens = masking is not None and keep is not None and _is_tokens(shape, axis, masking)
-    if not tokens:
+    if masking is None or keep is None or not _is_tokens(shape, axis, masking):
         return x, tuple(i for i in range(len(shape)) if i != axis), False
-    width = _apply(
-        rewriter, "Shape", [x], start=len(shape) - 1
-    )
+    width = _apply(rewriter, "Shape", [x], start=len(shape) - 1)
     target = _apply(rewriter, "Concat", [_ints(rewriter, [-1]), width], axis=0)
     flat = _apply(rewriter, "Reshape", [x, target])
     return _apply(rewriter, "Compress", [flat, keep], axis=0), (0,), True
 
 
-def _is_tokens(
-    shape: tuple[int | str | None, ...], axis: int, masking: Masking
-) -> bool:
+def _is_tokens(shape: tuple[int | str | None, ...], axis: int, masking: Masking) -> bool:
     """Whether the value is [batch, sequence, channels] with the mask's batch and sequence.
 
     An unknown batch or sequence (None) is taken for the mask's; a different name is not.
@@ -154,22 +152,19 @@ def _moments(
 def _histogram(
     rewriter: Rewriter, request: Request, x: ir.Value, low: float, high: float
 ) -> ir.Value:
-    width = max((high - low) / BINS, np.finfo(np.float32).tiny)
+    width = max((high - low) / BINS, float(np.finfo(np.float32).tiny))
     flat = _apply(rewriter, "Reshape", [x, _ints(rewriter, [-1])])
     shifted = _apply(rewriter, "Sub", [flat, _float(rewriter, low)])
     scaled = _apply(rewriter, "Mul", [shifted, _float(rewriter, 1.0 / width)])
-    bounded = _apply(
-        rewriter, "Clip", [scaled, _float(rewriter, 0.0), _float(rewriter, BINS - 1)]
-    )
+    bounded = _apply(rewriter, "Clip", [scaled, _float(rewriter, 0.0), _float(rewriter, BINS - 1)])
     index = _apply(rewriter, "Cast", [bounded], to=int(ir.DataType.INT64))
     ones = _apply(
-        rewriter, "Expand",
+        rewriter,
+        "Expand",
         [_float(rewriter, 1.0), _apply(rewriter, "Shape", [flat])],
     )
     zeros = rewriter.initializer("zeros", np.zeros(BINS, np.float32))
-    counts = _apply(
-        rewriter, "ScatterElements", [zeros, index, ones], axis=0, reduction="add"
-    )
+    counts = _apply(rewriter, "ScatterElements", [zeros, index, ones], axis=0, reduction="add")
     counts.name = f"{request.value}/histogram"
     return counts
 
