@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from .graph import attribute, constant_array, consumers, producer, scalar
+from .graph import (
+    attribute,
+    constant_array,
+    consumers,
+    operator,
+    producer,
+    scalar,
+    single_consumer,
+)
 from .rewriter import Rewriter
 
 COMPUTE_OPS = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose"})
@@ -69,6 +77,16 @@ def weight_view(
         name=f"{hint}_dequantized", origins=[before],
     )
     return node.outputs[0]
+
+
+def activated(output: ir.Value) -> ir.Value:
+    """What is rounded behind a quantized convolution: its activation function's output, if it has
+    one that runtimes absorb, else its own.
+    """
+    reader = single_consumer(output)
+    if reader is not None and operator(reader) in (("", "Relu"), ("", "Clip")):
+        return reader.outputs[0]
+    return output
 
 
 def is_dequantized(value: ir.Value | None) -> bool:

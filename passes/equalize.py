@@ -8,17 +8,17 @@ convolutions. Where a scale can go is found by ``ir.absorb``.
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
 
-from ..ir.absorb import ObstacleError, Scaled
-from ..ir.channels import NONE
+from ..ir.absorb import ObstacleError
 from ..ir.facts import FLOAT
-from ..ir.graph import Array, attribute, constant_array, producer
+from ..ir.graph import attribute, producer
+from ..ir.qdq import activated
+from ..ir.rescale import Constants, put_in_place
 from ..ir.rewriter import Rewriter
 from ..ir.scale_groups import ScaleGroup, boundary, contraction, float_readers, joined, scale_group
 from .api import (
@@ -31,10 +31,20 @@ from .api import (
     Perturbation,
     Refusal,
     Semantics,
+    ValueStats,
     register,
 )
 from .math.equalize import cross_layer_scale, smooth_scale
-from .math.noise import Reader, Spread, Vector, conv_reader, int8_noise, linear_reader
+from .math.histogram import split_zero
+from .math.noise import (
+    Reader,
+    Spread,
+    Vector,
+    conv_reader,
+    int8_noise,
+    linear_reader,
+    rounding_noise,
+)
 
 Requests = tuple[tuple[str, int], ...]
 GRID = tuple(round(0.05 * step, 2) for step in range(21))
@@ -63,15 +73,6 @@ class Choice:
     setting: str
     scale: Vector
     noise: float
-
-
-@dataclass(frozen=True, eq=False)
-class Rescaled:
-    """The new contents of one constant input of a node."""
-
-    node: ir.Node
-    index: int
-    array: Array
 
 
 @register
@@ -137,16 +138,12 @@ class Equalize(Pass):
         ctx: Context,
     ) -> None:
         assert perturbation is not None
-        for item in perturbation.payload:
-            old = item.node.inputs[item.index]
-            new = rewriter.initializer(_hint(item), item.array)
-            rewriter.set_input(item.node, item.index, new)
-            rewriter.sweep([old])
+        put_in_place(rewriter, perturbation.payload)
 
     def _judged(self, groups: Sequence[ScaleGroup], ctx: Context) -> Iterator[Candidate | Refusal]:
         """In graph order: a scale sees those chosen before it."""
         constants, chosen = Constants(), dict[ScaleGroup, Choice]()
-        requests = _requests((g for g in groups if _refuse(g, ctx) is None), ctx)
+        requests = _requests([g for g in groups if _refuse(g, ctx) is None], ctx)
         for group in groups:
             choice = _refuse(group, ctx) or self._judge(group, constants, requests, ctx)
             if isinstance(choice, Refusal):
@@ -164,12 +161,13 @@ class Equalize(Pass):
         if spread is None:
             return Refusal(group.name, "not-observed", "no calibration feed reached its input")
         levels = 2 ** (ctx.target.int8.weight_bits - 1) - 1
-        start = int8_noise(np.ones(len(spread.low)), spread, readers, levels)
+        floor = _floor(group, requests, ctx)
+        start = int8_noise(np.ones(len(spread.low)), spread, readers, levels) + floor
         choices = []
         for setting in self._settings(group, ctx):
             scale = _scale(setting, group, spread, readers, constants)
-            noise = int8_noise(scale, spread, readers, levels) / start if start > 0 else 1.0
-            choices.append(Choice(group, setting, scale, noise))
+            noise = int8_noise(scale, spread, readers, levels) + floor
+            choices.append(Choice(group, setting, scale, noise / start if start > 0 else 1.0))
         best = min(choices, key=lambda choice: choice.noise)
         if best.noise <= 1 - LEAST_GAIN:
             return best
@@ -184,38 +182,7 @@ class Equalize(Pass):
         return [CROSS_LAYER, *(smooth if ctx.analysis(CALIBRATED) else [])]
 
 
-# -- constants -------------------------------------------------------------------------
-
-
-class Constants:
-    """Constants as the scales chosen so far make them; nothing in the graph changes."""
-
-    def __init__(self) -> None:
-        self._factors: dict[tuple[ir.Node, int], list[Array]] = {}
-
-    def scale(self, group: ScaleGroup, scale: Vector) -> None:
-        """Divide by ``scale`` in front of the group's activation, multiply behind it."""
-        for scaled in group.absorber.scaled:
-            self._multiply(scaled, 1.0 / scale)
-        for scaled in group.readers:
-            self._multiply(scaled, scale)
-
-    def array(self, node: ir.Node, index: int) -> Array:
-        """The contents of one constant input, rounded to float32 once."""
-        array = constant_array(node.inputs[index])
-        assert array is not None
-        factors = self._factors.get((node, index), [])
-        if not factors:
-            return array
-        return np.asarray(array * functools.reduce(np.multiply, factors), np.float32)
-
-    def rescaled(self) -> tuple[Rescaled, ...]:
-        """All constants that change, in the order of their first scale."""
-        return tuple(Rescaled(*key, self.array(*key)) for key in self._factors)
-
-    def _multiply(self, scaled: Scaled, factor: Vector) -> None:
-        spread = np.where(scaled.channels == NONE, 1.0, factor[scaled.channels])
-        self._factors.setdefault((scaled.node, scaled.index), []).append(spread)
+# -- numbers ---------------------------------------------------------------------------
 
 
 def _scale(
@@ -224,47 +191,54 @@ def _scale(
     """The scale that a setting means, float64 [C] holding float32 numbers."""
     peaks = np.max([r.peaks.max(axis=2, initial=0.0).reshape(-1) for r in readers], axis=0)
     if setting == CROSS_LAYER:
-        return cross_layer_scale(_made_peaks(group, now), peaks).astype(np.float64)
+        return cross_layer_scale(now.peaks(group.absorber.main), peaks).astype(np.float64)
     alpha = float(setting.removeprefix("alpha="))
     return smooth_scale(spread.absmax, peaks, alpha).astype(np.float64)
 
 
-def _made_peaks(group: ScaleGroup, now: Constants) -> Vector:
-    """Largest weight of each channel in the layer or factor that makes it, float64 [C]."""
-    main = group.absorber.main
-    array = now.array(main.node, main.index)
-    alike = tuple(axis for axis, size in enumerate(main.channels.shape) if size == 1)
-    peaks = np.abs(array).max(axis=alike, keepdims=True)
-    mine = main.channels != NONE
-    found = np.zeros(int(main.channels.max()) + 1)
-    found[main.channels[mine]] = peaks[mine]
-    return found
-
-
 def _readers(group: ScaleGroup, now: Constants) -> list[Reader]:
-    arrays = [(s.node, now.array(s.node, s.index)) for s in group.readers]
     if not group.convolves:
-        return [linear_reader(array) for _, array in arrays]
-    return [conv_reader(array, attribute(node, "group", 1)) for node, array in arrays]
+        return [linear_reader(now.array(scaled)) for scaled in group.readers]
+    return [conv_reader(now.array(s), attribute(s.node, "group", 1)) for s in group.readers]
 
 
-# -- statistics ------------------------------------------------------------------------
-
-
-def _requests(groups: Iterable[ScaleGroup], ctx: Context) -> Requests:
+def _requests(groups: Sequence[ScaleGroup], ctx: Context) -> Requests:
     if not ctx.analysis(CALIBRATED):
         return ()
-    return tuple(sorted({(str(g.x.name), g.axis) for g in groups}))
+    wanted = {(g.x, g.axis) for g in groups} | {(y, 1) for g in groups for y in _rounded(g, ctx)}
+    return tuple(sorted((str(value.name), axis) for value, axis in wanted))
+
+
+def _rounded(group: ScaleGroup, ctx: Context) -> list[ir.Value]:
+    """Outputs of the readers that will be rounded as well, whatever the scale."""
+    if not (group.convolves and ctx.target.int8.conv_needs_output_quant):
+        return []
+    return [activated(site.output) for site in group.sites if site.output is not None]
+
+
+def _floor(group: ScaleGroup, requests: Requests, ctx: Context) -> float:
+    """The part of the rounding error that no scale changes: that of the outputs."""
+    if not requests:
+        return 0.0
+    stats = ctx.analysis(STATS, requests)
+    found = [stats[str(y.name)] for y in _rounded(group, ctx) if str(y.name) in stats]
+    return sum(rounding_noise(s.minimum, s.maximum) * len(s.minimum) for s in found)
 
 
 def _spread(group: ScaleGroup, now: Constants, requests: Requests, ctx: Context) -> Spread | None:
     """What was observed of x; without data what its producer's weights let expect."""
     if ctx.analysis(CALIBRATED):
         stats = ctx.analysis(STATS, requests).get(str(group.x.name))
-        return None if stats is None else Spread(stats.minimum, stats.maximum, stats.mean_square)
-    reach = _made_peaks(group, now)
-    low = np.zeros_like(reach) if producer(group.x, "Relu") else -reach
-    return Spread(low, reach, reach**2 / 3.0)  # as if uniform
+        return None if stats is None else _observed(stats)
+    reach = now.peaks(group.absorber.main)
+    if producer(group.x, "Relu"):
+        return Spread(np.zeros_like(reach), reach, reach**2 / 6.0, live=0.5)
+    return Spread(-reach, reach, reach**2 / 3.0)  # as if uniform
+
+
+def _observed(stats: ValueStats) -> Spread:
+    zeros = split_zero(stats.histogram)[1] / max(stats.histogram.total, 1.0)
+    return Spread(stats.minimum, stats.maximum, stats.mean_square, 1.0 - zeros)
 
 
 def _refuse(group: ScaleGroup, ctx: Context) -> Refusal | None:
@@ -294,12 +268,3 @@ def _candidate(choices: Sequence[Choice]) -> Candidate:
     }
     setting = choices[0].setting if len(choices) == 1 else "joint"
     return Candidate(choices[0].group.name, setting, details={"groups": details})
-
-
-def _hint(item: Rescaled) -> str:
-    """A name that still tells of the layer, unless the old one belongs to several."""
-    old = item.node.inputs[item.index]
-    assert old is not None
-    if len(old.uses()) > 1:
-        return f"{item.node.name}_equalized"
-    return f"{str(old.name).removesuffix('_equalized')}_equalized"

@@ -15,8 +15,8 @@ import numpy as np
 import onnx_ir as ir
 
 from ..ir.facts import FLOAT, QUANTIZED
-from ..ir.graph import attribute, constant_array, constant_tensor, single_consumer
-from ..ir.qdq import dynamic_view, redirect_elementwise, static_view, weight_view
+from ..ir.graph import attribute, constant_array, constant_tensor
+from ..ir.qdq import activated, dynamic_view, redirect_elementwise, static_view, weight_view
 from ..ir.rewriter import Rewriter
 from ..ir.sites import Site
 from .api import (
@@ -401,10 +401,7 @@ def _present(value: ir.Value | None) -> ir.Value:
 def _activated(site: Site) -> ir.Value:
     """The output behind the activation that the runtime absorbs, else the layer's output."""
     assert site.output is not None
-    reader = single_consumer(site.output)
-    if site.kind == "conv" and reader is not None and reader.op_type in ("Relu", "Clip"):
-        return reader.outputs[0]
-    return site.output
+    return activated(site.output) if site.kind == "conv" else site.output
 
 
 def _channel_axis(site: Site, value: ir.Value) -> int:

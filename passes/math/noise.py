@@ -32,11 +32,15 @@ class Reader:
 
 @dataclass(frozen=True, eq=False)
 class Spread:
-    """How far each channel of an activation reaches: float64 [C] each."""
+    """How far each channel of an activation reaches: float64 [C] each.
+
+    live: share of the elements that are not zero, as behind a Relu; zero rounds without error.
+    """
 
     low: Vector
     high: Vector
     mean_square: Vector
+    live: float = 1.0
 
     @property
     def absmax(self) -> Vector:
@@ -64,14 +68,19 @@ def int8_noise(scale: Vector, x: Spread, readers: Sequence[Reader], levels: int)
     Activations: one asymmetric range for all channels, 255 steps. Weights: symmetric per output
     channel, ``levels`` steps on each side (127, or 63 for 7 bits).
     """
-    reach = max(float(np.max(x.high / scale)), 0.0) - min(float(np.min(x.low / scale)), 0.0)
-    activation = (reach / 255.0) ** 2 / 12.0
+    activation = x.live * rounding_noise(x.low / scale, x.high / scale)
     moments = x.mean_square / scale**2
     squared = scale**2
     return sum(
         activation * float(reader.energy @ squared) + _weight_noise(reader, scale, moments, levels)
         for reader in readers
     )
+
+
+def rounding_noise(low: Vector, high: Vector) -> float:
+    """Mean squared error of rounding to 8 bits in one range for all channels, low and high [C]."""
+    reach = max(float(np.max(high)), 0.0) - min(float(np.min(low)), 0.0)
+    return (reach / 255.0) ** 2 / 12.0
 
 
 def _weight_noise(reader: Reader, scale: Vector, moments: Vector, levels: int) -> float:
