@@ -3,7 +3,8 @@
 Facts from the runtime's graph optimiser, checked by ``tests/conformance``:
 
 - ``MatMul + Add(bias)`` on two-dimensional or fully static inputs is merged into a float
-  ``Gemm`` before the integer kernels are chosen; a ``Gemm`` with an int32 bias is not.
+  ``Gemm`` before the integer kernels are chosen; a ``Gemm`` with an int32 bias is not, unless
+  an activation follows that is not absorbed by a QuantizeLinear.
 - A float layer between a DequantizeLinear and a QuantizeLinear gets a per-tensor int8 weight
   that nobody asked for, when its bias is part of it; behind ``Sum`` it does not.
 """
@@ -22,6 +23,10 @@ from ...ir.rewriter import Rewriter
 
 INT32_LIMIT = float(2**31 - 1)
 ABSORBED = ("Relu", "Clip")
+FUSED_ACTIVATIONS = frozenset(
+    "Elu HardSigmoid LeakyRelu Relu Selu Sigmoid Softplus Softsign Tanh ThresholdedRelu".split()
+)
+"""Activations that the runtime merges into a Gemm before it looks for integer kernels."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,8 @@ def _bias_of_quantized(node: ir.Node, rewriter: Rewriter) -> Iterator[Legalised]
         return
     name = str(add.outputs[0].name)
     bias = _int32_bias(node, add)
-    if bias is None or len(node.inputs[0].shape or ()) != 2:  # type: ignore[union-attr]
+    flat = node.inputs[0] is not None and len(node.inputs[0].shape or ()) == 2
+    if bias is None or not flat or _activation_fuses(add.outputs[0]):
         _as_sum(add, rewriter)
         yield Legalised(name, "bias-apart", "the bias is added apart, so that the product is int8")
         return
@@ -176,6 +182,14 @@ def _merges(value: ir.Value | None) -> bool:
     if value is None or value.shape is None:
         return False
     return len(value.shape) == 2 or all(isinstance(d, int) for d in value.shape)
+
+
+def _activation_fuses(value: ir.Value) -> bool:
+    """Whether a float Gemm with activation would be made, instead of an integer one."""
+    reader = single_consumer(value)
+    if reader is None or reader.op_type not in FUSED_ACTIVATIONS:
+        return False
+    return not _quantized_behind(value)
 
 
 def _quantized_behind(value: ir.Value) -> bool:
