@@ -362,8 +362,16 @@ def _refuse_any(site: Site, ctx: Context) -> Refusal | None:
         return Refusal(
             site.name, "unsupported-op", f"{site.nodes[0].op_type} has no integer kernel"
         )
-    if len(site.uses) > 1 and site.kind != "linear":
-        return Refusal(site.name, "shared", "its weight is shared between several layers")
+    if len(site.uses) > 1:
+        return Refusal(
+            site.name, "shared", f"its weight is used {len(site.uses)} times; not handled yet"
+        )
+    if site.ties:
+        return Refusal(
+            site.name, "tied", f"its weight is also that of {site.ties[0]} and would be kept twice"
+        )
+    if site.nested or site.weight_path:
+        return Refusal(site.name, "not-canonical", "it stands in a subgraph or behind a reshape")
     return None
 
 
