@@ -22,6 +22,7 @@ class SliceRow:
     interval: Interval | None = None
 
     def to_json(self) -> dict[str, Any]:
+        """The slice as the manifest holds it."""
         return {
             "name": self.name,
             "samples": self.n,
@@ -70,6 +71,7 @@ class Comparison:
         return f"{allowed}: {self.n} samples do not decide, about {self.samples_needed} would"
 
     def to_json(self) -> dict[str, Any]:
+        """The comparison as the manifest holds it."""
         return {
             "verdict": self.verdict,
             "sentence": self.sentence,

@@ -100,6 +100,7 @@ class DriftVerdict:
     sentence: str
 
     def to_json(self) -> dict[str, Any]:
+        """The verdict as the manifest holds it; an infinite value is its text."""
         finite = self.value is None or math.isfinite(self.value)
         return {
             "holds": self.holds,

@@ -106,6 +106,7 @@ class DriftMeter:
             _add(sums, np.asarray(one), np.asarray(two), row_mask)
 
     def result(self) -> Drift:
+        """The drift of everything that was added."""
         return Drift(tuple(_result(name, sums) for name, sums in self._sums.items()))
 
 

@@ -24,6 +24,7 @@ class Place:
     spec: TensorSpec
 
     def error(self, given: str, hint: str) -> InputError:
+        """What is wrong with this input of this feed, beside what the model wants."""
         return InputError(
             f"{self.feed}: input {self.spec.name!r} {given}, "
             f"the model wants {self.spec.dtype} {shape_text(self.spec.shape)}",

@@ -33,7 +33,7 @@ class Progress(Protocol):
         ...
 
 
-class Silent:
+class Silent(Progress):
     """Shows nothing; for scripts and pipes."""
 
     def phase(self, name: str, total: int | None = None) -> None:
@@ -63,7 +63,7 @@ class Notes(Silent):
         self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-class Live:
+class Live(Progress):
     """A bar with the elapsed time for the present phase, notes above it. A context manager."""
 
     def __init__(self, console: Console) -> None:

@@ -33,6 +33,7 @@ def write_samples(samples: Sequence[Sample], folder: Path) -> list[str]:
 
 
 def arrays_of(sample: Sample) -> dict[str, np.ndarray[Any, Any]]:
+    """The arrays of a sample under their names in the file: ``feed/NAME`` and so on."""
     tables = (("feed", sample.feeds), ("output", sample.outputs), ("original", sample.original))
     return {
         f"{kind}/{name}": plain(f"{kind} {name!r}", array)

@@ -50,12 +50,15 @@ class Outcome:
 
     @property
     def passed(self) -> bool:
+        """Whether nothing failed."""
         return not self.failures
 
     def say(self, label: str, text: str) -> None:
+        """Add a line of result under a label."""
         self.lines.append(f"  {label:<9} {text}")
 
     def text(self) -> str:
+        """The whole result as it is printed; the last line is PASS or FAIL."""
         failures = [f"  FAILED    {failure}" for failure in self.failures]
         return "\n".join([*self.lines, *failures, "PASS" if self.passed else "FAIL"])
 
@@ -82,6 +85,7 @@ def check(folder: Path, open_model: Callable[[Path], RunModel]) -> Outcome:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of an artifact. Raises BrokenArtifactError where it cannot be read."""
     try:
         manifest = json.loads((folder / "manifest.json").read_text("utf8"))
     except FileNotFoundError:
@@ -111,6 +115,7 @@ def check_files(folder: Path, manifest: Mapping[str, Any], outcome: Outcome) -> 
 
 
 def file_problem(path: Path, entry: Mapping[str, Any]) -> str:
+    """How a file differs from its entry in the manifest; empty where it does not."""
     if not path.is_file():
         return "is missing"
     size, wanted = path.stat().st_size, entry.get("bytes")
@@ -166,6 +171,7 @@ def check_samples(
 
 
 def spread(outcome: Outcome) -> str:
+    """The largest difference in units of its tolerance, as the end of a sentence."""
     if not outcome.worst:
         return ""
     name = max(outcome.worst, key=outcome.worst.__getitem__)
@@ -218,6 +224,7 @@ def largest_difference(a: Any, b: Any) -> float:
 
 
 def is_text(array: Any) -> bool:
+    """Whether the elements are strings or objects, which have no distance."""
     return bool(array.dtype.kind in "OUS")
 
 

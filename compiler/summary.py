@@ -32,10 +32,12 @@ class Done:
 
     @property
     def saving(self) -> int:
+        """Bytes of weights saved by all these edits."""
         return sum(edit.saving for edit in self.edits)
 
     @property
     def worst(self) -> Edit | None:
+        """The edit that lost most; None where nothing was lost."""
         lossy = [edit for edit in self.edits if edit.loss is not None]
         return max(lossy, key=lambda edit: edit.loss or 0.0, default=None)
 
@@ -59,6 +61,7 @@ class Left:
 
     @property
     def sites(self) -> tuple[str, ...]:
+        """Names of the sites that were left alone."""
         return tuple(remark.site for remark in self.remarks)
 
     @property
@@ -73,6 +76,7 @@ def rows(result: CompileResult) -> list[Row]:
 
 
 def size_rows(result: CompileResult) -> list[Row]:
+    """Bytes and parameters before and after."""
     before, after = result.parameters_before, result.parameters_after
     change = "same" if before == after else f"{after - before:+,}"
     return [
@@ -82,6 +86,7 @@ def size_rows(result: CompileResult) -> list[Row]:
 
 
 def latency_rows(result: CompileResult) -> list[Row]:
+    """Milliseconds before and after and their ratio, or why there are none."""
     speed = result.speed
     if speed.before is None or speed.after is None or speed.ratio is None:
         return [Row("latency", "–", "–", " ".join(["not measured", speed.reason]).strip())]
@@ -91,6 +96,7 @@ def latency_rows(result: CompileResult) -> list[Row]:
 
 
 def quality_rows(result: CompileResult) -> list[Row]:
+    """The metric and its slices before and after."""
     return [
         Row(row.name, f"{row.before:.4g}", f"{row.after:.4g}", drop(row))
         for row in result.quality.rows
@@ -113,6 +119,7 @@ def drop(row: QualityRow) -> str:
 
 
 def measures_text(measures: Mapping[str, float]) -> str:
+    """Measures of drift in one line, the known ones first and in fixed units."""
     shown = [form.format(measures[name]) for name, form in _MEASURES.items() if name in measures]
     return ", ".join(shown or [f"{name} {measures[name]:.4g}" for name in sorted(measures)])
 

@@ -43,6 +43,7 @@ class Forward:
         self.nodes: dict[ir.Node, bytes] = {}
 
     def graph(self, graph: ir.Graph) -> None:
+        """Fingerprint every value and node of a graph, in its order."""
         for index, value in enumerate(graph.inputs):
             self.values[value] = combine(b"input", struct.pack("<qq", self.depth, index))
         for value in graph.initializers.values():
@@ -51,6 +52,7 @@ class Forward:
             self.node(node)
 
     def node(self, node: ir.Node) -> None:
+        """Fingerprint a node and its outputs, from those of its inputs."""
         # Trailing outputs that nobody asked for are not written to a file, so they do not count.
         present = bytes(bool(v.name) for v in node.outputs).rstrip(b"\0")
         operator = repr(node.op_identifier()).encode()
@@ -61,13 +63,16 @@ class Forward:
             self.values[value] = found + index.to_bytes(4, "little")
 
     def list(self, values: Iterable[ir.Value | None]) -> bytes:
+        """One fingerprint of several values in order; missing ones count."""
         return combine(*(b"" if v is None else self.value(v) for v in values))
 
     def value(self, value: ir.Value) -> bytes:
+        """What is known of a value, else a mark with its name."""
         known = self.values.get(value)
         return known if known is not None else b"undefined " + (value.name or "").encode()
 
     def attributes(self, attributes: Iterable[ir.Attr]) -> bytes:
+        """The fingerprints of attributes, in an order of their own."""
         return b"".join(sorted(self._attribute(a) for a in attributes))
 
     def _initializer(self, value: ir.Value) -> bytes:

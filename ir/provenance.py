@@ -25,6 +25,7 @@ class Remark:
     sentence: str
 
     def to_json(self) -> dict[str, str]:
+        """The remark as the manifest holds it."""
         return {
             "kind": self.kind,
             "pass": self.pass_name,
@@ -58,6 +59,7 @@ class Edit:
     details: Mapping[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
+        """The edit as the manifest holds it."""
         return {
             "id": self.id,
             "pass": self.pass_name,

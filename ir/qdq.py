@@ -34,12 +34,19 @@ def static_view(
     made = producer(value)
     first = consumers(value)[0] if made is None else None
     quantized = rewriter.insert(
-        "QuantizeLinear", [value, s, z], before=first, after=made, name=f"{hint}_quantized",
+        "QuantizeLinear",
+        [value, s, z],
+        before=first,
+        after=made,
+        name=f"{hint}_quantized",
         origins=[made] if made is not None else [],
     )
     dequantized = rewriter.insert(
-        "DequantizeLinear", [quantized.outputs[0], s, z], after=quantized,
-        name=f"{hint}_dequantized", origins=[made] if made is not None else [],
+        "DequantizeLinear",
+        [quantized.outputs[0], s, z],
+        after=quantized,
+        name=f"{hint}_dequantized",
+        origins=[made] if made is not None else [],
     )
     return dequantized.outputs[0]
 
@@ -59,8 +66,13 @@ def dynamic_view(rewriter: Rewriter, value: ir.Value) -> tuple[ir.Value, ir.Valu
     made = producer(value)
     first = consumers(value)[0] if made is None else None
     node = rewriter.insert(
-        "DynamicQuantizeLinear", [value], before=first, after=made, outputs=3,
-        name=f"{value.name}_quantized", origins=[made] if made is not None else [],
+        "DynamicQuantizeLinear",
+        [value],
+        before=first,
+        after=made,
+        outputs=3,
+        name=f"{value.name}_quantized",
+        origins=[made] if made is not None else [],
     )
     return node.outputs[0], node.outputs[1], node.outputs[2]
 
@@ -73,8 +85,12 @@ def weight_view(
     s = rewriter.initializer(f"{hint}_scale", scale.astype(np.float32))
     z = rewriter.initializer(f"{hint}_zero_point", np.zeros(scale.shape, codes.dtype))
     node = rewriter.insert(
-        "DequantizeLinear", [q, s, z], before=before, attributes={"axis": axis},
-        name=f"{hint}_dequantized", origins=[before],
+        "DequantizeLinear",
+        [q, s, z],
+        before=before,
+        attributes={"axis": axis},
+        name=f"{hint}_dequantized",
+        origins=[before],
     )
     return node.outputs[0]
 
@@ -108,12 +124,10 @@ def dequantized_constant(value: ir.Value | None) -> np.ndarray | None:
     if scale.ndim == 1:
         shape[attribute(node, "axis", 1)] = scale.size
     centred = codes.astype(np.int32) - zero.astype(np.int32).reshape(shape)
-    return centred.astype(np.float32) * scale.reshape(shape)
+    return np.asarray(centred.astype(np.float32) * scale.reshape(shape))
 
 
-def _existing_pair(
-    value: ir.Value, scale: float, zero_point: int, dtype: str
-) -> ir.Value | None:
+def _existing_pair(value: ir.Value, scale: float, zero_point: int, dtype: str) -> ir.Value | None:
     for node in consumers(value):
         if node.op_type != "QuantizeLinear" or node.inputs[2] is None:
             continue

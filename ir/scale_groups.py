@@ -33,10 +33,12 @@ class ScaleGroup:
 
     @property
     def name(self) -> str:
+        """The name of the first site, which stands for the group."""
         return self.sites[0].name
 
     @property
     def convolves(self) -> bool:
+        """Whether the readers are convolutions rather than linear layers."""
         return self.sites[0].kind == "conv"
 
     @property

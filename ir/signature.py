@@ -25,6 +25,7 @@ class TensorSpec:
 
     @classmethod
     def of(cls, value: ir.Value) -> TensorSpec:
+        """Name, dtype and shape of a value, as far as they are known."""
         return cls(value.name or "", type_name(value.type), shape_of(value))
 
     def __str__(self) -> str:

@@ -74,6 +74,7 @@ class FakeQuant:
 
     @property
     def dynamic(self) -> bool:
+        """Whether range and zero point are taken at run time."""
         return self.scale is None
 
 
@@ -138,7 +139,9 @@ class Context(Protocol):
     """What a pass may ask of the compiler while it works."""
 
     @property
-    def target(self) -> Target: ...
+    def target(self) -> Target:
+        """What the model is compiled for: figures to ask, not a name to test for."""
+        ...
 
     def analysis(self, key: AnalysisKey[T], argument: Any = None) -> T:
         """The result of an analysis, computed on first use and cached."""

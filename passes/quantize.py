@@ -118,8 +118,12 @@ class Quantize(Pass):
         return self._perturb_layer(site, self._range(stats[str(x.name)], ctx), output, ctx)
 
     def lower(
-        self, model: ir.Model, candidate: Candidate, perturbation: Perturbation | None,
-        rewriter: Rewriter, ctx: Context,
+        self,
+        model: ir.Model,
+        candidate: Candidate,
+        perturbation: Perturbation | None,
+        rewriter: Rewriter,
+        ctx: Context,
     ) -> None:
         assert perturbation is not None
         site = ctx.analysis(SITES).by_name[candidate.site]
@@ -156,12 +160,14 @@ class Quantize(Pass):
     def _refuse_layer(self, site: Site, ctx: Context) -> Refusal | None:
         if self.options.scheme == "static" and not ctx.analysis(CALIBRATED):
             return Refusal(
-                site.name, "no-calibration",
+                site.name,
+                "no-calibration",
                 "static ranges need real data; give --calibration, or use scheme=dynamic",
             )
         if site.kind == "conv" and self.options.scheme == "dynamic":
             return Refusal(
-                site.name, "no-dynamic-kernel",
+                site.name,
+                "no-dynamic-kernel",
                 "integer convolutions with run-time ranges are slower than float ones",
             )
         small = _too_small(site, ctx)
@@ -177,7 +183,8 @@ class Quantize(Pass):
             return Refusal(site.name, "not-observed", "no calibration feed reached this layer")
         if _holds_mask(stats):
             return Refusal(
-                site.name, "mask-in-range",
+                site.name,
+                "mask-in-range",
                 f"its input holds an additive mask (minimum {stats.histogram.minimum:.3g})",
             )
         return None
@@ -285,7 +292,11 @@ def _lower_dynamic(site: Site, codes: LayerCodes, rewriter: Rewriter) -> None:
 
     def insert(op: str, inputs: list[ir.Value], **attributes: int) -> ir.Value:
         made = rewriter.insert(
-            op, inputs, before=node, attributes=attributes, name=f"{node.name}_{op.lower()}",
+            op,
+            inputs,
+            before=node,
+            attributes=attributes,
+            name=f"{node.name}_{op.lower()}",
             origins=[node],
         )
         return made.outputs[0]
@@ -317,8 +328,11 @@ def _perturb_table(site: Site) -> Perturbation:
     assert site.weight is not None and site.output is not None
     payload = LayerCodes(codes, scale, None, FakeQuant())
     return Perturbation(
-        (str(_input(site).name),), (str(site.output.name),),
-        {str(site.weight.name): dequantize(codes, scale, 0, 0)}, {}, payload,
+        (str(_input(site).name),),
+        (str(site.output.name),),
+        {str(site.weight.name): dequantize(codes, scale, 0, 0)},
+        {},
+        payload,
     )
 
 
@@ -331,7 +345,11 @@ def _lower_table(site: Site, codes: LayerCodes, rewriter: Rewriter) -> None:
 
     def insert(op: str, inputs: list[ir.Value | None], **attributes: int) -> ir.Value:
         made = rewriter.insert(
-            op, inputs, before=node, attributes=attributes, name=f"{node.name}_{op.lower()}",
+            op,
+            inputs,
+            before=node,
+            attributes=attributes,
+            name=f"{node.name}_{op.lower()}",
             origins=[node],
         )
         return made.outputs[0]
@@ -349,9 +367,7 @@ def _lower_table(site: Site, codes: LayerCodes, rewriter: Rewriter) -> None:
 
 def _refuse_any(site: Site, ctx: Context) -> Refusal | None:
     if not ctx.target.int8.supported:
-        return Refusal(
-            site.name, "target", f"no integer kernels are known for {ctx.target.name}"
-        )
+        return Refusal(site.name, "target", f"no integer kernels are known for {ctx.target.name}")
     if FLOAT not in site.facts:
         return Refusal(site.name, "not-float", "the layer is not in float any more")
     tensor = constant_tensor(site.weight)
@@ -378,7 +394,7 @@ def _refuse_any(site: Site, ctx: Context) -> Refusal | None:
 def _too_small(site: Site, ctx: Context) -> str | None:
     tensor = constant_tensor(site.weight)
     assert tensor is not None
-    shape = [int(d) for d in tensor.shape]
+    shape = tensor.shape.numpy()
     if site.kind == "linear" and min(shape) < ctx.target.min_gemm:
         return f"a {shape[0]}x{shape[1]} product is smaller than {ctx.target.min_gemm} on a side"
     if site.kind == "conv" and shape[1] > 1 and min(shape[:2]) < ctx.target.min_conv_channels:

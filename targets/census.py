@@ -111,6 +111,7 @@ class Census:
         return tuple(t for t in found if t.name not in written)
 
     def to_json(self) -> dict[str, Any]:
+        """The census as the manifest holds it."""
         return {
             "counts": dict(self.counts),
             "kernels": [asdict(row) for row in self.kernels],

@@ -89,10 +89,12 @@ class Session:
 
     @property
     def input_names(self) -> tuple[str, ...]:
+        """Names of the inputs, in the model's order."""
         return tuple(p.name for p in self.inputs)
 
     @property
     def output_names(self) -> tuple[str, ...]:
+        """Names of the outputs, in the model's order."""
         return tuple(p.name for p in self.outputs)
 
     def run(self, feeds: Feeds) -> list[Array]:

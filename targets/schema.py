@@ -89,6 +89,7 @@ class Target:
         )
 
     def to_json(self) -> dict[str, Any]:
+        """Every field by name, in types that JSON has."""
         return {**asdict(self), "features": list(self.features), "sources": dict(self.sources)}
 
 

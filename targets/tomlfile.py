@@ -41,9 +41,11 @@ class TargetFile:
     table: Table
 
     def wrong(self, what: str, key: tuple[str, ...], hint: str = "") -> TargetError:
+        """The error that names this file and the line of ``key``."""
         return TargetError(what, where=self.place(key), hint=hint)
 
     def place(self, key: tuple[str, ...]) -> str:
+        """``file:line`` of ``key``, of the table around it, or the file alone."""
         line = line_of(self.text, key) or line_of(self.text, key[:-1])
         return f"{self.path}:{line}" if line else str(self.path)
 

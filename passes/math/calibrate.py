@@ -31,6 +31,8 @@ __all__ = [
 
 
 class Calibrator(Protocol):
+    """Chooses the range (lo, hi) that a quantizer covers, from a histogram of the values."""
+
     def __call__(
         self, histogram: Histogram, *, dtype: str, symmetric: bool
     ) -> tuple[float, float]: ...

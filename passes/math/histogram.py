@@ -67,6 +67,7 @@ class Histogram:
 
     @property
     def total(self) -> float:
+        """How many values were counted."""
         return float(self.cumulative[-1])
 
     def mass_below(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
