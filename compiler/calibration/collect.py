@@ -40,21 +40,24 @@ def collect(
 ) -> dict[str, ValueStats]:
     """Statistics of the requested values over all feeds (iterated twice).
 
-    Memory holds one feed's activations at a time, inside the runtime. Raises InputError
+    The runtime's optimisations are off: what it fuses depends on what is observed, and the
+    statistics of a value must not depend on what else was asked for (plans replay to the same
+    bytes). Memory holds one feed's activations at a time, inside the runtime. Raises InputError
     where an activation is not finite, naming the value.
     """
     if not requests:
         return {}
     graph, masked = moment_graph(model, requests, masking)
     merged: dict[str, _Moments] = {}
-    with running(graph, threads=threads) as session:
+    with running(graph, threads=threads, optimize="none") as session:
         for feed in feeds:
             reported = dict(zip(session.output_names, session.run(feed), strict=True))
             for request in requests:
                 _merge(merged, request, reported)
             advance()
     ranges = {name: _range(name, m) for name, m in merged.items()}
-    with running(histogram_graph(model, requests, masking, ranges), threads=threads) as session:
+    graph = histogram_graph(model, requests, masking, ranges)
+    with running(graph, threads=threads, optimize="none") as session:
         for feed in feeds:
             for name, counts in zip(session.output_names, session.run(feed), strict=True):
                 merged[name.removesuffix("/histogram")].histogram += counts
