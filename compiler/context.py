@@ -34,6 +34,7 @@ class CompileContext:
     """State shared by the passes of one compile; implements ``passes.api.Context``.
 
     feeds: calibration (or, without data, generated) feeds. calibrated: whether they are real.
+    pipeline: the text that is being built, for reproducers.
     """
 
     target: Target
@@ -45,6 +46,7 @@ class CompileContext:
     progress: Progress
     remarks: list[Remark] = field(default_factory=list)
     pass_name: str = ""
+    pipeline: str = ""
     before: ir.Model = field(init=False)
     _sites: Any = None
     _answers: dict[Any, Mapping[str, ValueStats]] = field(default_factory=dict)

@@ -24,6 +24,7 @@ from ..ir.verify import verify
 from ..passes.api import Candidate, Pass, Perturbation, Semantics
 from .context import CompileContext, values_by_name
 from .execution import running
+from .pipeline import Pipeline, parse
 from .regions import Reference, compare
 
 WHOLE_GRAPH_TOLERANCE = 1e-4
@@ -178,22 +179,25 @@ class Reproducer(Instrument):
     """On failure: the model before the failing pass, the pipeline from there, the command."""
 
     folder: Path
-    pipeline: str
     command: str
 
     def on_failure(self, event: PassEvent, error: BaseException) -> None:
         # A wrong selector or a full disk is no defect of the pass.
         theirs = isinstance(error, (UsageError, InputError)) or type(error) is PlanishError
-        if theirs or not isinstance(error, Exception):
+        if theirs or not isinstance(error, PlanishError):
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         save_model(event.model, self.folder / "model.onnx")
-        steps = self.pipeline.split(",")
-        names = [s.split("{")[0].strip() for s in steps]
-        at = names.index(event.pass_.name) if event.pass_.name in names else 0
-        (self.folder / "pipeline.txt").write_text(",".join(steps[at:]) + "\n", encoding="utf8")
+        (self.folder / "pipeline.txt").write_text(f"{_from(event)}\n", encoding="utf8")
         (self.folder / "command.txt").write_text(self.command + "\n", encoding="utf8")
-        event.context.progress.note(f"a reproducer is in {self.folder}")
+        error.hint = "; ".join(filter(None, [error.hint, f"a reproducer is in {self.folder}"]))
+
+
+def _from(event: PassEvent) -> Pipeline:
+    """The pipeline that is being built, from the pass at work on."""
+    steps = parse(event.context.pipeline)
+    names = [step.name for step in steps]
+    return Pipeline(steps[names.index(event.pass_.name) :])
 
 
 def _outputs(event: PassEvent) -> dict[str, np.ndarray]:

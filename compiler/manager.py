@@ -70,15 +70,10 @@ class PassManager:
                 instrument.after_pass(event, outcome.edits)
         except BaseException as error:
             self.rewriter.rollback(outcome.mark)
+            named = _named(error, pass_)
             for instrument in self.instruments:
-                instrument.on_failure(event, error)
-            if isinstance(error, (PlanishError, KeyboardInterrupt, MemoryError)):
-                raise
-            raise PassError(
-                f"the pass failed with {type(error).__name__}: {error}",
-                where=pass_.name,
-                hint="the model is as it was before the pass",
-            ) from error
+                instrument.on_failure(event, named)
+            raise named from (None if named is error else error)
         return outcome
 
     def undo(self, outcome: PassOutcome) -> None:
@@ -195,3 +190,14 @@ def _describe(pass_: Pass, candidate: Candidate, record: EditRecord, loss: float
 def _sentence(edit: Edit) -> str:
     loss = "" if edit.loss is None else f", relative squared error {edit.loss:.2e}"
     return f"{edit.setting}: {edit.saving} bytes saved{loss}"
+
+
+def _named(error: BaseException, pass_: Pass) -> BaseException:
+    """Our own errors and interrupts as they are; anything else as an error of the pass."""
+    if isinstance(error, (PlanishError, MemoryError)) or not isinstance(error, Exception):
+        return error
+    return PassError(
+        f"the pass failed with {type(error).__name__}: {error}",
+        where=pass_.name,
+        hint="the model is as it was before the pass",
+    )

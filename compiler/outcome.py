@@ -7,7 +7,7 @@ import json
 import platform
 import resource
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from ..ir.digest import contents_digest, file_digest
 from ..targets.host import read_machine
+from .calibration.coverage import coverage, static_ranges
 from .choose import Choice
 from .context import head
 from .prepare import Prepared
@@ -54,7 +55,7 @@ def describe(
         resolved_target=target.resolved or target.name,
         goal=request.goal,
         speed=finished.speed,
-        quality=finished.judged.quality,
+        quality=replace(finished.judged.quality, coverage=_coverage(finished, prepared)),
         kernels=kernels,
         plan=Plan(build.pipeline, build.given_back, finished.spellings),
         bytes_before=prepared.bytes_before,
@@ -77,6 +78,20 @@ def describe(
         samples=_samples(finished.judged, prepared),
         tolerance=_tolerance(finished.judged, prepared),
         settings={"threads": request.threads, "seed": request.seed, "goal": request.goal},
+    )
+
+
+def _coverage(finished: Finished, prepared: Prepared) -> dict[str, float]:
+    """Share of held-out values outside each calibrated range; empty without static ranges."""
+    floating, context = finished.judged.build.floating, prepared.workshop.context
+    if floating is None or prepared.holdout.synthetic:
+        return {}
+    return coverage(
+        floating,
+        static_ranges(finished.judged.build.model),
+        prepared.holdout,
+        context.masking,
+        context.threads,
     )
 
 

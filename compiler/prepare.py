@@ -204,9 +204,7 @@ def _opset_remark(before: ir.Model, after: ir.Model) -> list[Remark]:
 
 def _instruments(request: Request, signature: Signature, timing: Timing) -> list[Instrument]:
     reproducer = Reproducer(
-        request.output.with_name(request.output.name + "-repro"),
-        request.pipeline or "",
-        request.command,
+        request.output.with_name(request.output.name + "-repro"), request.command
     )
     instruments: list[Instrument] = [VerifyEach(signature), RegionCheck(), timing, reproducer]
     if request.snapshots is not None:

@@ -7,7 +7,7 @@ site once is not measured again.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -31,7 +31,10 @@ MODEL = "model.onnx"
 
 @dataclass(frozen=True)
 class Build:
-    """One pipeline applied: a copy of the model, its file, and what was done."""
+    """One pipeline applied: a copy of the model, its file, and what was done.
+
+    floating: the graph before its last pass, which calibrated ranges speak of.
+    """
 
     pipeline: str
     model: ir.Model
@@ -39,6 +42,7 @@ class Build:
     edits: tuple[Edit, ...]
     remarks: tuple[Remark, ...]
     given_back: GivenBack = field(default_factory=dict)
+    floating: ir.Model | None = None
 
     @property
     def bytes(self) -> int:
@@ -77,6 +81,7 @@ class Workshop:
         Raises PassError, UsageError for unknown passes and options.
         """
         back = dict(given_back or {})
+        self.context.pipeline = text
         self.rewriter.rollback(self._start)
         self.context.remarks.clear()
         manager = PassManager(self.rewriter, self.context, self.instruments, self._losses)
@@ -121,13 +126,8 @@ class Workshop:
 
     def spelled(self, judged: Judged, name: str, rewriter: Rewriter) -> Judged:
         """The same build in another spelling, which ``rewriter`` has already applied."""
-        build = judged.build
         path = self._save(rewriter.model)
-        return self.judged(
-            Build(
-                build.pipeline, rewriter.model, path, build.edits, build.remarks, build.given_back
-            )
-        )
+        return self.judged(replace(judged.build, model=rewriter.model, path=path))
 
     # -- inside ------------------------------------------------------------------------
 
@@ -160,7 +160,8 @@ class Workshop:
     def _write(self, text: str, edits: Sequence[Edit], back: GivenBack) -> Build:
         model = self.rewriter.model.clone()
         path = self._save(model)
-        return Build(text, model, path, tuple(edits), tuple(self.context.remarks), back)
+        remarks, before = tuple(self.context.remarks), self.context.before
+        return Build(text, model, path, tuple(edits), remarks, back, before)
 
     def _save(self, model: ir.Model) -> Path:
         self._count += 1

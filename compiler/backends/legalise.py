@@ -6,7 +6,8 @@ Facts from the runtime's graph optimiser, checked by ``tests/conformance``:
   ``Gemm`` before the integer kernels are chosen; a ``Gemm`` with an int32 bias is not, unless
   an activation follows that is not absorbed by a QuantizeLinear.
 - A float layer between a DequantizeLinear and a QuantizeLinear gets a per-tensor int8 weight
-  that nobody asked for, when its bias is part of it; behind ``Sum`` it does not.
+  that nobody asked for, when its bias is part of it; behind ``Sum`` it does not. Both are moved
+  through ops that only move numbers, so that they need not stand next to the layer.
 """
 
 from __future__ import annotations
@@ -17,12 +18,26 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from ...ir.graph import constant_array, consumers, is_constant, producer, scalar, single_consumer
+from ...ir.graph import (
+    attribute,
+    constant_array,
+    consumers,
+    dims,
+    is_constant,
+    producer,
+    scalar,
+    single_consumer,
+)
 from ...ir.qdq import is_dequantized
 from ...ir.rewriter import Rewriter
 
 INT32_LIMIT = float(2**31 - 1)
-ABSORBED = ("Relu", "Clip")
+ABSORBED = frozenset({"Relu", "Clip"})
+TRANSPARENT = frozenset(
+    "Expand Identity MaxPool Pad Reshape Slice Squeeze Transpose Unsqueeze".split()
+)
+"""Ops through which the runtime moves a quantizer, or that it removes before it looks."""
+QUANTIZED_UNASKED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 FUSED_ACTIVATIONS = frozenset(
     "Elu HardSigmoid LeakyRelu Relu Selu Sigmoid Softplus Softsign Tanh ThresholdedRelu".split()
 )
@@ -54,7 +69,7 @@ def _bias_of_quantized(node: ir.Node, rewriter: Rewriter) -> Iterator[Legalised]
     if node.op_type != "MatMul" or node.domain or not all(is_dequantized(v) for v in node.inputs):
         return
     add = single_consumer(node.outputs[0])
-    if add is None or not _adds_constant(add, node.outputs[0]) or not _merges(node.inputs[0]):
+    if add is None or not _merges(add, node):
         return
     name = str(add.outputs[0].name)
     bias = _int32_bias(node, add)
@@ -69,22 +84,22 @@ def _bias_of_quantized(node: ir.Node, rewriter: Rewriter) -> Iterator[Legalised]
 
 def _float_between(node: ir.Node, rewriter: Rewriter) -> Iterator[Legalised]:
     """A float layer that the runtime would quantize on its own."""
-    if node.op_type not in ("Conv", "ConvTranspose", "Gemm", "MatMul") or node.domain:
+    if node.op_type not in QUANTIZED_UNASKED or node.domain:
         return
-    if not is_dequantized(node.inputs[0]) or not is_constant(node.inputs[1]):
+    if not _dequantized_in_front(node.inputs[0]) or not is_constant(node.inputs[1]):
         return
     last = node
     if node.op_type == "MatMul":
         add = single_consumer(node.outputs[0])
-        if add is None or not _adds_constant(add, node.outputs[0]):
+        if add is None or not _merges(add, node):
             return
         last = add
     if not _quantized_behind(last.outputs[0]):
         return
     if last is not node:
         _as_sum(last, rewriter)
-    else:
-        _bias_apart(node, rewriter)
+    elif not _bias_apart(node, rewriter):
+        return
     yield Legalised(
         str(last.outputs[0].name),
         "kept-float",
@@ -121,45 +136,48 @@ def _as_integer_gemm(
 
 
 def _int32_bias(node: ir.Node, add: ir.Node) -> tuple[np.ndarray, np.ndarray] | None:
-    """The bias in steps of input scale times weight scale; None where it does not fit."""
+    """The bias in steps of input scale times weight scale, [N]; None where it does not fit."""
     x, w = producer(node.inputs[0]), producer(node.inputs[1])
-    array = constant_array(add.inputs[1])
-    if x is None or w is None or array is None:
+    array, weight_shape = _added_constant(add, node.outputs[0]), dims(node.inputs[1])
+    if x is None or w is None or array is None or weight_shape is None:
         return None
     x_scale, w_scale = scalar(x.inputs[1]), constant_array(w.inputs[1])
-    if x_scale is None or w_scale is None or array.ndim != 1:
+    columns = weight_shape[-1]
+    if x_scale is None or w_scale is None or not isinstance(columns, int):
         return None
-    scale = (np.float32(x_scale) * w_scale.astype(np.float32)).astype(np.float32)
-    scale = np.broadcast_to(scale, array.shape).copy()
+    if array.shape[-1:] not in ((), (1,), (columns,)) or array.size not in (1, columns):
+        return None
+    scale = np.broadcast_to(np.float32(x_scale) * w_scale.astype(np.float32), columns).copy()
     if not np.all(scale > 0):
         return None
-    codes = np.rint(array.astype(np.float64) / scale.astype(np.float64))
+    codes = np.rint(array.reshape(-1).astype(np.float64) / scale.astype(np.float64))
     if np.abs(codes).max(initial=0.0) > INT32_LIMIT:
         return None
     return codes.astype(np.int32), scale
 
 
-def _bias_apart(node: ir.Node, rewriter: Rewriter) -> None:
-    """Conv(x, w, b) -> Sum(Conv(x, w), b)."""
-    output = node.outputs[0]
-    weight = constant_array(node.inputs[1])
+def _bias_apart(node: ir.Node, rewriter: Rewriter) -> bool:
+    """Conv(x, w, b) -> Sum(Conv(x, w), b); False where the bias is no constant."""
+    output, weight = node.outputs[0], constant_array(node.inputs[1])
     assert weight is not None
-    has_bias = len(node.inputs) > 2 and node.inputs[2] is not None
-    channels = weight.shape[0] if node.op_type != "Gemm" else weight.shape[-1]
-    array = constant_array(node.inputs[2]) if has_bias else np.zeros(channels, weight.dtype)
+    given = node.inputs[2] if len(node.inputs) > 2 else None
+    array = np.zeros(1, weight.dtype) if given is None else constant_array(given)
     if array is None:
-        return
-    shape = (-1,) + (1,) * (weight.ndim - 2) if node.op_type != "Gemm" else (-1,)
-    bias = rewriter.initializer(f"{output.name}_bias", array.reshape(shape))
+        return False
+    if node.op_type == "Gemm":
+        array = (array * attribute(node, "beta", 1.0)).astype(array.dtype)
+    else:
+        array = array.reshape((-1,) + (1,) * (weight.ndim - 2))
+    bias = rewriter.initializer(f"{output.name}_bias", array)
     added = rewriter.insert(
         "Sum", [output, bias], after=node, name=f"{node.name}_sum", origins=[node]
     )
-    users = [n for n in consumers(output) if n is not added]
-    old = node.inputs[2] if has_bias else None
-    if has_bias:
+    if given is not None:
         rewriter.set_input(node, 2, None)
-        rewriter.sweep([old])
+        rewriter.sweep([given])
+    users = [n for n in consumers(output) if n is not added]
     rewriter.replace_uses(output, added.outputs[0], only=users)
+    return True
 
 
 def _as_sum(add: ir.Node, rewriter: Rewriter) -> None:
@@ -170,18 +188,25 @@ def _as_sum(add: ir.Node, rewriter: Rewriter) -> None:
     rewriter.remove(add)
 
 
-def _adds_constant(node: ir.Node, value: ir.Value) -> bool:
-    if node.op_type != "Add" or node.domain or node.inputs[0] is not value:
+def _merges(add: ir.Node, product: ir.Node) -> bool:
+    """Whether the runtime would merge MatMul and the Add of a constant into a Gemm.
+
+    It does for two axes, and for a vector also where every size is known.
+    """
+    bias, x = _added_constant(add, product.outputs[0]), product.inputs[0]
+    if bias is None or x is None or x.shape is None:
         return False
-    array = constant_array(node.inputs[1])
-    return array is not None and array.ndim <= 1
+    if len(x.shape) == 2:
+        return bias.ndim <= 2
+    return bias.ndim <= 1 and all(isinstance(d, int) for d in x.shape)
 
 
-def _merges(value: ir.Value | None) -> bool:
-    """Whether the runtime would merge MatMul and Add here: rank 2, or every size known."""
-    if value is None or value.shape is None:
-        return False
-    return len(value.shape) == 2 or all(isinstance(d, int) for d in value.shape)
+def _added_constant(add: ir.Node, value: ir.Value) -> np.ndarray | None:
+    """The constant that an Add adds to the value, on either side."""
+    if add.op_type != "Add" or add.domain:
+        return None
+    left, right = add.inputs
+    return constant_array(right if left is value else left)
 
 
 def _activation_fuses(value: ir.Value) -> bool:
@@ -192,8 +217,15 @@ def _activation_fuses(value: ir.Value) -> bool:
     return not _quantized_behind(value)
 
 
+def _dequantized_in_front(value: ir.Value | None) -> bool:
+    node = producer(value)
+    while node is not None and node.op_type in TRANSPARENT and node.inputs:
+        node = producer(node.inputs[0])
+    return node is not None and node.op_type == "DequantizeLinear"
+
+
 def _quantized_behind(value: ir.Value) -> bool:
     node = single_consumer(value)
-    while node is not None and node.op_type in ABSORBED:
+    while node is not None and node.op_type in ABSORBED | TRANSPARENT:
         node = single_consumer(node.outputs[0])
     return node is not None and node.op_type == "QuantizeLinear"

@@ -76,6 +76,35 @@ def histogram_graph(
     return copy
 
 
+def outside_graph(
+    model: ir.Model,
+    requests: Sequence[Request],
+    masking: Masking | None,
+    ranges: Mapping[str, tuple[float, float]],
+) -> ir.Model:
+    """A copy whose outputs ``<value>/outside`` are the share of elements beyond ``ranges``."""
+    copy, rewriter, _, rows = _prepare(model, requests, masking)
+    outputs = [_outside(rewriter, r, rows[r.value][0], *ranges[r.value]) for r in requests]
+    _set_outputs(copy, outputs)
+    return copy
+
+
+def _outside(
+    rewriter: Rewriter, request: Request, x: ir.Value, low: float, high: float
+) -> ir.Value:
+    below = _apply(rewriter, "Less", [x, _float(rewriter, low)])
+    above = _apply(rewriter, "Greater", [x, _float(rewriter, high)])
+    beyond = _apply(rewriter, "Or", [below, above])
+    share = _apply(
+        rewriter,
+        "ReduceMean",
+        [_apply(rewriter, "Cast", [beyond], to=int(ir.DataType.FLOAT))],
+        keepdims=0,
+    )
+    share.name = f"{request.value}/outside"
+    return share
+
+
 Rows = dict[str, tuple[ir.Value, tuple[int, ...], bool]]
 
 
