@@ -12,6 +12,8 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from ..ir.errors import UsageError
+from ..ir.facts import FLOAT
 from ..ir.provenance import Edit, Remark
 from ..ir.rewriter import Rewriter
 from ..ir.save import save_model
@@ -172,10 +174,25 @@ class Workshop:
 
 
 def instantiate(pipeline: Pipeline) -> list[tuple[Step, Pass]]:
-    """Each step with its pass, options resolved. Raises UsageError before any work."""
+    """Each step with its pass, options resolved.
+
+    Raises UsageError before any work: unknown passes and options, and a step that no site
+    could take, because an earlier step took from all of them what it requires.
+    """
     made: list[tuple[Step, Pass]] = []
+    possible: frozenset[str] = frozenset({FLOAT})
     for step in pipeline:
         cls = pass_class(step.name)
+        missing = cls.requires - possible
+        if missing:
+            raise UsageError(
+                f"no site can be {', '.join(sorted(missing))} any more when {step} runs",
+                where=f"pipeline {pipeline}",
+                hint="leave the step out, or give the earlier one a selector or exclude=",
+            )
+        partly = bool(step.selector) or "exclude" in step.options
+        left = possible if partly or not cls.produces else possible - cls.requires
+        possible = left | cls.produces
         made.append((step, cls(resolve(step, cls.Options))))
     return made
 
