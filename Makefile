@@ -15,7 +15,7 @@ READY := $(VENV)/ready-$(MARK)
 LAYERS := compiler passes targets ir
 
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint format typecheck bench lock clean
+.PHONY: help setup demo test lint format typecheck docs bench lock clean
 
 help:
 	@echo 'make setup      the environment $(VENV), from requirements-dev.txt'
@@ -23,6 +23,7 @@ help:
 	@echo 'make test       the tests'
 	@echo 'make lint       ruff; make format mends what it can'
 	@echo 'make typecheck  mypy --strict'
+	@echo 'make docs       the pages on passes and targets, from what these say of themselves'
 	@echo 'make bench      planish against its peers (these live in $(BENCH))'
 	@echo 'make lock       renew requirements-dev.txt'
 	@echo 'make clean      remove what was built, not the environments'
@@ -50,7 +51,10 @@ typecheck: $(READY)
 	for path in planish/*; do ln -s "../../../$$path" build/typing/planish/; done
 	for layer in $(LAYERS); do ln -s "../../../$$layer" build/typing/planish/; done
 	MYPYPATH=build/typing $(PY) -m mypy -p planish
-	MYPYPATH=build/typing $(PY) -m mypy --explicit-package-bases tests examples benchmarks
+	MYPYPATH=build/typing $(PY) -m mypy --explicit-package-bases tests examples benchmarks docs
+
+docs: $(READY)
+	$(PY) docs/generate.py
 
 bench: $(READY) $(BENCH)/ready-$(MARK)
 	PLANISH_PEERS=$(BENCH)/bin/python $(PY) benchmarks/run.py

@@ -192,7 +192,8 @@ class Canonicalize(Pass):
     """Bring the graph into the canonical form that every other pass expects.
 
     What it does: removes Identity and inactive Dropout, computes exact constants, writes
-    Gemm as MatMul and Add, folds batch norms into convolutions, puts constants right.
+    Gemm as MatMul and Add and Sum as Add, folds batch norms into convolutions, puts constants
+    on the right.
     When it applies: always, first.
     What it costs: nothing; weights are transposed once.
     Guarantee: equal in real arithmetic; the whole graph is compared before and after.

@@ -45,10 +45,11 @@ MASK_MAGNITUDE = 1e4
 
 @dataclass(frozen=True)
 class QuantizeOptions:
-    """scheme: how activations get their range. calibrator: static ranges from histograms.
+    """scheme: ranges of activations are calibrated (static) or taken at run time (dynamic).
 
-    exclude: selectors of what to leave float. embeddings: also tables. bias_correction: keep
-    the mean of each output, from the mean of its input.
+    calibrator: how a static range is chosen from the histogram of the values. exclude: selectors
+    of sites to leave float. embeddings: quantize tables, too. bias_correction: let the bias make
+    up for what rounding the weights does to the mean of the output, given calibration data.
     """
 
     scheme: Literal["static", "dynamic"] = "dynamic"

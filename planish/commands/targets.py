@@ -61,6 +61,7 @@ def show_command(
 
 
 def summary(target: Target) -> dict[str, Any]:
+    """What the list shows of a target, and whether it runs here."""
     here = executable_here(target)
     return {
         "name": target.name, "summary": target.summary, "kind": target.kind,
@@ -69,12 +70,14 @@ def summary(target: Target) -> dict[str, Any]:
 
 
 def title(target: Target) -> str:
+    """The name, and the target that it was made from."""
     if target.resolved:
         return f"{target.name} (found to be {target.resolved})"
     return f"{target.name} (extends {target.extends})" if target.extends else target.name
 
 
 def shown(value: Any) -> str:
+    """A figure as text."""
     if isinstance(value, tuple | list):
         return ", ".join(map(str, value)) or "none"
     if isinstance(value, bool):

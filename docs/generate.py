@@ -1,0 +1,159 @@
+"""Writes the pages on passes and targets from what the passes and targets say of themselves.
+
+``make docs`` runs it. A page says the same as ``planish passes show`` or ``planish targets show``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from planish.commands.passes import (
+    discovered,
+    facts_of,
+    first_sentence,
+    options_of,
+    promise,
+    sections,
+)
+from planish.commands.targets import shown
+from planish.passes.api import Pass, Semantics
+from planish.targets.host import HOST
+from planish.targets.loader import load_target, target_names
+from planish.targets.schema import Target
+
+DOCS = Path(__file__).resolve().parent
+FOLDERS = ("passes", "targets")
+"""What is in them is generated, all of it."""
+MARK = "<!-- Written by docs/generate.py from {source}: change it there and run `make docs`. -->"
+
+PASSES = """\
+A pipeline is a list of passes, each with options: `canonicalize,quantize{scheme=static}`. Without
+`--passes` the policy proposes pipelines for the target, and the compiler measures which one pays.
+`planish passes show PASS` prints what these pages say."""
+
+TARGETS = f"""\
+A target is hardware and runtime as data: a file that names the source of every figure, or says how
+it was measured or estimated. `--target` takes one of these names, a TOML file of your own
+([how to write one](../CONTRIBUTING.md#add-a-target)), or `{HOST}`: the machine that compiles, taken
+for the target with the most features which are all present. `planish targets show TARGET` prints
+what these pages say, also of `{HOST}`."""
+
+
+def pages() -> dict[str, str]:
+    """The text of every generated page by its path inside this folder."""
+    passes = discovered()
+    targets = [load_target(name) for name in target_names() if name != HOST]
+    return {
+        "passes.md": passes_page(passes.values()),
+        **{f"passes/{name}.md": pass_page(cls) for name, cls in passes.items()},
+        "targets.md": targets_page(targets),
+        **{f"targets/{target.name}.md": target_page(target) for target in targets},
+    }
+
+
+def passes_page(passes: Iterable[type[Pass]]) -> str:
+    """The index of the passes."""
+    rows = [
+        (f"[{cls.name}](passes/{cls.name}.md)", cls.semantics.value, first_sentence(cls))
+        for cls in passes
+    ]
+    promises = [f"* **{s.value}**: {promise(s)}" for s in Semantics]
+    head = page_head("Passes", "the passes' docstrings")
+    table_ = table(("pass", "promise", "what it does"), rows)
+    return joined(head, PASSES, table_, "Promises:\n\n" + "\n".join(promises))
+
+
+def pass_page(cls: type[Pass]) -> str:
+    """The page of a pass: its docstring, its facts and its options."""
+    facts = [f"* {label}: {', '.join(facts)}" for label, facts in facts_of(cls).items() if facts]
+    kind = f"* promise: **{cls.semantics.value}** ({promise(cls.semantics).rstrip('.')})"
+    said = {heading: text[:1].upper() + text[1:] for heading, text in sections(cls).items()}
+    options = {
+        "Options": "\n\n".join([*filter(None, [said.pop("Options", "")]), options_table(cls)])
+    }
+    example = {"Example": said.pop("Example", "")}
+    chapters = [f"## {heading}\n\n{text}" for heading, text in (said | options | example).items()]
+    return joined(
+        page_head(cls.name, f"the docstrings of passes/{cls.__module__.rpartition('.')[2]}.py"),
+        first_sentence(cls),
+        "\n".join([kind, *facts]),
+        *chapters,
+        "[All passes](../passes.md)",
+    )
+
+
+def options_table(cls: type[Pass]) -> str:
+    """Every option with its default, what it takes and what it means."""
+    rows = [
+        (f"`{o['name']}`", f"`{o['default']}`", o["takes"], o["meaning"]) for o in options_of(cls)
+    ]
+    return table(("option", "default", "takes", "meaning"), rows) if rows else "None."
+
+
+def targets_page(targets: Sequence[Target]) -> str:
+    """The index of the catalogue."""
+    rows = [
+        (f"[{t.name}](targets/{t.name}.md)", target_link(t.extends), t.summary) for t in targets
+    ]
+    head = page_head("Targets", "targets/catalog")
+    return joined(head, TARGETS, table(("target", "extends", "what it is"), rows))
+
+
+def target_link(name: str | None) -> str:
+    """A link from the index to a target."""
+    return "" if name is None else f"[{name}](targets/{name}.md)"
+
+
+def target_page(target: Target) -> str:
+    """The page of a target: every figure with its source."""
+    kind = f"A {target.kind} target"
+    if target.extends is not None:
+        kind += f" that extends [{target.extends}]({target.extends}.md)"
+    rows = [(f"`{f.path}`", shown(f.value), f.source) for f in target.figures()]
+    return joined(
+        page_head(target.name, f"targets/catalog/{target.name}.toml and what it extends"),
+        f"{target.summary}.",
+        f"{kind}.",
+        table(("figure", "value", "source"), rows),
+        "[All targets](../targets.md)",
+    )
+
+
+def page_head(title: str, source: str) -> str:
+    """The title, and where the text of the page stands."""
+    return f"# {title}\n\n{MARK.format(source=source)}"
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown; a bar inside a cell is escaped."""
+    lines = [header, ["---"] * len(header), *rows]
+    escaped = ([cell.replace("|", r"\|") for cell in line] for line in lines)
+    return "\n".join(f"| {' | '.join(line)} |" for line in escaped)
+
+
+def joined(*parts: str) -> str:
+    """Paragraphs as a file, double backticks of docstrings as Markdown's single ones."""
+    return re.sub(r"``([^`]+)``", r"`\1`", "\n\n".join(parts)) + "\n"
+
+
+def stale(wanted: Iterable[str]) -> list[Path]:
+    """Pages of passes and targets that do not exist any more."""
+    kept = {DOCS / name for name in wanted}
+    return [path for name in FOLDERS for path in (DOCS / name).glob("*") if path not in kept]
+
+
+def main() -> None:
+    """Write every page, and remove those that have no subject any more."""
+    written = pages()
+    for name, text in written.items():
+        path = DOCS / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, encoding="utf8")
+    for path in stale(written):
+        path.unlink()
+
+
+if __name__ == "__main__":
+    main()
