@@ -15,13 +15,14 @@ from pathlib import Path
 
 
 def main(result: str, command: list[str]) -> None:
-    """Run the command and write its seconds, peak resident bytes and exit status."""
+    """Run the command and write its seconds, CPU seconds, peak resident bytes and exit status."""
     start = time.perf_counter()
     child = os.posix_spawn(command[0], command, os.environ)
     _, status, usage = os.wait4(child, 0)
     seconds = time.perf_counter() - start
     measured = {
         "seconds": seconds,
+        "cpu_seconds": usage.ru_utime + usage.ru_stime,
         "peak_bytes": usage.ru_maxrss * 1024,
         "exit_code": os.waitstatus_to_exitcode(status),
     }
