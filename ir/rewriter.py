@@ -89,9 +89,11 @@ class Rewriter:
     def initializer(self, hint: str, data: np.ndarray | ir.TensorProtocol) -> ir.Value:
         """Register a constant; its name is ``hint`` or ``hint_N`` where that is taken."""
         name = self.value_name(hint)
-        tensor = ir.tensor(np.ascontiguousarray(data)) if isinstance(data, np.ndarray) else data
+        tensor = _tensor(data)
         value = ir.Value(
-            name=name, shape=ir.Shape(tensor.shape), type=ir.TensorType(tensor.dtype),
+            name=name,
+            shape=ir.Shape(tensor.shape.numpy()),
+            type=ir.TensorType(tensor.dtype),
             const_value=tensor,
         )
         self.graph.initializers.add(value)
@@ -117,7 +119,11 @@ class Rewriter:
         """
         hint = name or op_type.lower()
         node = ir.node(
-            op_type, inputs, dict(attributes or {}), domain=domain, num_outputs=outputs,
+            op_type,
+            inputs,
+            dict(attributes or {}),
+            domain=domain,
+            num_outputs=outputs,
             name=self._name(hint, self._nodes),
         )
         for output in node.outputs:
@@ -134,14 +140,15 @@ class Rewriter:
     def set_tensor(self, value: ir.Value, data: np.ndarray | ir.TensorProtocol) -> None:
         """Give an initializer new contents of the same shape and dtype; tensors are immutable."""
         old = value.const_value
-        tensor = ir.tensor(np.ascontiguousarray(data)) if isinstance(data, np.ndarray) else data
+        tensor = _tensor(data)
         if old is None or not value.is_initializer():
             raise PassError("only an initializer can be given a tensor", where=str(value.name))
         if tuple(tensor.shape) != tuple(old.shape) or tensor.dtype != old.dtype:
             raise PassError(
                 f"a tensor {tensor.dtype.name}{list(tensor.shape)} cannot stand for "
                 f"{old.dtype.name}{list(old.shape)}",
-                where=str(value.name), hint="add a new initializer and replace its uses",
+                where=str(value.name),
+                hint="add a new initializer and replace its uses",
             )
         value.const_value = tensor
         self._record(lambda: setattr(value, "const_value", old))
@@ -229,7 +236,11 @@ class Rewriter:
         if domain in imports:
             return
         imports[domain] = version
-        self._record(lambda: imports.pop(domain))
+
+        def undo() -> None:
+            del imports[domain]
+
+        self._record(undo)
 
     def set_type(self, value: ir.Value, dtype: ir.DataType, shape: ir.Shape | None) -> None:
         """State the dtype and shape of a value."""
@@ -268,7 +279,8 @@ class Rewriter:
         if self._edit.operations > MAX_OPERATIONS_PER_EDIT:
             raise PassError(
                 f"more than {MAX_OPERATIONS_PER_EDIT} operations in one edit",
-                where=self._edit.id, hint="a rule probably matches its own output",
+                where=self._edit.id,
+                hint="a rule probably matches its own output",
             )
 
     def _touch(self, node: ir.Node) -> None:
@@ -353,16 +365,24 @@ class Rewriter:
         old.name, new.name = spare, kept
         for place in places:
             graph.outputs[place] = new
-        new_shape = new.shape
-        new.shape = shape
+        found = new.shape, new.type
+        new.shape, new.type = shape, new.type or old.type
 
         def undo() -> None:
             for place in places:
                 graph.outputs[place] = old
-            new.name, new.shape = new_name, new_shape
+            new.name = new_name
+            new.shape, new.type = found
             old.name = kept
 
         self._record(undo)
+
+
+def _tensor(data: np.ndarray | ir.TensorProtocol) -> ir.TensorProtocol:
+    # ascontiguousarray would give a number the shape [1]
+    if isinstance(data, (np.ndarray, np.generic)):
+        return ir.tensor(np.asarray(data, order="C"))
+    return data
 
 
 def _unique(hint: str, taken: set[str]) -> str:

@@ -52,6 +52,12 @@ def root() -> Path:
 
 
 @pytest.fixture(scope="session")
+def graphs() -> ModuleType:
+    """The module ``graphs``: small graphs as text, run and compiled."""
+    return load_module(ROOT / "tests" / "graphs.py", "graphs")
+
+
+@pytest.fixture(scope="session")
 def made() -> ModuleType:
     """The module ``made``: a small model, and a result and an artifact of it made by hand."""
     return load_module(ROOT / "tests" / "made.py", "made")
