@@ -51,7 +51,7 @@ typecheck: $(READY)
 	for path in planish/*; do ln -s "../../../$$path" build/typing/planish/; done
 	for layer in $(LAYERS); do ln -s "../../../$$layer" build/typing/planish/; done
 	MYPYPATH=build/typing $(PY) -m mypy -p planish
-	MYPYPATH=build/typing $(PY) -m mypy --explicit-package-bases tests examples benchmarks docs
+	MYPYPATH=build/typing:examples $(PY) -m mypy --explicit-package-bases tests examples benchmarks docs
 
 docs: $(READY)
 	$(PY) docs/generate.py
