@@ -13,6 +13,7 @@ Anything else is left alone. Rows whose every key is masked keep their zeros.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -22,6 +23,7 @@ from ...ir.graph import (
     constant_array,
     consumers,
     dims,
+    opset,
     producer,
     scalar,
     single_consumer,
@@ -30,6 +32,8 @@ from ...ir.rewriter import Rewriter
 
 LOWEST = -1e30
 """Instead of minus infinity: its exponential is as exactly zero beside any real score."""
+AXES_AS_INPUT = 18
+"""ReduceMax takes its axes as an input from this opset on."""
 
 
 @dataclass(frozen=True)
@@ -65,20 +69,21 @@ def find_attention(softmax: ir.Node) -> SpelledAttention | None:
     if before is None or value is None or output is None:
         return None
     query, key, scale = before
-    if not query[1:] == key[1:] == value[1:] or not _mask_fits(mask):
+    if not query[1:] == key[1:] == value[1:] or query[0].dtype != ir.DataType.FLOAT:
         return None
-    return SpelledAttention(
-        query[0], key[0], value[0], mask, query[1], scale, guarded and mask is not None, output
-    )
+    guarded = guarded and mask is not None
+    if not _joins(output, query) or not _mask_fits(mask, scores, query[1], guarded):
+        return None
+    return SpelledAttention(query[0], key[0], value[0], mask, query[1], scale, guarded, output)
 
 
 def fuse_attention(rewriter: Rewriter) -> int:
     """Write every attention that is recognised as one operator; how many were."""
-    rewriter.require_opset("com.microsoft", 1)
     count, guards = 0, dict[ir.Value, _Guard]()
     for node in list(rewriter.graph):
         found = find_attention(node) if node.graph is not None else None
         if found is not None:
+            rewriter.require_opset("com.microsoft", 1)
             _replace(found, rewriter, guards)
             count += 1
     return count
@@ -134,16 +139,19 @@ def _guard(
 def _finite_and_alive(mask: ir.Value, rewriter: Rewriter) -> tuple[ir.Value, ir.Value]:
     made = mask.producer()
 
-    def insert(op: str, inputs: list[ir.Value], **attributes: int) -> ir.Value:
+    def insert(op: str, inputs: list[ir.Value], **attributes: Any) -> ir.Value:
         nonlocal made
         made = rewriter.insert(op, inputs, after=made, attributes=attributes, name="attended")
         return made.outputs[0]
 
-    axis = rewriter.initializer("attended_axis", np.array([-1], np.int64))
     heads = rewriter.initializer("attended_heads", np.array([1], np.int64))
     infinite = rewriter.initializer("attended_never", np.array(-np.inf, np.float32))
     lowest = rewriter.initializer("attended_lowest", np.array(LOWEST, np.float32))
-    best = insert("ReduceMax", [mask, axis], keepdims=1)
+    if opset(rewriter.model) < AXES_AS_INPUT:
+        best = insert("ReduceMax", [mask], axes=[-1], keepdims=1)
+    else:
+        axis = rewriter.initializer("attended_axis", np.array([-1], np.int64))
+        best = insert("ReduceMax", [mask, axis], keepdims=1)
     some = insert("Greater", [best, infinite])
     alive = insert("Cast", [insert("Squeeze", [some, heads])], to=int(ir.DataType.FLOAT))
     return insert("Max", [mask, lowest]), alive
@@ -168,9 +176,15 @@ def _split(value: ir.Value | None) -> Heads | None:
     if source is None or shape is None or flat is None or len(shape) != 4 or len(flat) != 3:
         return None
     heads, width = shape[2], shape[3]
+    if any(_differ(a, b) for a, b in zip(shape[:2], flat[:2], strict=True)):
+        return None
     if not isinstance(heads, int) or not isinstance(width, int) or flat[2] != heads * width:
         return None
     return source, heads, width
+
+
+def _differ(a: int | str | None, b: int | str | None) -> bool:
+    return isinstance(a, int) and isinstance(b, int) and a != b
 
 
 def _transposed_heads(value: ir.Value | None) -> Heads | None:
@@ -228,13 +242,30 @@ def _masked(value: ir.Value | None) -> tuple[ir.Value | None, ir.Value | None]:
     return None, None
 
 
-def _mask_fits(mask: ir.Value | None) -> bool:
-    """Whether the operator takes the mask: rank 4, no broadcast over queries or keys."""
+def _mask_fits(mask: ir.Value | None, scores: ir.Value | None, heads: int, guarded: bool) -> bool:
+    """Whether the operator takes the mask: rank 4, no broadcast over queries or keys.
+
+    A guard multiplies whole rows of the joined heads, so its mask must hold for all heads.
+    """
     if mask is None:
         return True
     shape = dims(mask)
-    fits = shape is not None and len(shape) == 4 and 1 not in shape[2:]
-    return fits and mask.dtype == ir.DataType.FLOAT and producer(mask) is not None
+    if shape is None or len(shape) != 4 or mask.dtype != ir.DataType.FLOAT:
+        return False
+    if producer(mask) is None or shape[1] not in ((1,) if guarded else (1, heads)):
+        return False
+    beside = dims(scores) or (None,) * 4
+    return all(_as_long(d, other) for d, other in zip(shape[2:], beside[2:], strict=True))
+
+
+def _as_long(dim: int | str | None, other: int | str | None) -> bool:
+    """Whether an axis of the mask surely has the size of the scores' and is not stretched."""
+    return _known(dim) and dim != 1 and (dim == other or not _known(other))
+
+
+def _known(dim: int | str | None) -> bool:
+    """Symbols that shape inference makes up say nothing."""
+    return isinstance(dim, int) or (dim is not None and not dim.startswith("unk__"))
 
 
 def _weights(softmax: ir.Node) -> tuple[ir.Value | None, bool]:
@@ -263,6 +294,11 @@ def _merged(value: ir.Value) -> ir.Value | None:
     if join is None or len(dims(join.outputs[0]) or ()) != 3:
         return None
     return join.outputs[0]
+
+
+def _joins(output: ir.Value, query: Heads) -> bool:
+    """Whether the last axis of the output holds all heads."""
+    return (dims(output) or (None,))[-1] == query[1] * query[2]
 
 
 def _only_reader(value: ir.Value, op_type: str) -> ir.Node | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from ...ir.graph import constant_array, producer, single_consumer
+from ...ir.graph import attribute, constant_array, dims, producer, single_consumer
 from ...ir.rewriter import Rewriter
 
 
@@ -28,8 +28,8 @@ def _fuse(node: ir.Node, add: ir.Node, rewriter: Rewriter) -> bool:
     x, w = (producer(v, "DequantizeLinear") for v in node.inputs)
     if x is None or w is None or len(x.inputs) < 3 or len(w.inputs) < 3:
         return False
-    codes = constant_array(w.inputs[0])
-    if codes is None or codes.ndim != 2:
+    columns = _columns(w)
+    if columns is None or dims(add.inputs[1]) != (columns,) or dims(x.inputs[1]) not in ((), (1,)):
         return False
     rewriter.require_opset("com.microsoft", 1)
     inputs = [
@@ -55,6 +55,15 @@ def _fuse(node: ir.Node, add: ir.Node, rewriter: Rewriter) -> bool:
     rewriter.remove([node, add])
     rewriter.sweep(dead)
     return True
+
+
+def _columns(weight: ir.Node) -> int | None:
+    """Columns of a dequantized constant matrix whose scales, if several, belong to columns."""
+    codes, scale = constant_array(weight.inputs[0]), dims(weight.inputs[1])
+    if codes is None or codes.ndim != 2:
+        return None
+    by_column = scale == codes.shape[1:] and attribute(weight, "axis", 1) in (1, -1)
+    return codes.shape[1] if by_column or scale in ((), (1,)) else None
 
 
 def _bias_add(node: ir.Node) -> ir.Node | None:
