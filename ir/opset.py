@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import re
+
 import onnx
 import onnx.version_converter
 import onnx_ir as ir
 
 from .errors import InputError
-from .graph import opset
+from .graph import all_nodes, operator, opset
+from .normalise import lift_constants, unique_names
+from .shapes import infer_shapes
 
 
 def raised(model: ir.Model, version: int) -> ir.Model:
     """The model at opset ``version`` or newer: itself where it is there already, else a copy.
 
-    Value names are kept. Weights stay out of the conversion (ONNX's own converter cannot hold
-    two gigabytes) and are put back by name. Raises InputError where an op cannot be converted.
+    Names, origins and module paths are kept. Weights stay out of the conversion (ONNX's own
+    converter cannot hold two gigabytes) and are put back by name. Raises InputError where an op
+    cannot be converted.
     """
     if opset(model) >= version:
         return model
@@ -25,10 +30,11 @@ def raised(model: ir.Model, version: int) -> ir.Model:
         converted = ir.from_proto(proto)
     except Exception as error:
         raise InputError(
-            f"opset {opset(model)} cannot be raised to {version}: {_first_line(error)}",
+            f"opset {opset(model)} cannot be raised to {version}: {_reason(model, error)}",
             hint="export the model again at a newer opset",
         ) from error
     _restore(converted, weights, model)
+    _tidy(converted, model)
     return converted
 
 
@@ -65,5 +71,21 @@ def _restore(
     converted.ir_version = max(original.ir_version or 8, 8)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+def _tidy(converted: ir.Model, original: ir.Model) -> None:
+    """What the converter loses or leaves undone: metadata of nodes, names, constants, types."""
+    known = {node.name: node.metadata_props for node in all_nodes(original)}
+    for node in all_nodes(converted):
+        node.metadata_props.update(known.get(node.name, {}))
+    lift_constants(converted)
+    unique_names(converted)
+    infer_shapes(converted)
+
+
+def _reason(model: ir.Model, error: Exception) -> str:
+    """The converter's own words name a file of its sources; operators it lacks are named here."""
+    used = {node.op_type for node in all_nodes(model) if operator(node)[0] == ""}
+    missing = sorted(name for name in used if not onnx.defs.has(name, ""))
+    if missing:
+        return f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} unknown to ONNX"
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return re.sub(r"^\S+\.(cc|cpp|h):\d+: ", "", line)[:200]

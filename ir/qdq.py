@@ -6,9 +6,8 @@ import numpy as np
 import onnx_ir as ir
 
 from .graph import (
-    attribute,
-    constant_array,
     consumers,
+    given,
     operator,
     producer,
     scalar,
@@ -32,11 +31,10 @@ def static_view(
     s = rewriter.initializer(f"{hint}_scale", np.asarray(scale, np.float32))
     z = rewriter.initializer(f"{hint}_zero_point", np.asarray(zero_point, dtype))
     made = producer(value)
-    first = consumers(value)[0] if made is None else None
     quantized = rewriter.insert(
         "QuantizeLinear",
         [value, s, z],
-        before=first,
+        before=_start(rewriter, made),
         after=made,
         name=f"{hint}_quantized",
         origins=[made] if made is not None else [],
@@ -64,11 +62,10 @@ def dynamic_view(rewriter: Rewriter, value: ir.Value) -> tuple[ir.Value, ir.Valu
         if node.op_type == "DynamicQuantizeLinear" and not node.domain:
             return node.outputs[0], node.outputs[1], node.outputs[2]
     made = producer(value)
-    first = consumers(value)[0] if made is None else None
     node = rewriter.insert(
         "DynamicQuantizeLinear",
         [value],
-        before=first,
+        before=_start(rewriter, made),
         after=made,
         outputs=3,
         name=f"{value.name}_quantized",
@@ -110,34 +107,29 @@ def is_dequantized(value: ir.Value | None) -> bool:
     return producer(value, "DequantizeLinear") is not None
 
 
-def dequantized_constant(value: ir.Value | None) -> np.ndarray | None:
-    """The float contents of DequantizeLinear(constant int8, ...), None for anything else."""
-    node = producer(value, "DequantizeLinear")
-    if node is None:
-        return None
-    arrays = [constant_array(v) for v in node.inputs]
-    if any(a is None for a in arrays):
-        return None
-    codes, scale = np.asarray(arrays[0]), np.asarray(arrays[1])
-    zero = np.asarray(arrays[2]) if len(arrays) > 2 else np.zeros_like(scale, codes.dtype)
-    shape = [1] * codes.ndim
-    if scale.ndim == 1:
-        shape[attribute(node, "axis", 1)] = scale.size
-    centred = codes.astype(np.int32) - zero.astype(np.int32).reshape(shape)
-    return np.asarray(centred.astype(np.float32) * scale.reshape(shape))
+def _start(rewriter: Rewriter, made: ir.Node | None) -> ir.Node | None:
+    """The first node of the graph, for what reads an input: readers come in no known order."""
+    return next(iter(rewriter.graph), None) if made is None else None
 
 
 def _existing_pair(value: ir.Value, scale: float, zero_point: int, dtype: str) -> ir.Value | None:
     for node in consumers(value):
-        if node.op_type != "QuantizeLinear" or node.inputs[2] is None:
+        code = given(node, 2)
+        if operator(node) != ("", "QuantizeLinear") or code is None or code.dtype is None:
             continue
-        same = scalar(node.inputs[1]) == float(np.float32(scale))
-        code = node.inputs[2].dtype
-        if not same or scalar(node.inputs[2]) != zero_point or code is None:
+        same = scalar(node.inputs[1]) == float(np.float32(scale)) and scalar(code) == zero_point
+        if not same or code.dtype.numpy() != np.dtype(dtype):
             continue
-        if code.numpy() != np.dtype(dtype):
-            continue
-        readers = [n for n in consumers(node.outputs[0]) if n.op_type == "DequantizeLinear"]
-        if readers:
-            return readers[0].outputs[0]
+        for reader in consumers(node.outputs[0]):
+            if operator(reader) == ("", "DequantizeLinear") and _undoes(reader, node):
+                return reader.outputs[0]
     return None
+
+
+def _undoes(dequantize: ir.Node, quantize: ir.Node) -> bool:
+    """Whether both have the same scale and zero point."""
+    return all(
+        given(dequantize, i) is not None
+        and scalar(given(dequantize, i)) == scalar(given(quantize, i))
+        for i in (1, 2)
+    )
