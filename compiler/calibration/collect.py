@@ -56,6 +56,8 @@ def collect(
                 _merge(merged, request, reported)
             advance()
     ranges = {name: _range(name, m) for name, m in merged.items()}
+    if not ranges:  # nothing but padding
+        return {}
     graph = histogram_graph(model, requests, masking, ranges)
     with running(graph, threads=threads, optimize="none") as session:
         for feed in feeds:
