@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -66,17 +66,21 @@ def choose(
     return Choice(best, trials)
 
 
-def apply_spelling(judged: Judged, name: str, workshop: Workshop) -> Judged | None:
-    """The build in that spelling; None where it does not apply or does not compute the same."""
+def write_as(judged: Judged, names: Sequence[str], workshop: Workshop) -> Judged | None:
+    """The build in those spellings, one upon the other.
+
+    None where none of them applies, or where they do not compute the same. The quality is
+    not judged again here.
+    """
     rewriter = Rewriter(judged.build.model.clone())
-    with rewriter.edit(f"spelling/{name}"):
-        count = SPELLINGS[name](rewriter)
+    count = 0
+    for name in names:
+        with rewriter.edit(f"spelling/{name}"):
+            count += SPELLINGS[name](rewriter)
     if count == 0:
         return None
-    spelled = workshop.spelled(judged, name, rewriter)
-    same = _agrees(judged, spelled, workshop.judge)
-    worse = judged.quality.verdict in ACCEPTABLE and spelled.quality.verdict not in ACCEPTABLE
-    return spelled if same and not worse else None
+    written = workshop.rewritten(judged, rewriter.model)
+    return written if _agrees(judged, written) else None
 
 
 def choose_spellings(
@@ -84,16 +88,28 @@ def choose_spellings(
 ) -> tuple[Judged, tuple[str, ...]]:
     """Try each spelling on top of those that paid; keep what measures faster."""
     kept: list[str] = []
+    best = judged
     for name in SPELLINGS:
         workshop.context.progress.phase(f"timing the spelling {name}")
-        spelled = apply_spelling(judged, name, workshop)
-        if spelled is None:
+        written = write_as(best, [name], workshop)
+        if written is None:
             continue
-        ratio = time_alternating([judged.session, spelled.session], feeds, budget=3.0).ratio(0, 1)
+        ratio = time_alternating([best.session, written.session], feeds, budget=3.0).ratio(0, 1)
         if ratio.low > 1.0:
-            judged = spelled
+            best = written
             kept.append(name)
-    return judged, tuple(kept)
+    return rejudged(judged, best, tuple(kept), workshop)
+
+
+def rejudged(
+    plain: Judged, written: Judged, names: tuple[str, ...], workshop: Workshop
+) -> tuple[Judged, tuple[str, ...]]:
+    """The written build with its own verdict, or the plain one where that verdict is worse."""
+    if not names:
+        return plain, ()
+    quality = workshop.judge.judge(written.session, written.answers)
+    worse = plain.quality.verdict in ACCEPTABLE and quality.verdict not in ACCEPTABLE
+    return (plain, ()) if worse else (replace(written, quality=quality), names)
 
 
 def measure_speed(judged: Judged, feeds: Sequence[Feeds], judge: Judge, threads: int) -> Speed:
@@ -136,15 +152,9 @@ def _times(
 ) -> Paired | None:
     if feeds is None or len(candidates) < 2:
         return None
-    written = [_in_all_spellings(c, workshop) for c in candidates]
+    written = [write_as(c, tuple(SPELLINGS), workshop) or c for c in candidates]
     sessions = [workshop.judge.original, *(c.session for c in written)]
     return time_alternating(sessions, feeds, budget=8.0)
-
-
-def _in_all_spellings(judged: Judged, workshop: Workshop) -> Judged:
-    for name in SPELLINGS:
-        judged = apply_spelling(judged, name, workshop) or judged
-    return judged
 
 
 def _best(candidates: Sequence[Judged], seconds: np.ndarray, goal: Goal) -> Judged:
@@ -183,10 +193,10 @@ def _trial(candidate: Judged, chosen: bool, speed: float | None) -> Trial:
     )
 
 
-def _agrees(before: Judged, after: Judged, judge: Judge) -> bool:
+def _agrees(before: Judged, after: Judged) -> bool:
     meter = DriftMeter(before.session.output_names)
-    for feed in judge.holdout:
-        meter.add(before.session.run(feed), after.session.run(feed))
+    for first, second in zip(before.answers, after.answers, strict=True):
+        meter.add(first, second)
     return all(
         o.sqnr_db is None or (o.sqnr_db >= SPELLING_SQNR and not o.non_finite and not o.reshaped)
         for o in meter.result().outputs

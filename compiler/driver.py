@@ -16,7 +16,7 @@ from ..targets.runtime import open_session
 from ..targets.schema import Target
 from .artifact import write_artifact
 from .backends.kernels import UNEXPLAINED, count_kernels
-from .choose import Choice, apply_spelling, choose, choose_spellings, measure_speed
+from .choose import Choice, choose, choose_spellings, measure_speed, rejudged, write_as
 from .manifest import plan_from
 from .outcome import Finished, describe
 from .pipeline import parse
@@ -129,10 +129,11 @@ def _replay(plan: Plan, prepared: Prepared) -> Finished:
     """Re-use every stored choice; only the measuring is done again."""
     workshop = prepared.workshop
     instantiate(parse(plan.pipeline))
-    judged = workshop.judged(workshop.build(plan.pipeline, plan.given_back))
-    for name in plan.spellings:
-        judged = apply_spelling(judged, name, workshop) or judged
-    return Finished(judged, None, plan.spellings, _speed(judged, prepared))
+    plain = workshop.judged(workshop.build(plan.pipeline, plan.given_back))
+    written = write_as(plain, plan.spellings, workshop) if plan.spellings else None
+    names = plan.spellings if written is not None else ()
+    judged, spellings = rejudged(plain, written or plain, names, workshop)
+    return Finished(judged, None, spellings, _speed(judged, prepared))
 
 
 def _finish(judged: Judged, choice: Choice, prepared: Prepared) -> Finished:

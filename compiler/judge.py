@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,32 @@ Feeds = Mapping[str, np.ndarray]
 Evaluate = Callable[[Callable[[Feeds], list[np.ndarray]]], Any]
 
 
+KEPT_BYTES = 64 << 20
+"""Answers of one session up to this size are kept; larger ones are asked for again."""
+
+
+class Answers:
+    """What a session answers on each feed, in order; kept after the first time where small."""
+
+    def __init__(self, session: Session, feeds: FeedSet) -> None:
+        self._session, self._feeds = session, feeds
+        self._kept: list[list[np.ndarray]] | None = None
+
+    def __iter__(self) -> Iterator[list[np.ndarray]]:
+        if self._kept is not None:
+            yield from self._kept
+            return
+        kept: list[list[np.ndarray]] = []
+        size = 0
+        for feed in self._feeds:
+            outputs = self._session.run(feed)
+            size += sum(o.nbytes for o in outputs)
+            if size <= KEPT_BYTES:
+                kept.append(outputs)
+            yield outputs
+        self._kept = kept if size <= KEPT_BYTES else None
+
+
 @dataclass
 class Judge:
     """Holds what the original answers; judges one candidate after another.
@@ -40,13 +66,17 @@ class Judge:
     gate: DriftGate | None = None
     seed: int = 0
     _scores: Scores | Point | None = field(default=None, init=False)
+    _original: Answers = field(init=False)
 
-    def judge(self, session: Session) -> Quality:
-        """Compare a loaded candidate with the original.
+    def __post_init__(self) -> None:
+        self._original = Answers(self.original, self.holdout)
+
+    def judge(self, session: Session, answers: Answers | None = None) -> Quality:
+        """Compare a loaded candidate (and its answers, where kept) with the original.
 
         Raises InputError where the user's evaluation function fails.
         """
-        drift = self._drift(session)
+        drift = self._drift(session, answers or Answers(session, self.holdout))
         verdict = judge_drift(drift, self.outputs, self.gate)
         comparison = self._comparison(session)
         decided = self._decide(verdict.holds, comparison)
@@ -83,15 +113,11 @@ class Judge:
             return f"{drift}; the metric went {comparison.sentence}"
         return drift
 
-    def _drift(self, session: Session) -> Drift:
+    def _drift(self, session: Session, answers: Answers) -> Drift:
         meter = DriftMeter(session.output_names)
-        for feed in self.holdout:
+        for feed, before, after in zip(self.holdout, self._original, answers, strict=True):
             mask = feed.get(self.mask) if self.mask else None
-            meter.add(
-                self.original.run(feed),
-                session.run(feed),
-                None if mask is None else mask.astype(bool),
-            )
+            meter.add(before, after, None if mask is None else mask.astype(bool))
         return meter.result()
 
     def _comparison(self, session: Session) -> Comparison | None:

@@ -22,7 +22,7 @@ from ..targets.runtime import Session, open_session
 from .backends.legalise import legalise
 from .context import CompileContext
 from .instruments import Instrument
-from .judge import Judge
+from .judge import Answers, Judge
 from .manager import PassManager
 from .pipeline import Pipeline, Step, parse, resolve
 from .result import Quality
@@ -59,6 +59,7 @@ class Judged:
     build: Build
     session: Session
     quality: Quality
+    answers: Answers
 
 
 @dataclass
@@ -107,7 +108,8 @@ class Workshop:
         """Load a build back from disk and compare it with the original."""
         self.context.progress.phase("judging")
         session = open_session(build.path, threads=self.context.threads)
-        return Judged(build, session, self.judge.judge(session))
+        answers = Answers(session, self.judge.holdout)
+        return Judged(build, session, self.judge.judge(session, answers), answers)
 
     def hold(self, text: str) -> Judged:
         """Build a pipeline; over the bound, give back sites until it holds.
@@ -126,10 +128,11 @@ class Workshop:
         )
         return self._give_back(text, order)
 
-    def spelled(self, judged: Judged, name: str, rewriter: Rewriter) -> Judged:
-        """The same build in another spelling, which ``rewriter`` has already applied."""
-        path = self._save(rewriter.model)
-        return self.judged(replace(judged.build, model=rewriter.model, path=path))
+    def rewritten(self, judged: Judged, model: ir.Model) -> Judged:
+        """The same build in another spelling, loaded; its quality is still the old one's."""
+        build = replace(judged.build, model=model, path=self._save(model))
+        session = open_session(build.path, threads=self.context.threads)
+        return Judged(build, session, judged.quality, Answers(session, self.judge.holdout))
 
     # -- inside ------------------------------------------------------------------------
 
