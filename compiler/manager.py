@@ -13,7 +13,7 @@ from ..ir.digest import contents_digest
 from ..ir.errors import PassError, PlanishError
 from ..ir.provenance import Edit
 from ..ir.rewriter import EditRecord, Rewriter
-from ..passes.api import SITES, Candidate, Pass, Perturbation, Refusal
+from ..passes.api import SITES, Candidate, Pass, Perturbation, Refusal, Semantics
 from .context import CompileContext, values_by_name
 from .instruments import EditEvent, Instrument, PassEvent, RejectedError
 from .regions import Reference, reference
@@ -157,7 +157,8 @@ class PassManager:
             return None
         key = (self.stage, candidate.site, candidate.setting)
         loss = self.losses.get(key) if ref is None else ref.loss
-        edit = _describe(pass_, candidate, record, loss)
+        declared = loss if pass_.semantics is Semantics.LOSSY else None
+        edit = _describe(pass_, candidate, record, declared)
         happened = EditEvent(event, candidate, perturbation, ref, record, edit)
         try:
             for instrument in self.instruments:
