@@ -97,22 +97,32 @@ def compare(
 def _agree(
     name: str, expected: np.ndarray, got: np.ndarray, perturbation: Perturbation
 ) -> RegionCheck:
-    if expected.shape != got.shape:
-        return RegionCheck(
-            False, np.inf, f"{name}: shape {list(got.shape)}, expected {list(expected.shape)}"
-        )
+    if (expected.shape, expected.dtype) != (got.shape, got.dtype):
+        return RegionCheck(False, np.inf, f"{name}: {_face(got)}, expected {_face(expected)}")
     if expected.size == 0:
         return RegionCheck(True, 0.0)
-    scale = float(np.abs(expected).max()) if np.isfinite(expected).all() else np.nan
-    bound = REASSOCIATION * max(scale, 1e-30) * np.sqrt(perturbation.contraction)
-    difference = np.abs(expected.astype(np.float64) - got.astype(np.float64))
+    scale = np.abs(expected[np.isfinite(expected)]).max(initial=1e-30)
+    bound = REASSOCIATION * float(scale) * np.sqrt(perturbation.contraction)
+    difference = _difference(expected, got)
     beyond = float(np.mean(difference > bound))
     worst = float(difference.max() / bound)
     allowed = STEP_SHARE if perturbation.fake_quants else 0.0
-    if beyond <= allowed:
+    if beyond <= allowed and np.isfinite(worst):
         return RegionCheck(True, worst)
     sentence = f"{name}: {beyond:.2%} of elements differ, the worst by {worst:.1f} tolerances"
     return RegionCheck(False, worst, sentence)
+
+
+def _difference(expected: np.ndarray, got: np.ndarray) -> np.ndarray:
+    """|a - b| in float64; equal infinities and NaNs agree, any other are infinitely far apart."""
+    with np.errstate(invalid="ignore"):
+        distance = np.abs(expected.astype(np.float64) - got.astype(np.float64))
+    same = (expected == got) | (np.isnan(expected) & np.isnan(got))
+    return np.where(same, 0.0, np.where(np.isnan(distance), np.inf, distance))
+
+
+def _face(array: np.ndarray) -> str:
+    return f"{array.dtype.name}{list(array.shape)}"
 
 
 def _region(
@@ -177,7 +187,6 @@ def _run(model: ir.Model, inputs: Arrays, threads: int) -> dict[str, np.ndarray]
 def _relative_error(before: Arrays, after: Arrays) -> float:
     noise = signal = 0.0
     for name, array in before.items():
-        a, b = array.astype(np.float64), after[name].astype(np.float64)
-        noise += float(np.sum((a - b) ** 2))
-        signal += float(np.sum(a**2))
+        noise += float(np.sum(_difference(array, after[name]) ** 2))
+        signal += float(np.sum(array[np.isfinite(array)].astype(np.float64) ** 2))
     return noise / signal if signal > 0 else (0.0 if noise == 0 else float("inf"))
