@@ -44,6 +44,7 @@ class PassManager:
     instruments: Sequence[Instrument]
     losses: dict[tuple[str, str, str], float] = field(default_factory=dict)
     stage: str = ""
+    _site: str = ""
 
     def run(
         self,
@@ -61,7 +62,7 @@ class PassManager:
         model, context = self.rewriter.model, self.context
         outcome = PassOutcome(pass_.name, self.rewriter.checkpoint())
         context.begin_pass(pass_.name, model, model.clone())
-        event = PassEvent(pass_, model, context)
+        event, self._site = PassEvent(pass_, model, context), ""
         try:
             for instrument in self.instruments:
                 instrument.before_pass(event)
@@ -70,7 +71,7 @@ class PassManager:
                 instrument.after_pass(event, outcome.edits)
         except BaseException as error:
             self.rewriter.rollback(outcome.mark)
-            named = _named(error, pass_)
+            named = _named(error, pass_, self._site)
             for instrument in self.instruments:
                 instrument.on_failure(event, named)
             raise named from (None if named is error else error)
@@ -120,20 +121,24 @@ class PassManager:
         self, pass_: Pass, chunk: Sequence[Candidate], event: PassEvent
     ) -> Iterator[Edit]:
         context = self.context
-        planned = [(c, pass_.perturb(self.rewriter.model, c, context)) for c in chunk]
+        planned = [(c, self._perturbed(pass_, c)) for c in chunk]
         known = self._known()
         new = [p for c, p in planned if p is not None and (c.site, c.setting) not in known]
         names = sorted({n for p in new for n in p.inputs})
         samples = context.samples(context.before, names) if names else {}
         values = values_by_name(context.before)
         for candidate, perturbation in planned:
-            ref = None
+            ref, self._site = None, candidate.site
             if perturbation is not None and (candidate.site, candidate.setting) not in known:
                 ref = reference(context.before, perturbation, values, samples, context.threads)
             edit = self._apply(pass_, candidate, perturbation, ref, event)
             context.progress.advance()
             if edit is not None:
                 yield edit
+
+    def _perturbed(self, pass_: Pass, candidate: Candidate) -> Perturbation | None:
+        self._site = candidate.site
+        return pass_.perturb(self.rewriter.model, candidate, self.context)
 
     def _known(self) -> set[tuple[str, str]]:
         return {(site, setting) for stage, site, setting in self.losses if stage == self.stage}
@@ -193,12 +198,15 @@ def _sentence(edit: Edit) -> str:
     return f"{edit.setting}: {edit.saving} bytes saved{loss}"
 
 
-def _named(error: BaseException, pass_: Pass) -> BaseException:
-    """Our own errors and interrupts as they are; anything else as an error of the pass."""
+def _named(error: BaseException, pass_: Pass, site: str) -> BaseException:
+    """Errors of the pass with its name and the site; input errors and interrupts as they are."""
+    place = f"{pass_.name} at {site}" if site else pass_.name
+    if isinstance(error, PassError) and pass_.name not in error.where:
+        error.where = f"{place}: {error.where}" if error.where else place
     if isinstance(error, (PlanishError, MemoryError)) or not isinstance(error, Exception):
         return error
     return PassError(
         f"the pass failed with {type(error).__name__}: {error}",
-        where=pass_.name,
+        where=place,
         hint="the model is as it was before the pass",
     )
