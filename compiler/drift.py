@@ -18,6 +18,7 @@ __all__ = [
     "OutputDrift",
     "default_gate",
     "judge",
+    "margin",
     "measure",
 ]
 
@@ -121,7 +122,7 @@ def judge(drift: Drift, gate: DriftGate) -> DriftVerdict:
     if not drift.outputs:
         return DriftVerdict(False, gate, "", None, "there are no outputs to compare")
     verdicts = [_judge_one(output, gate) for output in drift.outputs]
-    return min(verdicts, key=_margin)
+    return min(verdicts, key=margin)
 
 
 def _judge_one(output: OutputDrift, gate: DriftGate) -> DriftVerdict:
@@ -160,7 +161,7 @@ def _meaningful(output: OutputDrift, gate: DriftGate) -> DriftGate:
     return default_gate("classes" if output.sqnr_db is None and output.rows else "tensor")
 
 
-def _margin(verdict: DriftVerdict) -> tuple[bool, float]:
+def margin(verdict: DriftVerdict) -> tuple[bool, float]:
     """Failures first, then by how far above its bound each measure is, in its own range."""
     if verdict.value is None:
         return verdict.holds, -math.inf

@@ -11,11 +11,11 @@ import onnx_ir as ir
 
 from ..targets.runtime import Session
 from .comparison import Comparison
-from .drift import Drift, DriftGate, DriftMeter
+from .drift import Drift, DriftGate, DriftMeter, DriftVerdict
 from .evaluation import compare
 from .feedset import FeedSet
 from .outputs import judge_drift
-from .result import Quality, QualityRow
+from .result import Quality, QualityRow, QualityVerdict
 from .scores import Budget, Point, Scores, normalise
 from .usercode import call
 
@@ -79,39 +79,41 @@ class Judge:
         drift = self._drift(session, answers or Answers(session, self.holdout))
         verdict = judge_drift(drift, self.outputs, self.gate)
         comparison = self._comparison(session)
-        decided = self._decide(verdict.holds, comparison)
         return Quality(
-            verdict=decided,  # type: ignore[arg-type]
-            gate=self._gate_text(str(verdict.gate), comparison),
-            sentence=self._sentence(verdict.sentence, comparison),
+            verdict=self._decide(verdict, drift, comparison),
+            gate=self._gate_text(verdict, comparison),
+            sentence=self._sentence(verdict, comparison),
             rows=_rows(comparison),
             drift=drift.measures(),
             samples=self.holdout.samples,
             samples_needed=None if comparison is None else comparison.samples_needed,
+            warning="" if comparison is None else comparison.warning,
         )
 
-    def _decide(self, drift_holds: bool, comparison: Comparison | None) -> str:
+    def _decide(
+        self, verdict: DriftVerdict, drift: Drift, comparison: Comparison | None
+    ) -> QualityVerdict:
+        if self.gate is not None and not verdict.holds:
+            return "over-budget"
         if self.budget is not None and comparison is not None:
-            if self.gate is not None and not drift_holds:
-                return "over-budget"
             return comparison.verdict
         if self.holdout.synthetic:
-            return "unverified"
-        return "within-budget" if drift_holds else "over-budget"
+            return "over-budget" if _broken(drift) else "unverified"
+        return "within-budget" if verdict.holds else "over-budget"
 
-    def _gate_text(self, drift_gate: str, comparison: Comparison | None) -> str:
-        if self.budget is not None and comparison is not None:
-            return f"drop <= {self.budget}"
-        return drift_gate.replace("=", " >= ")
+    def _gate_text(self, verdict: DriftVerdict, comparison: Comparison | None) -> str:
+        if self.budget is None or comparison is None:
+            return verdict.gate.sentence
+        drop = f"drop <= {self.budget}"
+        return drop if self.gate is None else f"{drop} and {verdict.gate.sentence}"
 
-    def _sentence(self, drift: str, comparison: Comparison | None) -> str:
+    def _sentence(self, verdict: DriftVerdict, comparison: Comparison | None) -> str:
+        drift = verdict.sentence
         if self.budget is not None and comparison is not None:
-            return comparison.sentence
+            return comparison.sentence if self.gate is None else f"{drift}; {comparison.sentence}"
         if self.holdout.synthetic:
-            return "no data was given; on generated feeds the " + drift
-        if comparison is not None:
-            return f"{drift}; the metric went {comparison.sentence}"
-        return drift
+            drift = f"no data was given; on generated feeds the {drift}"
+        return drift if comparison is None else f"{drift}; the metric went {comparison.sentence}"
 
     def _drift(self, session: Session, answers: Answers) -> Drift:
         meter = DriftMeter(session.output_names)
@@ -132,6 +134,11 @@ class Judge:
         assert self.evaluate is not None
         result = call(self.evaluate, f"the evaluation of {which}", session.run)
         return normalise(result, where=f"the evaluation of {which}")
+
+
+def _broken(drift: Drift) -> bool:
+    """Whether outputs became NaN, infinite or another shape: wrong whatever the data."""
+    return any(output.non_finite or output.reshaped for output in drift.outputs)
 
 
 def _rows(comparison: Comparison | None) -> tuple[QualityRow, ...]:

@@ -98,6 +98,8 @@ def _coverage(finished: Finished, prepared: Prepared) -> dict[str, float]:
 def _notes(finished: Finished, prepared: Prepared) -> tuple[str, ...]:
     given_back = sum(len(sites) for sites in finished.judged.build.given_back.values())
     notes = list(finished.notes)
+    if finished.judged.quality.warning:
+        notes.append(finished.judged.quality.warning)
     if given_back:
         notes.append(f"{given_back} sites were given back to float to hold the quality bound")
     if prepared.timing_feeds is None:

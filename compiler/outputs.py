@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from ..ir.graph import producer
-from .drift import Drift, DriftGate, DriftVerdict, Kind, default_gate, judge
+from .drift import Drift, DriftGate, DriftVerdict, Kind, default_gate, judge, margin
 
 PASS_THROUGH = frozenset("Identity Cast Squeeze Unsqueeze Reshape Flatten Transpose Slice".split())
 CLASSES = frozenset({"Softmax", "LogSoftmax", "ArgMax"})
@@ -39,8 +39,7 @@ def judge_drift(drift: Drift, outputs: Sequence[ir.Value], asked: DriftGate | No
     if asked is not None:
         return judge(drift, asked)
     kinds = {str(v.name): output_kind(v) for v in outputs}
-    verdicts = [
+    verdicts = (
         judge(Drift((o,)), default_gate(kinds.get(o.name, "tensor"))) for o in drift.outputs
-    ]
-    failing = [v for v in verdicts if not v.holds]
-    return (failing or verdicts)[0]
+    )
+    return min(verdicts, key=margin)
