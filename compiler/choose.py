@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from ..ir.errors import TargetError
 from ..ir.rewriter import Rewriter
 from .backends.spellings import SPELLINGS
-from .drift import DriftMeter
+from .drift import DriftMeter, OutputDrift
 from .judge import Judge
 from .policy import Goal
 from .result import Speed, SpeedVerdict, Trial
@@ -24,6 +25,8 @@ SLOWER = 1.02
 """Slower, or faster, only where the 95 % interval of the ratio clears 2 %."""
 SPELLING_SQNR = 30.0
 """dB; a spelling moves roundings only, so its outputs stay this near to those before."""
+SPELLING_TOP1 = 99.0
+"""Percent of class numbers that stay."""
 
 ACCEPTABLE = ("within-budget", "unverified")
 Feeds = dict[str, np.ndarray]
@@ -69,8 +72,8 @@ def choose(
 def write_as(judged: Judged, names: Sequence[str], workshop: Workshop) -> Judged | None:
     """The build in those spellings, one upon the other.
 
-    None where none of them applies, or where they do not compute the same. The quality is
-    not judged again here.
+    None where none of them applies, where the runtime does not take it, or where it does not
+    compute the same. The quality is not judged again here.
     """
     rewriter = Rewriter(judged.build.model.clone())
     count = 0
@@ -79,8 +82,12 @@ def write_as(judged: Judged, names: Sequence[str], workshop: Workshop) -> Judged
             count += SPELLINGS[name](rewriter)
     if count == 0:
         return None
-    written = workshop.rewritten(judged, rewriter.model)
-    return written if _agrees(judged, written) else None
+    try:
+        written = workshop.rewritten(judged, rewriter.model)
+        return written if _agrees(judged, written) else None
+    except TargetError as error:
+        workshop.context.progress.note(f"spelling {', '.join(names)}: {error.what}")
+        return None
 
 
 def choose_spellings(
@@ -197,7 +204,12 @@ def _agrees(before: Judged, after: Judged) -> bool:
     meter = DriftMeter(before.session.output_names)
     for first, second in zip(before.answers, after.answers, strict=True):
         meter.add(first, second)
-    return all(
-        o.sqnr_db is None or (o.sqnr_db >= SPELLING_SQNR and not o.non_finite and not o.reshaped)
-        for o in meter.result().outputs
-    )
+    return all(map(_same, meter.result().outputs))
+
+
+def _same(output: OutputDrift) -> bool:
+    if output.non_finite or output.reshaped:
+        return False
+    if output.sqnr_db is not None:
+        return output.sqnr_db >= SPELLING_SQNR
+    return output.top1 is None or output.top1 >= SPELLING_TOP1
