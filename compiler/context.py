@@ -75,7 +75,7 @@ class CompileContext:
 
     def sample_feed(self) -> Arrays:
         """The first calibration feed, cut to a few samples."""
-        return head(next(iter(self.feeds)), SAMPLE_ROWS)
+        return head(self.feeds, 0, SAMPLE_ROWS)
 
     def samples(self, model: ir.Model, names: Sequence[str]) -> Arrays:
         """Values of a model on a few calibration samples, by name (graph inputs included)."""
@@ -121,12 +121,14 @@ class CompileContext:
         )
 
 
-def head(feed: Mapping[str, np.ndarray], rows: int) -> Arrays:
-    """The first samples of a feed, where all its arrays share axis 0; else the feed."""
-    sizes = {a.shape[0] if a.ndim else None for a in feed.values()}
-    if len(sizes) != 1 or None in sizes:
+def head(feeds: FeedSet, index: int, rows: int) -> Arrays:
+    """The first samples of one feed where the model takes any number of them, else the feed."""
+    feed, size = feeds[index], feeds.sizes[index]
+    along = {name: axis for name, axis in feeds.axes.items() if axis is not None}
+    if not feeds.divisible or any(feed[name].shape[axis] != size for name, axis in along.items()):
         return dict(feed)
-    return {name: array[:rows] for name, array in feed.items()}
+    kept = np.arange(min(rows, size))
+    return {n: np.take(a, kept, along[n]) if n in along else a for n, a in feed.items()}
 
 
 def values_by_name(model: ir.Model) -> dict[str, ir.Value]:

@@ -152,7 +152,7 @@ def _samples(judged: Judged, prepared: Prepared) -> tuple[Sample, ...]:
     original = prepared.workshop.judge.original
     made = []
     for index in range(min(SAMPLES, len(prepared.holdout))):
-        feed = head(prepared.holdout[index], SAMPLE_ROWS)
+        feed = head(prepared.holdout, index, SAMPLE_ROWS)
         after = dict(zip(judged.session.output_names, judged.session.run(feed), strict=True))
         before = dict(zip(original.output_names, original.run(feed), strict=True))
         made.append(Sample(feed, after, before))

@@ -19,6 +19,7 @@ from ..ir.graph import (
     attribute,
     constant_array,
     constant_tensor,
+    consumers,
     dims,
     is_constant,
     rank,
@@ -56,8 +57,10 @@ def remove_nothing(node: ir.Node, rewriter: Rewriter) -> bool:
     outer = source.graph is not node.graph
     if output.is_graph_output() and (_fixed(source) or source.is_graph_output() or outer):
         return False
+    inputs = list(node.inputs)
     rewriter.replace_uses(output, source)
     rewriter.remove(node)
+    rewriter.sweep(inputs)
     return True
 
 
@@ -89,14 +92,14 @@ def gemm_to_matmul(node: ir.Node, rewriter: Rewriter) -> bool:
     x, weight = node.inputs[0], node.inputs[1]
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     assert x is not None and weight is not None
-    alpha, beta = attribute(node, "alpha", 1.0), attribute(node, "beta", 1.0)
-    dtype = weight.dtype
+    beta, dtype = attribute(node, "beta", 1.0), weight.dtype
     if attribute(node, "transA", 0) or dtype is None or not dtype.is_floating_point():
         return False
     if bias is not None and (not is_constant(bias) or len(dims(bias) or ()) > 2):
         return False
-    if alpha != 1.0 or attribute(node, "transB", 0):
-        weight = _derived(rewriter, weight, bool(attribute(node, "transB", 0)), float(alpha))
+    weight = _oriented(node, weight, rewriter)
+    if weight is None:
+        return False
     product = rewriter.insert(
         "MatMul", [x, weight], before=node, name=f"{node.name}_matmul", origins=[node]
     )
@@ -222,8 +225,9 @@ class Canonicalize(Pass):
 
 
 def _replace(node: ir.Node, value: ir.Value, rewriter: Rewriter) -> None:
+    """Put a computed value in the place of the node's output, under the name of that."""
     inputs = list(node.inputs)
-    rewriter.replace_uses(node.outputs[0], value)
+    rewriter.take_over(node.outputs[0], value)
     rewriter.remove(node)
     rewriter.sweep(inputs)
 
@@ -267,16 +271,51 @@ def _bias_vector(rewriter: Rewriter, bias: ir.Value, beta: float) -> ir.Value:
     return rewriter.initializer(f"{bias.name}_scaled", (flat * beta).astype(array.dtype))
 
 
+def _oriented(node: ir.Node, weight: ir.Value, rewriter: Rewriter) -> ir.Value | None:
+    """The weight of a Gemm as [in, out], alpha in it; None where others need it as it is.
+
+    All Gemms that share it get the new one, so that it stays shared and is stored once.
+    """
+    how = _orientation(node)
+    if how == (0, 1.0):
+        return weight
+    alike = [n for n in consumers(weight) if _orientation(n) == how and n.inputs[1] is weight]
+    if len(alike) != len(weight.uses()):
+        return None
+    new = _derived(rewriter, weight, bool(how[0]), how[1])
+    for gemm in alike:
+        rewriter.set_input(gemm, 1, new)
+        rewriter.set_attribute(gemm, "transB", 0)
+        rewriter.set_attribute(gemm, "alpha", 1.0)
+    rewriter.sweep([weight])
+    return new
+
+
+def _orientation(node: ir.Node) -> tuple[int, float]:
+    if node.op_type != "Gemm" or node.domain:
+        return (-1, 0.0)
+    return attribute(node, "transB", 0), float(attribute(node, "alpha", 1.0))
+
+
 def _fold_weight_transpose(node: ir.Node, rewriter: Rewriter) -> bool:
+    """Once for all who read the weight transposed; not where others need it as it is."""
     weight = node.inputs[0]
     assert weight is not None
-    if tuple(attribute(node, "perm", (1, 0))) != (1, 0):
+    alike = [n for n in consumers(weight) if _transposes(n, rewriter)]
+    if node not in alike or len(alike) != len(weight.uses()):
         return False
-    inputs = list(node.inputs)
-    rewriter.replace_uses(node.outputs[0], _derived(rewriter, weight, True, 1.0))
-    rewriter.remove(node)
-    rewriter.sweep(inputs)
+    new = _derived(rewriter, weight, True, 1.0)
+    for transpose in alike:
+        rewriter.replace_uses(transpose.outputs[0], new)
+        rewriter.remove(transpose)
+    rewriter.sweep([weight])
     return True
+
+
+def _transposes(node: ir.Node, rewriter: Rewriter) -> bool:
+    plain = node.op_type == "Transpose" and not node.domain and node.graph is rewriter.graph
+    order = tuple(attribute(node, "perm", (1, 0)))
+    return plain and order == (1, 0) and not node.outputs[0].is_graph_output()
 
 
 def _evaluate(node: ir.Node) -> list[np.ndarray] | None:
