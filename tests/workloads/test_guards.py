@@ -63,7 +63,7 @@ def test_a_gate_that_only_float_can_hold_leaves_nothing_quantized(
     artifact = compile_ruined(ruined, settings, **options)
     quality = artifact.manifest["quality"]
     kept = guards.sqnr(artifact.path / MODEL, ruined, FRESH, settings.threads)
-    assert quality["gate"] == "sqnr >= 150"
+    assert quality["gate"].startswith("sqnr >= 150")
     assert (artifact.exit_code == 5) == (quality["verdict"] == "over-budget")
     assert quality["verdict"] == "over-budget" or kept >= 100
 
