@@ -179,6 +179,8 @@ class Quantize(Pass):
         return self._refuse_range(site, ctx)
 
     def _refuse_range(self, site: Site, ctx: Context) -> Refusal | None:
+        if _input(site).shape is None:
+            return Refusal(site.name, "unknown-rank", "shape inference stops in front of it")
         stats = ctx.analysis(STATS, self._requests(ctx)).get(str(_input(site).name))
         if stats is None:
             return Refusal(site.name, "not-observed", "no calibration feed reached this layer")
@@ -199,7 +201,9 @@ class Quantize(Pass):
             if _refuse_any(site, ctx) is not None or _too_small(site, ctx) is not None:
                 continue
             x = _input(site)
-            wanted[str(x.name)] = _channel_axis(site, x)
+            if x.shape is None:
+                continue
+            wanted[str(x.name)] = 1 if site.kind == "conv" else len(x.shape) - 1
             if site.kind == "conv" and ctx.target.int8.conv_needs_output_quant:
                 wanted[str(_activated(site).name)] = 1
         return tuple(sorted(wanted.items()))
@@ -387,6 +391,10 @@ def _refuse_any(site: Site, ctx: Context) -> Refusal | None:
         return Refusal(
             site.name, "tied", f"its weight is also that of {site.ties[0]} and would be kept twice"
         )
+    if site.weight is not None and len(site.weight.uses()) > 1:
+        return Refusal(
+            site.name, "shared", "other nodes read its weight, too, and it would be kept twice"
+        )
     if site.nested or site.weight_path:
         return Refusal(site.name, "not-canonical", "it stands in a subgraph or behind a reshape")
     return None
@@ -404,12 +412,15 @@ def _too_small(site: Site, ctx: Context) -> str | None:
 
 
 def _holds_mask(stats: ValueStats) -> bool:
-    """Whether a large negative constant stands far below everything else in the range."""
-    low = stats.histogram.minimum
-    if low > -MASK_MAGNITUDE:
+    """Whether a large negative constant stands far below everything else in the range.
+
+    A channel that is merely wide fills the range; a mask leaves a gap above its constant.
+    """
+    if stats.histogram.minimum > -MASK_MAGNITUDE:
         return False
-    spread = float(np.sqrt(np.median(stats.mean_square)))
-    return low < -100.0 * max(spread, 1.0) or spread >= MASK_MAGNITUDE
+    counts = stats.histogram.counts
+    spike, gap = counts.size // 100, counts.size // 2
+    return bool(counts[:spike].sum() > 0 and counts[spike:gap].sum() == 0)
 
 
 def _input(site: Site) -> ir.Value:
@@ -427,13 +438,6 @@ def _activated(site: Site) -> ir.Value:
     """The output behind the activation that the runtime absorbs, else the layer's output."""
     assert site.output is not None
     return activated(site.output) if site.kind == "conv" else site.output
-
-
-def _channel_axis(site: Site, value: ir.Value) -> int:
-    if site.kind == "conv":
-        return 1
-    shape = value.shape
-    return len(shape) - 1 if shape is not None else 1
 
 
 def _elements(site: Site) -> int:

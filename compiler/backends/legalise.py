@@ -2,8 +2,8 @@
 
 Facts from the runtime's graph optimiser, checked by ``tests/conformance``:
 
-- ``MatMul + Add(bias)`` on two-dimensional or fully static inputs is merged into a float
-  ``Gemm`` before the integer kernels are chosen; a ``Gemm`` with an int32 bias is not, unless
+- ``MatMul + Add`` on two-dimensional inputs, and with a constant vector on fully static ones,
+  is merged into a float ``Gemm`` before the integer kernels are chosen; a ``Gemm`` with an int32 bias is not, unless
   an activation follows that is not absorbed by a QuantizeLinear.
 - A float layer between a DequantizeLinear and a QuantizeLinear gets a per-tensor int8 weight
   that nobody asked for, when its bias is part of it; behind ``Sum`` it does not. Both are moved
@@ -189,16 +189,17 @@ def _as_sum(add: ir.Node, rewriter: Rewriter) -> None:
 
 
 def _merges(add: ir.Node, product: ir.Node) -> bool:
-    """Whether the runtime would merge MatMul and the Add of a constant into a Gemm.
+    """Whether the runtime would merge MatMul and Add into a Gemm.
 
-    It does for two axes, and for a vector also where every size is known.
+    It does for two axes, whatever is added, and for a constant vector also where every size
+    is known.
     """
     bias, x = _added_constant(add, product.outputs[0]), product.inputs[0]
-    if bias is None or x is None or x.shape is None:
+    if add.op_type != "Add" or add.domain or x is None or x.shape is None:
         return False
     if len(x.shape) == 2:
-        return bias.ndim <= 2
-    return bias.ndim <= 1 and all(isinstance(d, int) for d in x.shape)
+        return bias is None or bias.ndim <= 2
+    return bias is not None and bias.ndim <= 1 and all(isinstance(d, int) for d in x.shape)
 
 
 def _added_constant(add: ir.Node, value: ir.Value) -> np.ndarray | None:
