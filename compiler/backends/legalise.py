@@ -3,8 +3,8 @@
 Facts from the runtime's graph optimiser, checked by ``tests/conformance``:
 
 - ``MatMul + Add`` on two-dimensional inputs, and with a constant vector on fully static ones,
-  is merged into a float ``Gemm`` before the integer kernels are chosen; a ``Gemm`` with an int32 bias is not, unless
-  an activation follows that is not absorbed by a QuantizeLinear.
+  is merged into a float ``Gemm`` before the integer kernels are chosen; a ``Gemm`` with an int32
+  bias is not, unless an activation follows that is not absorbed by a QuantizeLinear.
 - A float layer between a DequantizeLinear and a QuantizeLinear gets a per-tensor int8 weight
   that nobody asked for, when its bias is part of it; behind ``Sum`` it does not. Both are moved
   through ops that only move numbers, so that they need not stand next to the layer.
