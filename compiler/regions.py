@@ -179,6 +179,9 @@ def _fake(array: np.ndarray, quant: FakeQuant | None) -> np.ndarray:
 
 
 def _run(model: ir.Model, inputs: Arrays, threads: int) -> dict[str, np.ndarray]:
+    for value in model.graph.inputs:
+        if value.shape is None:  # the runtime takes an unknown rank for none
+            value.shape = ir.Shape([None] * inputs[str(value.name)].ndim)
     with running(model, threads=threads, optimize="none") as session:
         feeds = {n: a for n, a in inputs.items() if n in session.input_names}
         return dict(zip(session.output_names, session.run(feeds), strict=True))

@@ -62,8 +62,8 @@ class Port:
     """An input or output of a session.
 
     dtype: a numpy type name ("float32"), or the runtime's own type name ("tensor(string)",
-    "seq(tensor(float))") where numpy has none. shape: None when the rank is unknown; a dimension
-    is a number, a symbol, or None.
+    "seq(tensor(float))") where numpy has none. shape: None when the rank is unknown or 0; a
+    dimension is a number, a symbol, or None.
     """
 
     name: str
@@ -224,7 +224,8 @@ def _open(model: Path | bytes, options: ort.SessionOptions) -> Session:
 def _port(arg: ort.NodeArg) -> Port:
     inner = arg.type.removeprefix("tensor(").removesuffix(")")
     dtype = _NUMPY_TYPES.get(inner, arg.type)
-    return Port(arg.name, dtype, None if arg.shape is None else tuple(arg.shape))
+    # Of an unknown rank ONNX Runtime says [], as of a scalar (1.31).
+    return Port(arg.name, dtype, tuple(arg.shape) if arg.shape else None)
 
 
 def _check_feed(port: Port, array: Array) -> None:
