@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,26 @@ from ..targets.runtime import open_session
 from ..targets.schema import Target
 from .artifact import write_artifact
 from .backends.kernels import UNEXPLAINED, count_kernels
-from .choose import Choice, choose, choose_spellings, measure_speed, rejudged, write_as
+from .backends.spellings import SPELLINGS
+from .choose import ACCEPTABLE, Choice, choose, choose_spellings, measure_speed, rejudged, write_as
+from .manager import GIVEN_BACK
 from .manifest import plan_from
 from .outcome import Finished, describe
 from .pipeline import parse
 from .policy import GOALS, LOSSLESS, Goal, propose
 from .prepare import Prepared, Request, prepare
 from .progress import Progress, Silent
-from .result import Built, Plan, Speed
+from .result import Built, Plan, Speed, Trial
 from .staging import staging
+from .summary import some
 from .workshop import MODEL, Judged, instantiate
 
-LOSES = ("no-gain", "slower")
+UNPAID: Mapping[Goal, tuple[str, ...]] = {
+    "latency": ("no-gain", "slower"),
+    "balanced": ("slower",),
+    "size": (),
+}
+"""Verdicts on speed with which a quantized model is not handed over unless it was asked for."""
 
 
 def compile_model(
@@ -81,11 +90,11 @@ def compile_model(
         output,
         command,
     )
-    _check(request, plan)
+    replayed = _check(request, plan)
     with staging(output, force) as folder, _scratch(folder) as scratch:
         prepared = prepare(request, scratch, progress or Silent())
-        finished = _replay(plan_from(plan), prepared) if plan is not None else _search(prepared)
-        _emit(finished, prepared, folder)
+        finished = _search(prepared) if replayed is None else _replay(replayed, prepared)
+        finished = _emit(finished, prepared, folder)
         kernels = count_kernels(
             folder / MODEL,
             finished.judged.build.model,
@@ -101,39 +110,40 @@ def compile_model(
 def _search(prepared: Prepared) -> Finished:
     """Build what policy proposes (or the user's pipeline), choose, spell, and time."""
     workshop, request = prepared.workshop, prepared.request
-    own = request.pipeline
-    texts = (
-        [own]
-        if own is not None
-        else [
-            p.pipeline
-            for p in propose(
-                workshop.rewriter.model, request.target, calibrated=workshop.context.calibrated
-            )
-        ]
-    )
+    if request.pipeline is not None:
+        held = workshop.hold(request.pipeline)
+        return _finish(held, Choice(held, ()), prepared)
     lossless = workshop.judged(workshop.build(LOSSLESS))
-    candidates = [lossless, *(workshop.hold(text) for text in texts)]
-    if own is not None:
-        choice = Choice(candidates[1], ())
-    else:
-        workshop.context.progress.phase("timing the candidates")
-        choice = choose(candidates, request.goal, prepared.timing_feeds, workshop)
+    proposals = propose(
+        workshop.rewriter.model, request.target, calibrated=workshop.context.calibrated
+    )
+    candidates = [lossless, *(workshop.hold(p.pipeline) for p in proposals)]
+    workshop.context.progress.phase("timing the candidates")
+    choice = choose(candidates, request.goal, prepared.timing_feeds, workshop)
     finished = _finish(choice.judged, choice, prepared)
-    if own is None and request.goal == "latency" and finished.speed.verdict in LOSES:
-        return _lossless(lossless, finished, prepared)
+    if choice.judged is lossless or finished.speed.verdict in UNPAID[request.goal]:
+        return _lossless(lossless, choice, finished, prepared)
     return finished
 
 
 def _replay(plan: Plan, prepared: Prepared) -> Finished:
     """Re-use every stored choice; only the measuring is done again."""
     workshop = prepared.workshop
-    instantiate(parse(plan.pipeline))
     plain = workshop.judged(workshop.build(plan.pipeline, plan.given_back))
     written = write_as(plain, plan.spellings, workshop) if plan.spellings else None
     names = plan.spellings if written is not None else ()
     judged, spellings = rejudged(plain, written or plain, names, workshop)
-    return Finished(judged, None, spellings, _speed(judged, prepared))
+    notes = []
+    if spellings != plan.spellings:
+        notes.append(f"the plan's spellings {', '.join(plan.spellings)} do not apply here")
+    if unknown := _unknown_sites(plan, plain):
+        notes.append(f"the plan gives back {some(unknown)}, which no pass asked for here")
+    return Finished(judged, None, spellings, _speed(judged, prepared), tuple(notes))
+
+
+def _unknown_sites(plan: Plan, judged: Judged) -> list[str]:
+    given_back = {r.site for r in judged.build.remarks if r.code == GIVEN_BACK}
+    return sorted({site for sites in plan.given_back.values() for site in sites} - given_back)
 
 
 def _finish(judged: Judged, choice: Choice, prepared: Prepared) -> Finished:
@@ -143,28 +153,39 @@ def _finish(judged: Judged, choice: Choice, prepared: Prepared) -> Finished:
     return Finished(judged, choice, spellings, _speed(judged, prepared))
 
 
-def _lossless(lossless: Judged, lossy: Finished, prepared: Prepared) -> Finished:
+def _lossless(lossless: Judged, choice: Choice, finished: Finished, prepared: Prepared) -> Finished:
     """Quantization did not pay: hand over the model without it, and say what it would give."""
-    note = ""
-    if lossy.judged is not lossless and lossy.speed.ratio is not None:
-        smaller = prepared.bytes_before / max(lossy.judged.build.bytes, 1)
-        note = (
-            f"the best quantized model is {smaller:.1f}x smaller but runs at "
-            f"{lossy.speed.ratio:.2f}x; --goal size would hand it over"
-        )
-    assert lossy.choice is not None
-    finished = _finish(lossless, lossy.choice, prepared)
+    notes: tuple[str, ...] = ()
+    if choice.judged is not lossless:
+        notes = (_forgone(finished, prepared),)
+        finished = _finish(lossless, choice, prepared)
     if finished.speed.verdict == "slower":
         plain = prepared.workshop.judged(prepared.workshop.build_imported())
-        finished = Finished(plain, lossy.choice, (), _speed(plain, prepared))
-    return Finished(
-        finished.judged,
-        finished.choice,
-        finished.spellings,
-        finished.speed,
-        (note,) if note else (),
-        "quantization did not pay on this model",
+        finished = Finished(plain, choice, (), _speed(plain, prepared))
+    pipeline = finished.judged.build.pipeline
+    trials = tuple(replace(t, chosen=t.pipeline == pipeline) for t in choice.trials)
+    return replace(
+        finished,
+        choice=Choice(finished.judged, trials),
+        notes=notes,
+        why_float=_why_float(trials[1:]),
     )
+
+
+def _forgone(lossy: Finished, prepared: Prepared) -> str:
+    smaller = prepared.bytes_before / max(lossy.judged.build.bytes, 1)
+    return (
+        f"the best quantized model is {smaller:.1f}x smaller but runs at "
+        f"{lossy.speed.ratio:.2f}x; --goal size would hand it over"
+    )
+
+
+def _why_float(lossy: Sequence[Trial]) -> str:
+    if not lossy:
+        return ""
+    if any(trial.quality in ACCEPTABLE for trial in lossy):
+        return "quantization did not pay on this model"
+    return "no quantized model held the quality bound"
 
 
 def _speed(judged: Judged, prepared: Prepared) -> Speed:
@@ -175,23 +196,24 @@ def _speed(judged: Judged, prepared: Prepared) -> Speed:
     return measure_speed(judged, prepared.timing_feeds, prepared.workshop.judge, request.threads)
 
 
-def _emit(finished: Finished, prepared: Prepared, folder: Path) -> None:
-    """Write the model, and load what was written: success is not claimed before."""
+def _emit(finished: Finished, prepared: Prepared, folder: Path) -> Finished:
+    """Write the model, and load what was written: from here on that is what speaks."""
     model = finished.judged.build.model
     limit = prepared.request.target.runtime.max_ir_version
     save_model(model, folder / MODEL, ir_version=min(model.ir_version or limit, limit))
-    open_session(folder / MODEL, threads=prepared.request.threads)
+    session = open_session(folder / MODEL, threads=prepared.request.threads)
+    return replace(finished, judged=replace(finished.judged, session=session))
 
 
 def _target(target: str | Path | Target) -> Target:
     return target if isinstance(target, Target) else load_target(target)
 
 
-def _check(request: Request, plan: object) -> None:
-    """Everything that can be refused before any work."""
+def _check(request: Request, given: Path | str | Mapping[str, Any] | None) -> Plan | None:
+    """Everything that can be refused before any work; the plan, where one is given."""
     if request.goal not in GOALS:
         raise UsageError(f"there is no goal {request.goal!r}", hint=near(request.goal, GOALS))
-    if request.pipeline is not None and plan is not None:
+    if request.pipeline is not None and given is not None:
         raise UsageError("a pipeline and a plan exclude each other", hint="give one of them")
     if request.pipeline is not None:
         instantiate(parse(request.pipeline))
@@ -202,8 +224,15 @@ def _check(request: Request, plan: object) -> None:
         )
     if request.threads < 0:
         raise UsageError(f"{request.threads} threads are too few", hint="0 means one per core")
-    if plan is not None:
-        plan_from(plan)  # type: ignore[arg-type]
+    if given is None:
+        return None
+    plan = plan_from(given)
+    for name in plan.spellings:
+        if name not in SPELLINGS:
+            raise UsageError(f"there is no spelling {name!r}", hint=near(name, SPELLINGS))
+    if plan.pipeline:
+        instantiate(parse(plan.pipeline))
+    return plan
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ LOSSLESS = "the lossless model is handed over"
 def headline(result: CompileResult) -> str:
     """Both verdicts and the figures behind them, the speed first; one line, plain words."""
     parts = [_speed(result.speed), size_change(result), quality_phrase(result.quality)]
-    if result.speed.verdict == "no-gain":
+    if result.speed.verdict == "no-gain" and result.lossless:
         parts.insert(1, LOSSLESS)
     if not result.run_on_target:
         parts.append(f"not run on the target {result.target}")

@@ -1,7 +1,7 @@
 """Instruments: what watches passes from outside. None of it is inside a pass.
 
-Hooks: before_pass, allow (may a candidate be applied?), after_edit (may raise ``RejectedError``
-to have the edit undone), after_pass, on_failure.
+Hooks: before_build (of a pipeline), before_pass, allow (may a candidate be applied?), after_edit
+(may raise ``RejectedError`` to have the edit undone), after_pass, on_failure.
 """
 
 from __future__ import annotations
@@ -62,6 +62,9 @@ class EditEvent:
 
 class Instrument:
     """Base of instruments; every hook does nothing."""
+
+    def before_build(self) -> None:
+        """A pipeline is about to be applied to the imported model."""
 
     def before_pass(self, event: PassEvent) -> None:
         """The pass is about to look for candidates."""
@@ -144,6 +147,9 @@ class Bisect(Instrument):
 
     limit: int
     count: int = 0
+
+    def before_build(self) -> None:
+        self.count = 0
 
     def allow(self, event: PassEvent, candidate: Candidate) -> bool:
         self.count += 1

@@ -18,6 +18,8 @@ from .context import CompileContext, values_by_name
 from .instruments import EditEvent, Instrument, PassEvent, RejectedError
 from .regions import Reference, reference
 
+GIVEN_BACK = "given-back"
+"""Code of remarks on sites that were left alone to hold the quality bound."""
 CHUNK = 16
 """Candidates whose region inputs are held in memory at one time."""
 
@@ -104,7 +106,7 @@ class PassManager:
                 self.context.remark("refused", offer.site, offer.code, offer.sentence)
             elif offer.site in exclude:
                 self.context.remark(
-                    "refused", offer.site, "given-back", "left float to hold the quality bound"
+                    "refused", offer.site, GIVEN_BACK, "left float to hold the quality bound"
                 )
             else:
                 key = (offer.site, offer.setting if offer.site == "graph" else "")

@@ -7,13 +7,14 @@ import json
 import platform
 import resource
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
-import onnx_ir as ir
 
+from ..ir.count import parameters
 from ..ir.digest import contents_digest, file_digest
 from ..targets.host import read_machine
 from .calibration.coverage import coverage, static_ranges
@@ -49,6 +50,7 @@ def describe(
     """The result of a compile, from what was measured on the way."""
     build, request = finished.judged.build, prepared.request
     target = request.target
+    samples = _samples(finished.judged, prepared)
     return CompileResult(
         source=prepared.source.label,
         target=target.name,
@@ -60,8 +62,8 @@ def describe(
         plan=Plan(build.pipeline, build.given_back, finished.spellings),
         bytes_before=prepared.bytes_before,
         bytes_after=sum(f.stat().st_size for f in folder.iterdir()),
-        parameters_before=_parameters(prepared.source.imported.model),
-        parameters_after=_parameters(build.model),
+        parameters_before=prepared.parameters_before,
+        parameters_after=parameters(build.model),
         edits=build.edits,
         remarks=(*prepared.remarks, *build.remarks),
         trials=() if finished.choice is None else finished.choice.trials,
@@ -75,8 +77,8 @@ def describe(
         run_on_target=prepared.timing_feeds is not None,
         notes=_notes(finished, prepared),
         command=request.command,
-        samples=_samples(finished.judged, prepared),
-        tolerance=_tolerance(finished.judged, prepared),
+        samples=samples,
+        tolerance=_tolerance(samples),
         settings={"threads": request.threads, "seed": request.seed, "goal": request.goal},
     )
 
@@ -105,11 +107,6 @@ def _notes(finished: Finished, prepared: Prepared) -> tuple[str, ...]:
     if prepared.timing_feeds is None:
         notes.append(f"not run on the target: {prepared.not_timed}")
     return tuple(notes)
-
-
-def _parameters(model: ir.Model) -> int:
-    tensors = (v.const_value for v in model.graph.initializers.values())
-    return sum(int(t.size) for t in tensors if t is not None)
 
 
 def _digests(finished: Finished, prepared: Prepared) -> dict[str, str]:
@@ -159,11 +156,11 @@ def _samples(judged: Judged, prepared: Prepared) -> tuple[Sample, ...]:
     return tuple(made)
 
 
-def _tolerance(judged: Judged, prepared: Prepared) -> dict[str, float]:
+def _tolerance(samples: Sequence[Sample]) -> dict[str, float]:
     """How far another machine may be off: half the distance to the original, at least 1e-3
     of the largest output."""
     tolerance: dict[str, float] = {}
-    for sample in _samples(judged, prepared):
+    for sample in samples:
         for name, after in sample.outputs.items():
             if after.dtype.kind != "f" or not after.size:
                 continue

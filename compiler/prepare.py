@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from ..ir.count import parameters
 from ..ir.graph import dims, opset
 from ..ir.index_limits import index_limits
 from ..ir.opset import raised
@@ -85,6 +86,7 @@ class Prepared:
     timing_feeds: list[dict[str, np.ndarray]] | None
     not_timed: str
     bytes_before: int
+    parameters_before: int
     remarks: tuple[Remark, ...]
 
 
@@ -152,6 +154,7 @@ def prepare(request: Request, scratch: Path, progress: Progress) -> Prepared:
         feeds,
         here.reason,
         file_bytes(source.baseline),
+        parameters(source.imported.model),
         tuple(remarks),
     )
 

@@ -164,10 +164,21 @@ class CompileResult:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def lossless(self) -> bool:
+        """Whether no edit that loses anything was made."""
+        return all(edit.loss is None for edit in self.edits)
+
+    @property
     def exit_code(self) -> int:
-        """The status of the command line; quality outranks speed."""
+        """The status of the command line; quality outranks speed.
+
+        Where size was asked for, a smaller model is a gain, under ``size`` even a slower one.
+        """
         if self.quality.verdict in ("over-budget", "undecided"):
             return EXIT_CODES[self.quality.verdict]
+        smaller = not self.lossless and self.bytes_after < self.bytes_before
+        if self.speed.verdict == "no-gain" and self.goal != "latency" and smaller:
+            return 0
         if self.speed.verdict == "slower" and self.goal == "size":
             return 0
         return EXIT_CODES.get(self.speed.verdict, 0)

@@ -81,9 +81,14 @@ class Workshop:
     def build(self, text: str, given_back: GivenBack | None = None) -> Build:
         """Apply a pipeline to the imported model and write the result to a folder of its own.
 
-        Raises PassError, UsageError for unknown passes and options.
+        An empty text is the imported graph as it is. Raises PassError, UsageError for unknown
+        passes and options.
         """
+        if not text:
+            return self.build_imported()
         back = dict(given_back or {})
+        for instrument in self.instruments:
+            instrument.before_build()
         self.context.pipeline = text
         self.rewriter.rollback(self._start)
         self.context.remarks.clear()
@@ -96,13 +101,13 @@ class Workshop:
             )
             edits.extend(outcome.edits)
         self._legalise()
-        return self._write(text, edits, back)
+        return self._write(text, edits, back, self.context.before)
 
     def build_imported(self) -> Build:
         """The imported graph as it is, no pass run."""
         self.rewriter.rollback(self._start)
         self.context.remarks.clear()
-        return self._write("", (), {})
+        return self._write("", (), {}, None)
 
     def judged(self, build: Build) -> Judged:
         """Load a build back from disk and compare it with the original."""
@@ -162,11 +167,12 @@ class Workshop:
                 Remark("note", "legalise", item.value, item.code, item.sentence)
             )
 
-    def _write(self, text: str, edits: Sequence[Edit], back: GivenBack) -> Build:
+    def _write(
+        self, text: str, edits: Sequence[Edit], back: GivenBack, floating: ir.Model | None
+    ) -> Build:
         model = self.rewriter.model.clone()
-        path = self._save(model)
-        remarks, before = tuple(self.context.remarks), self.context.before
-        return Build(text, model, path, tuple(edits), remarks, back, before)
+        path, remarks = self._save(model), tuple(self.context.remarks)
+        return Build(text, model, path, tuple(edits), remarks, back, floating)
 
     def _save(self, model: ir.Model) -> Path:
         self._count += 1

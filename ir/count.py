@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from .bound import Shapes
 from .flops import total_flops
-from .graph import all_graphs, all_nodes, attribute, constant_tensor
+from .graph import all_graphs, all_nodes, attribute, constant_tensor, producer
 from .sites import Site, Sites
 
 _SCALE_POSITIONS: dict[str, tuple[int, ...]] = {
@@ -154,12 +154,31 @@ def _parameters_in(value: ir.Value) -> int:
     tensor = value.const_value
     if tensor is None or tensor.size <= 1 or not value.uses():
         return 0
-    if all(i in _SCALE_POSITIONS.get(node.op_type, ()) for node, i in value.uses()):
+    if all(_as_scale(node, index) for node, index in value.uses()):
         return 0
     for node, index in value.uses():
         if node.op_type == "MatMulNBits" and index == 1:
             return int(attribute(node, "K")) * int(attribute(node, "N"))
     return tensor.size if _stands_for_numbers(value, tensor) else 0
+
+
+def _as_scale(node: ir.Node, index: int) -> bool:
+    """Whether the input says how integers stand for numbers, maybe row by row (Gather)."""
+    if index in _SCALE_POSITIONS.get(node.op_type, ()):
+        return True
+    if node.op_type == "Gather" and index == 0:
+        uses = node.outputs[0].uses()
+        return bool(uses) and all(_as_scale(reader, i) for reader, i in uses)
+    return node.op_type == "Mul" and _widened(node.inputs[1 - index])
+
+
+def _widened(value: ir.Value | None) -> bool:
+    """The scale of a dynamic quantization, or codes that a Cast makes numbers of."""
+    node = producer(value)
+    if node is None or node.op_type == "DynamicQuantizeLinear":
+        return node is not None and node.outputs[1] is value
+    source = node.inputs[0] if node.op_type == "Cast" else None
+    return source is not None and source.dtype in _CODES
 
 
 def _stands_for_numbers(value: ir.Value, tensor: ir.TensorProtocol) -> bool:

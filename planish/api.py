@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import contextlib
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -85,7 +85,8 @@ def compile(
         built = build(model, target, inside / "artifact", shown=shown, settings=settings)
         return temporary_artifact(built.folder, inside)
     except BaseException:
-        shutil.rmtree(inside, ignore_errors=True)
+        with contextlib.suppress(OSError):  # not empty where it holds a reproducer
+            inside.rmdir()
         raise
 
 

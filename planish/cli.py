@@ -34,7 +34,7 @@ EXIT_CODES = {
     5: "quality over budget",
     6: "slower than the original",
     7: "undecided: too few samples; the message says how many would do",
-    8: "no gain: the lossless model is handed over",
+    8: "no gain in speed: unless a pipeline was given, the lossless model is handed over",
     INTERRUPTED: "interrupted, nothing was written",
 }
 

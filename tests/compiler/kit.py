@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -176,8 +175,6 @@ def dynamic(model: onnx.ModelProto) -> bool:
     return any(node.op_type == "DynamicQuantizeLinear" for node in model.graph.node)
 
 
-def leftovers(folder: Path) -> list[str]:
-    """Everything in a folder, and temporary folders of ours elsewhere."""
-    inside = [p.relative_to(folder).as_posix() for p in folder.rglob("*")]
-    outside = [p.name for p in Path(tempfile.gettempdir()).glob("planish-*")]
-    return sorted(inside) + sorted(outside)
+def everything(*folders: Path) -> list[str]:
+    """All that lies in some folders, at any depth."""
+    return sorted(str(path) for folder in folders for path in folder.rglob("*"))

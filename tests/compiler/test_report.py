@@ -32,9 +32,17 @@ SIGNATURE = Signature(
     [
         ({}, "faster: 2.71x (2.66-2.75), 4.0x smaller, within-budget: drop 0.18 <= 0.3"),
         (
-            {"speed": Speed("no-gain", 5, 4.95, 1.01, 0.99, 1.03), "bytes_after": 90_900_001},
+            {
+                "speed": Speed("no-gain", 5, 4.95, 1.01, 0.99, 1.03),
+                "bytes_after": 90_900_001,
+                "edits": (),
+            },
             "no-gain: 1.01x (0.99-1.03), the lossless model is handed over, same size, "
             "within-budget: drop 0.18 <= 0.3",
+        ),
+        (
+            {"speed": Speed("no-gain", 5, 4.95, 1.01, 0.99, 1.03)},
+            "no-gain: 1.01x (0.99-1.03), 4.0x smaller, within-budget: drop 0.18 <= 0.3",
         ),
         (
             {"speed": Speed("slower", 5, 5.5, 0.909, 0.9, 0.92), "bytes_after": 100_000_000},

@@ -308,6 +308,29 @@ def test_integer_biases_are_parameters_and_indices_are_not() -> None:
     assert parameters(lookup) == 0
 
 
+def test_scales_of_dynamic_layers_and_of_table_rows_are_no_parameters() -> None:
+    dynamic = build(
+        """q, s, z = DynamicQuantizeLinear (x)
+        p = MatMulInteger (q, "codes", z) r = Cast <to = 1> (p) t = Mul (s, "scale")
+        y = Mul (r, t)""",
+        {"codes": np.ones((8, 5), np.int8), "scale": floats(5)},
+    )
+    assert parameters(dynamic) == 8 * 5
+    table = build(
+        """c = Gather ("codes", ids) w = Cast <to = 1> (c) s = Gather ("scale", ids)
+        y = Mul (w, s)""",
+        {"codes": np.ones((9, 8), np.int8), "scale": floats(9, 1)},
+        inputs="int64[b, s] ids",
+    )
+    assert parameters(table) == 9 * 8
+    learnt = build(
+        """w = Cast <to = 1> (mask) y = Mul (w, "gain")""",
+        {"gain": floats(8)},
+        inputs="int64[b, s, 8] mask",
+    )
+    assert parameters(learnt) == 8
+
+
 def test_weights_inside_branches_count() -> None:
     model = build(
         """y = If (flag) <
