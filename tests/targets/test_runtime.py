@@ -87,6 +87,13 @@ def test_ports_say_dtype_and_shape() -> None:
     assert str(session.inputs[0]) == "float32[B, 4]"
 
 
+def test_an_input_of_unknown_rank_takes_any_shape() -> None:
+    nodes = [helper.make_node("Relu", ["x"], ["y"])]
+    session = open_session(model(nodes, inputs={"x": (TensorProto.FLOAT, None)}))
+    for shape in ((), (3,), (2, 1, 2)):
+        assert session.run({"x": np.ones(shape, np.float32)})[0].shape == shape
+
+
 @pytest.mark.parametrize(
     ("feeds", "message"),
     [
