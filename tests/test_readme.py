@@ -1,4 +1,4 @@
-"""The commands and the code that README shows work as they stand.
+"""The commands and the code that README and the pages of docs/ show work as they stand.
 
 A fenced block of ``console`` or ``python`` is run when an HTML comment precedes it::
 
@@ -24,7 +24,14 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-DOCUMENTS = ("README.md", "CONTRIBUTING.md")
+DOCUMENTS = (
+    "README.md",
+    "CONTRIBUTING.md",
+    "docs/calibration-and-evaluation.md",
+    "docs/python-api.md",
+    "docs/writing-a-pass.md",
+)
+ROOT = Path(__file__).resolve().parent.parent
 FENCE = re.compile(
     r"^<!-- test(?:: exit (?P<statuses>[\d ]+))? -->\n+"
     r"```(?P<language>\w+)\n(?P<body>.*?)^```$",
@@ -155,3 +162,24 @@ def test_the_model_runs_as_described(tmp_path: Path) -> None:
         (scores,) = open_session(tmp_path / "model.onnx").run(dict(data))
     assert scores.shape == (64, 10)
     assert np.isfinite(scores).all()
+
+
+LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s#]*)(#[^)\s]*)?\)")
+PAGES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob("docs/*.md"))
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", *PAGES])
+def test_links_lead_somewhere(document: str, root: Path) -> None:
+    for target, anchor in LINK.findall((root / document).read_text("utf8")):
+        if "://" in target:
+            continue
+        path = (root / document).parent / target if target else root / document
+        assert path.exists(), f"{document} links to {target}"
+        if anchor:
+            assert anchor[1:] in anchors(path.read_text("utf8")), f"{document}: {target}{anchor}"
+
+
+def anchors(text: str) -> set[str]:
+    """The anchors of a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", h.lower()).strip().replace(" ", "-") for h in headings}
