@@ -193,7 +193,7 @@ def _branch(node: ir.Node, channels: ChannelMap, trail: _Trail) -> Absorber:
             return _behind(y, aligned(y, channels), trail.beside(other))
         except (ObstacleError, NotMovedError) as error:
             obstacles.append(error if isinstance(error, ObstacleError) else _blocked(node))
-    raise obstacles[0]
+    raise next((o for o in obstacles if o.code == "residual-use"), obstacles[0])
 
 
 def _quotient(node: ir.Node, output: ir.Value, channels: ChannelMap, trail: _Trail) -> Absorber:

@@ -44,7 +44,7 @@ def bound_shapes(model: ir.Model, bindings: Mapping[str, int] | None = None) -> 
     values of unknown rank are absent. The model stays as it is.
     """
     copy = model.clone()
-    del copy.graph.outputs[:]  # inference leaves the shapes of outputs as the signature has them
+    copy.graph.outputs.clear()  # inference leaves the shapes of outputs as the signature has them
     names = dict(bindings or {})
     for value in _values(copy):
         value.shape = _bound(value.shape, names)

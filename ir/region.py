@@ -117,6 +117,6 @@ def with_outputs(model: ir.Model, names: Iterable[str]) -> ir.Model:
     missing = [n for n in wanted if n not in values]
     if missing:
         raise PassError(f"no value named {missing[0]!r} in the graph")
-    del copy.graph.outputs[:]
+    copy.graph.outputs.clear()
     copy.graph.outputs.extend(values[n] for n in wanted)
     return copy

@@ -219,5 +219,5 @@ def _float(rewriter: Rewriter, number: float) -> ir.Value:
 
 
 def _set_outputs(model: ir.Model, outputs: Sequence[ir.Value]) -> None:
-    del model.graph.outputs[:]
+    model.graph.outputs.clear()
     model.graph.outputs.extend(outputs)

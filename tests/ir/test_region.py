@@ -114,6 +114,7 @@ def test_any_value_can_become_an_output(model: ir.Model, graphs: ModuleType) -> 
     }  # fmt: skip
     got = graphs.run(copy, feeds)
     assert list(got) == ["d", "x"]
+    assert not graphs.value(copy, "y").is_graph_output()
     np.testing.assert_array_equal(got["x"], feeds["x"])
     expected = np.maximum((feeds["x"] @ W + B) * feeds["other"], 0)
     np.testing.assert_allclose(got["d"], expected, rtol=1e-5, atol=1e-6)
