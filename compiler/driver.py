@@ -222,6 +222,9 @@ def _check(request: Request, given: Path | str | Mapping[str, Any] | None) -> Pl
             "a drop is asked for, but nothing measures it",
             hint="give --evaluate file.py:function, or --max-drift for the outputs' drift",
         )
+    if request.snapshots is not None and request.snapshots.is_file():
+        what = f"snapshots cannot go to {str(request.snapshots)!r}, which is a file"
+        raise UsageError(what, hint="give a folder")
     if request.threads < 0:
         raise UsageError(f"{request.threads} threads are too few", hint="0 means one per core")
     if given is None:

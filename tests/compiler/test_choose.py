@@ -245,6 +245,18 @@ def twice_negated(rewriter: Rewriter) -> int:
     return 1
 
 
+def passed_on(rewriter: Rewriter) -> int:
+    """The same numbers through one more node."""
+    node = rewriter.graph.outputs[0].producer()
+    assert node is not None
+    source = node.inputs[0].producer() if node.inputs[0] is not None else None
+    if source is not None and source.op_type == "Identity":
+        return 0
+    made = rewriter.insert("Identity", [node.inputs[0]], before=node)
+    rewriter.set_input(node, 0, made.outputs[0])
+    return 1
+
+
 def scaled(rewriter: Rewriter) -> int:
     """Other numbers."""
     node = rewriter.graph.outputs[0].producer()
@@ -310,6 +322,39 @@ def test_a_spelling_is_kept_where_it_measures_faster(
     assert any(n.op_type == "Neg" for n in best.build.model.graph) is bool(kept)
     assert best.quality.verdict == "within-budget"
     assert (best.build.edits, best.build.remarks) == (plain.build.edits, plain.build.remarks)
+
+
+@pytest.mark.parametrize(
+    ("negated", "passed", "kept"),
+    [
+        (0.5, 0.5, ("negated", "passed-on")),
+        (0.5, 2.0, ("negated",)),
+        (2.0, 0.5, ("passed-on",)),
+        (1.5, 1.2, ()),
+        (0.999, 0.998, ()),  # within 1 %: the fewest
+        (0.5, 0.995, ("negated",)),
+    ],
+)
+def test_the_best_set_of_spellings_is_kept(
+    shop: Workshop,
+    kit: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
+    negated: float,
+    passed: float,
+    kept: tuple[str, ...],
+) -> None:
+    plain = shop.judged(shop.build("canonicalize"))
+    spell(monkeypatch, kit, {"negated": twice_negated, "passed-on": passed_on}, "")
+
+    def seconds(model: onnx.ModelProto) -> float:
+        ops = {node.op_type for node in model.graph.node}
+        return (negated if "Neg" in ops else 1.0) * (passed if "Identity" in ops else 1.0)
+
+    monkeypatch.setattr(choosing, "time_alternating", kit.made_up(seconds))
+    best, names = choose_spellings(plain, kit.feeds(1), shop)
+    assert names == kept
+    ops = {node.op_type for node in best.build.model.graph}
+    assert ("Neg" in ops, "Identity" in ops) == ("negated" in kept, "passed-on" in kept)
 
 
 @pytest.mark.parametrize("wrong", [scaled, reshaped, unloadable])

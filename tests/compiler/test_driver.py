@@ -468,6 +468,39 @@ def test_an_old_opset_is_raised_and_said(compiled: Compile, kit: ModuleType) -> 
     assert "from 9 to 13" in remark.sentence
 
 
+GEMMS = "a = Gemm<transB=1, alpha=0.3>(v, w, b) r = Relu(a) y0 = Gemm<transB=1>(r, u)"
+
+
+@pytest.mark.parametrize(
+    ("body", "dtype", "out"),
+    [
+        (f"v = Identity(x) {GEMMS} y = Relu(y0)", np.float16, "float16"),
+        (f"v = Cast<to=10>(x) {GEMMS} y = Cast<to=1>(y0)", np.float16, "float"),
+        (f"v = Identity(x) {GEMMS} y = Relu(y0)", np.float64, "double"),
+        (f"v = Identity(x) {GEMMS} y = ArgMax<axis=1>(y0)", np.float32, "int64"),
+        (
+            f"v = Identity(x) {GEMMS} q = QuantizeLinear(y0, s, z) y = DequantizeLinear(q, s, z)",
+            np.float32,
+            "float",
+        ),
+    ],
+)
+def test_reassociating_is_no_failure_where_few_bits_or_roundings_show_it(
+    compiled: Compile, kit: ModuleType, body: str, dtype: Any, out: str
+) -> None:
+    weights = {"w": kit.normal(64, 64), "u": kit.normal(16384, 64, seed=4), "b": kit.normal(64)}
+    weights = {name: array.astype(dtype) for name, array in weights.items()}
+    weights |= {"s": np.float32(0.05), "z": np.uint8(128)}
+    entry = {np.float16: "float16", np.float64: "double"}.get(dtype, "float")
+    entry = "float" if "Cast" in body else entry
+    model = kit.graph(body, weights, f'{entry}["n", 64] x', f'{out}["n", "m"] y')
+    given = np.float32 if entry == "float" else dtype
+    data = [{"x": kit.normal(64, 64, seed=i).astype(given)} for i in range(6)]
+    result = compiled(model, calibration=data, pipeline="canonicalize").result
+    assert result.quality.verdict == "within-budget"
+    assert {e.setting for e in result.edits} >= {"gemm-to-matmul"}
+
+
 def test_a_convolutional_net(compiled: Compile, kit: ModuleType) -> None:
     body = """
         c = Conv<pads=[1, 1, 1, 1]>(x, "stem.weight", "stem.bias") r = Relu(c)
@@ -603,6 +636,7 @@ def test_snapshots_hold_the_model_after_each_pass_that_changed_it(
         ({"max_drop": 0.5}, "nothing measures it"),
         ({"max_drop": "0.5%"}, "--evaluate"),
         ({"threads": -1}, "threads"),
+        ({"snapshots": Path(__file__)}, "which is a file"),
     ],
 )
 def test_a_wrong_request_is_refused_before_the_model_is_looked_for(
