@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 
 from ..targets.runtime import Session
 from .comparison import Comparison
-from .drift import Drift, DriftGate, DriftMeter, DriftVerdict
+from .drift import Drift, DriftGate, DriftMeter, DriftVerdict, Kind
 from .evaluation import compare
 from .feedset import FeedSet
 from .outputs import judge_drift
@@ -53,13 +52,14 @@ class Answers:
 class Judge:
     """Holds what the original answers; judges one candidate after another.
 
-    holdout: held-out feeds, or generated ones (then nothing is verified). mask: the token
+    holdout: held-out feeds, or generated ones (then nothing is verified). kinds: of the outputs,
+    by name, which decide how their drift is measured. mask: the token
     mask input, whose zeros leave rows out of the drift. budget: allowed drop of the metric.
     """
 
     original: Session
     holdout: FeedSet
-    outputs: Sequence[ir.Value]
+    kinds: Mapping[str, Kind]
     mask: str | None = None
     evaluate: Evaluate | None = None
     budget: Budget | None = None
@@ -77,7 +77,7 @@ class Judge:
         Raises InputError where the user's evaluation function fails.
         """
         drift = self._drift(session, answers or Answers(session, self.holdout))
-        verdict = judge_drift(drift, self.outputs, self.gate)
+        verdict = judge_drift(drift, self.kinds, self.gate)
         comparison = self._comparison(session)
         return Quality(
             verdict=self._decide(verdict, drift, comparison),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 
 import onnx_ir as ir
 
@@ -34,11 +34,15 @@ def output_kind(value: ir.Value) -> Kind:
     return "tensor"
 
 
-def judge_drift(drift: Drift, outputs: Sequence[ir.Value], asked: DriftGate | None) -> DriftVerdict:
+def output_kinds(outputs: Iterable[ir.Value]) -> dict[str, Kind]:
+    """The kind of each output by its name."""
+    return {str(value.name): output_kind(value) for value in outputs}
+
+
+def judge_drift(drift: Drift, kinds: Mapping[str, Kind], asked: DriftGate | None) -> DriftVerdict:
     """The verdict of the output that holds least; each by its own kind unless ``asked``."""
     if asked is not None:
         return judge(drift, asked)
-    kinds = {str(v.name): output_kind(v) for v in outputs}
     verdicts = (
         judge(Drift((o,)), default_gate(kinds.get(o.name, "tensor"))) for o in drift.outputs
     )

@@ -12,12 +12,15 @@ from typing import Literal
 import onnx_ir as ir
 
 from ..ir.facts import FLOAT
+from ..ir.graph import opset
 from ..ir.sites import find_sites
 from ..targets.schema import Target
 
 Goal = Literal["latency", "size", "balanced"]
 GOALS: tuple[Goal, ...] = ("latency", "size", "balanced")
 LOSSLESS = "canonicalize"
+QDQ_OPSET = 13
+"""Scales per channel need QuantizeLinear of opset 13."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,7 @@ def propose(model: ir.Model, target: Target, *, calibrated: bool) -> list[Propos
     The goal decides among them afterwards, by what was measured. Dynamic ranges suit linear
     layers, static ones both linear layers and convolutions, but need calibration data.
     """
-    if not target.int8.supported:
+    if not target.int8.supported or opset(model) < QDQ_OPSET:
         return []
     kinds = {site.kind for site in find_sites(model) if FLOAT in site.facts}
     static = [

@@ -11,7 +11,8 @@ import numpy as np
 import onnx_ir as ir
 
 from ..ir.count import parameters
-from ..ir.graph import dims, opset
+from ..ir.errors import InputError
+from ..ir.graph import all_graphs, dims, opset
 from ..ir.index_limits import index_limits
 from ..ir.opset import raised
 from ..ir.provenance import Remark
@@ -35,15 +36,14 @@ from .instruments import (
     VerifyEach,
 )
 from .judge import Judge
-from .policy import Goal
+from .outputs import output_kinds
+from .policy import QDQ_OPSET, Goal
 from .progress import Progress
 from .scores import Budget
 from .source import Source, resolve_source
 from .usercode import load_function
 from .workshop import Workshop
 
-QDQ_OPSET = 13
-"""Scales per channel need QuantizeLinear of opset 13."""
 SYNTHETIC_FEEDS = 4
 TIMING_FEEDS = 8
 
@@ -109,11 +109,11 @@ def prepare(request: Request, scratch: Path, progress: Progress) -> Prepared:
         keep_overridable=request.keep_overridable,
     )
     signature = Signature.of(source.imported.model)
-    model = raised(source.imported.model, QDQ_OPSET)
+    model, kept = _raised(source.imported.model)
     progress.note(_estimate(model))
     calibration, holdout = _data(request, model, signature)
     masking, found = _masking(request, model, signature, calibration or holdout)
-    remarks = [*source.imported.remarks, *_opset_remark(source.imported.model, model), *found]
+    remarks = [*source.imported.remarks, *kept, *found]
     original = open_session(source.baseline, threads=request.threads)
     context = CompileContext(
         request.target,
@@ -128,7 +128,7 @@ def prepare(request: Request, scratch: Path, progress: Progress) -> Prepared:
     judge = Judge(
         original,
         holdout,
-        list(model.graph.outputs),
+        output_kinds(model.graph.outputs),
         masking.input if masking else None,
         evaluate,
         budget,
@@ -162,7 +162,7 @@ def prepare(request: Request, scratch: Path, progress: Progress) -> Prepared:
 def file_bytes(path: Path) -> int:
     """Bytes of a model file and of the external data it names."""
     model = ir.load(path)
-    tensors = [v.const_value for v in model.graph.initializers.values()]
+    tensors = [v.const_value for g in all_graphs(model) for v in g.initializers.values()]
     outside = {t.path for t in tensors if isinstance(t, ir.ExternalTensor)}
     return path.stat().st_size + sum(Path(p).stat().st_size for p in outside)
 
@@ -198,11 +198,17 @@ def _masking(
     return Masking(found.name, dims(value) or (None, None)), found.remarks
 
 
-def _opset_remark(before: ir.Model, after: ir.Model) -> list[Remark]:
-    if before is after:
-        return []
-    sentence = f"opset raised from {opset(before)} to {opset(after)}: scales per channel need it"
-    return [Remark("note", "import", "model", "opset-raised", sentence)]
+def _raised(model: ir.Model) -> tuple[ir.Model, list[Remark]]:
+    """The model at an opset that can be quantized; as it is where an op cannot be converted."""
+    try:
+        newer = raised(model, QDQ_OPSET)
+    except InputError as error:
+        sentence = f"{error.what}; nothing is quantized"
+        return model, [Remark("note", "import", "model", "opset-kept", sentence)]
+    if newer is model:
+        return model, []
+    sentence = f"opset raised from {opset(model)} to {opset(newer)}: scales per channel need it"
+    return newer, [Remark("note", "import", "model", "opset-raised", sentence)]
 
 
 def _instruments(request: Request, signature: Signature, timing: Timing) -> list[Instrument]:

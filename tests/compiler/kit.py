@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from planish.compiler.driver import compile_model
 from planish.compiler.feeds import FeedSet, load_feeds
 from planish.compiler.instruments import Instrument, RegionCheck, VerifyEach
 from planish.compiler.judge import Judge
+from planish.compiler.outputs import output_kinds
+from planish.compiler.prepare import Request
 from planish.compiler.progress import Silent
 from planish.compiler.result import Built, Quality
 from planish.compiler.timing import Paired
@@ -127,7 +129,7 @@ def workshop(
     data = feed_set(model, given)
     context = CompileContext(target(), imported, data, calibrated, None, 1, Silent())
     session = open_session(to_bytes(imported), threads=1)
-    judge: Any = Judge(session, data, list(imported.graph.outputs))
+    judge: Any = Judge(session, data, output_kinds(imported.graph.outputs))
     if allowed is not None:
         judge = CountingJudge(session, data, allowed)
     default = [VerifyEach(Signature.of(imported)), RegionCheck()]
@@ -142,6 +144,17 @@ def compiled(
     data = feeds() if calibration is None else calibration or None
     settings: dict[str, Any] = {"target": target(), "threads": 1} | options
     return compile_model(model, output=output, calibration=data, **settings)
+
+
+def request(source: Any, folder: Path, **changes: Any) -> Request:
+    """What the driver hands on, as if everything but the model was left out."""
+    plain: dict[str, Any] = dict.fromkeys(field.name for field in fields(Request))
+    plain |= {
+        "source": source, "target": target(), "dynamic_shapes": "auto", "goal": "latency",
+        "calibration": feeds(), "threads": 1, "keep_overridable": False, "seed": 0,
+        "output": folder / "out", "command": "",
+    }  # fmt: skip
+    return Request(**(plain | changes))
 
 
 def made_up(seconds: Seconds) -> Callable[..., Paired]:

@@ -15,6 +15,7 @@ from planish.compiler.drift import DriftGate
 from planish.compiler.feeds import load_feeds
 from planish.compiler.feedset import FeedSet
 from planish.compiler.judge import KEPT_BYTES, Answers, Judge
+from planish.compiler.outputs import output_kinds
 from planish.compiler.scores import Budget, Scores
 from planish.compiler.synthetic import synthetic
 from planish.ir.errors import InputError
@@ -48,8 +49,8 @@ def feeds(kit: ModuleType, proto: onnx.ModelProto, count: int = 4) -> FeedSet:
 def judge(kit: ModuleType, **options: Any) -> Judge:
     proto = model(kit)
     holdout = options.pop("holdout", None) or feeds(kit, proto)
-    outputs = list(ir.from_proto(proto).graph.outputs)
-    return Judge(session(proto), holdout, outputs, **options)
+    kinds = output_kinds(ir.from_proto(proto).graph.outputs)
+    return Judge(session(proto), holdout, kinds, **options)
 
 
 # -- drift -------------------------------------------------------------------------------
@@ -94,9 +95,9 @@ def test_padding_does_not_count(kit: ModuleType) -> None:
     mask = (np.arange(6) < np.array([[6], [3], [1]])).astype(np.int64)
     given = [{"x": kit.normal(3, 6, WIDTH), "mask": mask}]
     holdout = load_feeds(given, Signature.of(ir.from_proto(original)))
-    outputs = list(ir.from_proto(original).graph.outputs)
-    blind = Judge(session(original), holdout, outputs).judge(session(padded))
-    seeing = Judge(session(original), holdout, outputs, "mask").judge(session(padded))
+    kinds = output_kinds(ir.from_proto(original).graph.outputs)
+    blind = Judge(session(original), holdout, kinds).judge(session(padded))
+    seeing = Judge(session(original), holdout, kinds, "mask").judge(session(padded))
     assert blind.verdict == "over-budget"
     assert seeing.verdict == "within-budget"
     assert seeing.drift["y"]["max_abs_error"] < 1e-5

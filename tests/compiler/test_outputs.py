@@ -11,7 +11,7 @@ import pytest
 
 from planish.compiler.drift import DriftGate, measure
 from planish.compiler.driftmeter import Drift
-from planish.compiler.outputs import judge_drift, output_kind
+from planish.compiler.outputs import judge_drift, output_kind, output_kinds
 
 SIDE = 16
 RANDOM = np.random.default_rng(0)
@@ -100,7 +100,9 @@ def values() -> list[ir.Value]:
 def test_each_output_is_held_to_its_own_kind(
     values: list[ir.Value], noise: tuple[float, float, float], holds: bool, metric: str | None
 ) -> None:
-    found = judge_drift(drift(tensor=noise[0], logits=noise[1], embedding=noise[2]), values, None)
+    found = judge_drift(
+        drift(tensor=noise[0], logits=noise[1], embedding=noise[2]), output_kinds(values), None
+    )
     assert found.holds is holds
     if metric is not None:
         assert found.gate.metric == metric
@@ -111,7 +113,7 @@ def test_each_output_is_held_to_its_own_kind(
 def test_the_output_that_holds_least_speaks_for_all(order: tuple[str, ...], part: float) -> None:
     noise = {"a": 0.2 * part, "b": 0.4 * part, "c": 0.8 * part}
     outputs = [output("y = Relu(x)", name) for name in order]
-    found = judge_drift(drift(**{name: noise[name] for name in order}), outputs, None)
+    found = judge_drift(drift(**{name: noise[name] for name in order}), output_kinds(outputs), None)
     assert found.holds is (part < 1)
     assert found.output == "c"
     assert "'c'" in found.sentence
@@ -119,9 +121,9 @@ def test_the_output_that_holds_least_speaks_for_all(order: tuple[str, ...], part
 
 def test_one_gate_for_all_where_it_is_asked_for(values: list[ir.Value]) -> None:
     moved = drift(tensor=0.3, logits=0.3, embedding=0.3)
-    assert not judge_drift(moved, values, None).holds
-    assert judge_drift(moved, values, DriftGate("sqnr", 5.0)).holds
-    strict = judge_drift(moved, values, DriftGate("cosine", 0.999))
+    assert not judge_drift(moved, output_kinds(values), None).holds
+    assert judge_drift(moved, output_kinds(values), DriftGate("sqnr", 5.0)).holds
+    strict = judge_drift(moved, output_kinds(values), DriftGate("cosine", 0.999))
     assert (strict.holds, strict.gate.metric) == (False, "cosine")
 
 
@@ -130,6 +132,6 @@ def test_nan_fails_whatever_the_kind(values: list[ir.Value], kit: ModuleType) ->
     broken = [a.copy() for a in clean]
     broken[1][3, 4] = np.nan
     moved = measure([clean], [broken], names=["tensor", "logits", "embedding"])
-    found = judge_drift(moved, values, None)
+    found = judge_drift(moved, output_kinds(values), None)
     assert (found.holds, found.output) == (False, "logits")
     assert "NaN" in found.sentence
