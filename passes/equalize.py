@@ -213,7 +213,8 @@ def _rounded(group: ScaleGroup, ctx: Context) -> list[ir.Value]:
     """Outputs of the readers that will be rounded as well, whatever the scale."""
     if not (group.convolves and ctx.target.int8.conv_needs_output_quant):
         return []
-    return [activated(site.output) for site in group.sites if site.output is not None]
+    outputs = [activated(site.output) for site in group.sites if site.output is not None]
+    return [output for output in outputs if output.shape is not None]
 
 
 def _floor(group: ScaleGroup, requests: Requests, ctx: Context) -> float:

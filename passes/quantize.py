@@ -179,8 +179,8 @@ class Quantize(Pass):
         return self._refuse_range(site, ctx)
 
     def _refuse_range(self, site: Site, ctx: Context) -> Refusal | None:
-        if _input(site).shape is None:
-            return Refusal(site.name, "unknown-rank", "shape inference stops in front of it")
+        if _input(site).shape is None or _activated(site).shape is None:
+            return Refusal(site.name, "unknown-rank", "shape inference does not get through it")
         stats = ctx.analysis(STATS, self._requests(ctx)).get(str(_input(site).name))
         if stats is None:
             return Refusal(site.name, "not-observed", "no calibration feed reached this layer")
@@ -201,7 +201,7 @@ class Quantize(Pass):
             if _refuse_any(site, ctx) is not None or _too_small(site, ctx) is not None:
                 continue
             x = _input(site)
-            if x.shape is None:
+            if x.shape is None or _activated(site).shape is None:
                 continue
             wanted[str(x.name)] = 1 if site.kind == "conv" else len(x.shape) - 1
             if site.kind == "conv" and ctx.target.int8.conv_needs_output_quant:

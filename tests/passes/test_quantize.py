@@ -422,6 +422,15 @@ def test_a_layer_behind_unknown_shapes_is_refused_where_a_range_is_needed(
         assert len(outcome.edits) == (1 if code is None else 0)
 
 
+def test_a_convolution_with_an_output_of_unknown_rank_is_refused(graphs: ModuleType) -> None:
+    model = graphs.parse(IMAGES, **KERNELS)
+    graphs.value(model, "b").shape = None
+    bench = graphs.Bench(model, PICTURES)
+    assert bench.run("quantize", scheme="static").edits == []
+    assert set(bench.refusals().values()) == {"unknown-rank"}
+    assert bench.run("equalize").edits == []
+
+
 def test_what_is_excluded_stays_float(graphs: ModuleType) -> None:
     bench, _ = block(graphs)
     bench.run("quantize", scheme="dynamic", exclude=("block1.attention", "*.down"))
