@@ -14,6 +14,7 @@ from .drift import DriftMeter, OutputDrift
 from .judge import Judge
 from .policy import Goal
 from .result import Speed, SpeedVerdict, Trial
+from .statistics import Ratio
 from .timing import Paired, time_alternating
 from .workshop import Judged, Workshop
 
@@ -27,6 +28,10 @@ SPELLING_SQNR = 30.0
 """dB; a spelling moves roundings only, so its outputs stay this near to those before."""
 SPELLING_TOP1 = 99.0
 """Percent of class numbers that stay."""
+
+LEAST_GAIN = 0.01
+WIDE = 0.04
+"""A spelling that gains less than 1 % goes, where the interval is narrow enough to tell."""
 
 ACCEPTABLE = ("within-budget", "unverified")
 Feeds = dict[str, np.ndarray]
@@ -93,22 +98,37 @@ def write_as(judged: Judged, names: Sequence[str], workshop: Workshop) -> Judged
 def choose_spellings(
     judged: Judged, feeds: Sequence[Feeds], workshop: Workshop
 ) -> tuple[Judged, tuple[str, ...]]:
-    """Time the build plain, in all spellings, and in all but each one; keep the fastest.
+    """Time the build plain, in all spellings, and in all but each one; keep what pays.
 
-    Compared in one run, so that noise hits all alike; within 1 % the fewest spellings win.
+    All are compared in one run, so that noise hits all alike. A spelling goes where the build
+    without it is as fast, or faster; where noise hides the answer it stays.
     """
     apply = tuple(name for name in SPELLINGS if write_as(judged, [name], workshop) is not None)
-    sets = dict.fromkeys([apply, *(tuple(n for n in apply if n != name) for name in apply)])
-    written = {names: write_as(judged, names, workshop) for names in sets if names}
-    variants = {(): judged} | {names: w for names, w in written.items() if w is not None}
-    if len(variants) == 1:
+    whole = write_as(judged, apply, workshop) if apply else None
+    if whole is None:
         return judged, ()
+    less = {name: write_as(judged, _without(apply, name), workshop) or judged for name in apply}
     workshop.context.progress.phase("timing the spellings")
-    paired = time_alternating([v.session for v in variants.values()], feeds, budget=8.0)
-    rows = list(zip(variants, paired.medians, strict=True))
-    near = [names for names, seconds in rows if seconds <= 1.01 * float(min(paired.medians))]
-    names = min(near, key=len)
-    return rejudged(judged, variants[names], names, workshop)
+    sessions = [whole.session, judged.session, *(w.session for w in less.values())]
+    paired = time_alternating(sessions, feeds, budget=8.0)
+    useless = [name for i, name in enumerate(apply) if not _pays(paired.ratio(2 + i, 0))]
+    kept = tuple(name for name in apply if name not in useless)
+    timed = {apply: 0} | {_without(apply, name): 2 + i for i, name in enumerate(apply)}
+    if not kept or paired.ratio(1, timed.get(kept, 0)).value <= 1.0:
+        return judged, ()
+    written = whole if not useless else write_as(judged, kept, workshop)
+    return rejudged(judged, written or judged, kept if written else (), workshop)
+
+
+def _without(names: Sequence[str], name: str) -> tuple[str, ...]:
+    return tuple(n for n in names if n != name)
+
+
+def _pays(gain: Ratio) -> bool:
+    """Whether a spelling is kept: gain is the time without it over the time with it."""
+    if gain.high < 1.0:
+        return False
+    return gain.value > 1.0 + LEAST_GAIN or gain.high - gain.low > WIDE
 
 
 def rejudged(
