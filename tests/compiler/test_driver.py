@@ -132,6 +132,41 @@ def test_samples_are_what_the_written_model_answers(
         assert 0.5 * apart <= result.tolerance["y"] <= np.abs(sample.outputs["y"]).max()
 
 
+def test_it_is_the_written_file_that_answers(
+    compiled: Compile, kit: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Were the writing to go wrong, the samples would show it."""
+    other = kit.chain(2, gains={1: 3.0})
+
+    def wrong(model: ir.Model, path: Path, **_: object) -> None:
+        onnx.save(other, path)
+
+    monkeypatch.setattr("planish.compiler.driver.save_model", wrong)
+    built = compiled(kit.chain(2), pipeline=STATIC)
+    session = open_session(other.SerializeToString(), threads=1)
+    for sample in built.result.samples:
+        np.testing.assert_array_equal(sample.outputs["y"], session.run(sample.feeds)[0])
+
+
+def test_parameters_are_counted_before_and_after(compiled: Compile, kit: ModuleType) -> None:
+    """A folded normalisation is gone from the model handed over, and only from that."""
+    names = ("scale", "shift", "mean", "var")
+    weights = {
+        "conv.weight": kit.normal(32, 16, 3, 3),
+        **{n: 1 + kit.normal(32) ** 2 for n in names},
+    }
+    model = kit.graph(
+        'c = Conv(x, "conv.weight") y = BatchNormalization(c, scale, shift, mean, var)',
+        weights,
+        'float["n", 16, 6, 6] x',
+        'float["n", 32, 4, 4] y',
+    )
+    data = [{"x": kit.normal(4, 16, 6, 6, seed=i)} for i in range(6)]
+    result = compiled(model, calibration=data, pipeline="canonicalize").result
+    assert result.parameters_before == 32 * 16 * 9 + 4 * 32
+    assert result.parameters_after == 32 * 16 * 9 + 32
+
+
 def test_the_written_model_has_the_signature_and_is_well_formed(
     compiled: Compile, kit: ModuleType
 ) -> None:
@@ -359,6 +394,38 @@ def test_a_model_that_int8_ruins_gets_sites_back_until_the_gate_holds(
     assert f"{len(given)} sites were given back to float to hold the quality bound" in (
         built.result.notes
     )
+
+
+def test_wild_channels_that_a_residual_uses_too_end_honestly(
+    compiled: Compile, kit: ModuleType, tmp_path: Path
+) -> None:
+    """Nothing can absorb a scale here. The verdict must say what fresh data show."""
+    gain = np.ones(64, np.float32)
+    gain[:3] = 1000.0
+    weights = {
+        "up.weight": kit.normal(64, 64, seed=1, scale=0.1) / gain[:, None],
+        "down.weight": kit.normal(64, 64, seed=2, scale=0.1) * gain,
+        "head.weight": kit.normal(64, 64, seed=3, scale=0.1) / gain[:, None],
+    }
+    body = """
+        u = MatMul(x, "up.weight") r = Relu(u) d = MatMul(r, "down.weight") h = Add(x, d)
+        y = MatMul(h, "head.weight")
+    """
+    path = saved(kit.graph(body, weights, 'float["n", 64] x', 'float["n", 64] y'), tmp_path)
+    data = [{"x": gain * kit.normal(32, 64, seed=i)} for i in range(8)]
+    built = compiled(str(path), calibration=data)
+    fresh = [{"x": gain * kit.normal(256, 64, seed=999)}]
+    exact, moved = answers(path, fresh), answers(built.folder / "model.onnx", fresh)
+    noise = float(((moved - exact) ** 2).sum())
+    kept = 10 * np.log10(float((exact**2).sum()) / max(noise, 1e-300))
+    if built.result.quality.verdict == "within-budget":
+        assert kept > 19
+        assert any(not k.integer for k in built.result.kernels.sites)
+    else:
+        assert (built.result.quality.verdict, built.result.exit_code) == ("over-budget", 5)
+    blind = compiled(str(path), "blind", calibration=data, pipeline=STATIC, max_drift="sqnr=-100")
+    lost = answers(blind.folder / "model.onnx", fresh)
+    assert 10 * np.log10((exact**2).sum() / ((lost - exact) ** 2).sum()) < 19
 
 
 class Worse:

@@ -198,6 +198,21 @@ def test_no_activation_pulls_the_layer_back_into_float(act: str) -> None:
     assert [row.integer for row in census.kernels] == [True]
 
 
+@pytest.mark.parametrize("act", ["Relu", "Tanh", "Gelu"])
+def test_no_activation_in_front_of_a_float_layer_does(act: str) -> None:
+    """ONNX Runtime 1.31 makes a float FusedGemm of an integer Gemm, Relu, and a float Gemm."""
+    body = f"p = MatMul(x, w) g = Add(p, b) r = {act}(g) y = Gemm(r, v, c)"
+    ports = (FLAT[0], 'float["B", 10] y')
+    rewriter = Rewriter(build(body, ports, {"v": floats(N, 10), "c": floats(10)}))
+    first = rewriter.graph[0]
+    codes, scale = quantize_weight(WEIGHTS["w"], 1, 7)
+    view = static_view(rewriter, rewriter.graph.inputs[0], X_SCALE, X_ZERO, "uint8")
+    rewriter.set_input(first, 1, weight_view(rewriter, first, "w", codes, scale, 1))
+    rewriter.set_input(first, 0, view)
+    _, census = legalised(rewriter, 10 * bias_step(WEIGHTS["w"]))
+    assert [row.integer for row in census.kernels] == [True, False]
+
+
 @pytest.mark.parametrize(
     "tail",
     [
