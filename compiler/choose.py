@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..ir.errors import TargetError
+from ..ir.errors import PassError, TargetError, VerifyError
 from ..ir.rewriter import Rewriter
 from .backends.spellings import SPELLINGS
 from .drift import DriftMeter, OutputDrift
@@ -77,20 +77,20 @@ def choose(
 def write_as(judged: Judged, names: Sequence[str], workshop: Workshop) -> Judged | None:
     """The build in those spellings, one upon the other.
 
-    None where none of them applies, where the runtime does not take it, or where it does not
-    compute the same. The quality is not judged again here.
+    None where none of them applies, where it is not well formed, where the runtime does not
+    take it, or where it does not compute the same. The quality is not judged again here.
     """
     rewriter = Rewriter(judged.build.model.clone())
     count = 0
-    for name in names:
-        with rewriter.edit(f"spelling/{name}"):
-            count += SPELLINGS[name](rewriter)
-    if count == 0:
-        return None
     try:
+        for name in names:
+            with rewriter.edit(f"spelling/{name}"):
+                count += SPELLINGS[name](rewriter)
+        if count == 0:
+            return None
         written = workshop.rewritten(judged, rewriter.model)
         return written if _agrees(judged, written) else None
-    except TargetError as error:
+    except (PassError, TargetError, VerifyError) as error:
         workshop.context.progress.note(f"spelling {', '.join(names)}: {error.what}")
         return None
 

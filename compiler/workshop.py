@@ -17,6 +17,8 @@ from ..ir.facts import FLOAT
 from ..ir.provenance import Edit, Remark
 from ..ir.rewriter import Rewriter
 from ..ir.save import save_model
+from ..ir.signature import Signature
+from ..ir.verify import verify
 from ..passes.api import Pass, pass_class
 from ..targets.runtime import Session, open_session
 from .backends.legalise import legalise
@@ -74,9 +76,11 @@ class Workshop:
     _count: int = 0
     _losses: dict[tuple[str, str, str], float] = field(default_factory=dict)
     _start: int = field(init=False)
+    _signature: Signature = field(init=False)
 
     def __post_init__(self) -> None:
         self._start = self.rewriter.checkpoint()
+        self._signature = Signature.of(self.rewriter.model)
 
     def build(self, text: str, given_back: GivenBack | None = None) -> Build:
         """Apply a pipeline to the imported model and write the result to a folder of its own.
@@ -175,6 +179,8 @@ class Workshop:
         return Build(text, model, path, tuple(edits), remarks, back, floating)
 
     def _save(self, model: ir.Model) -> Path:
+        """Write a finished graph, which legalisation or a spelling has touched last."""
+        verify(model, self._signature, where="the finished graph")
         self._count += 1
         folder = self.folder / f"build-{self._count:03d}"
         folder.mkdir(parents=True)

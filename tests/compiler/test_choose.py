@@ -25,6 +25,7 @@ from planish.compiler.result import Quality
 from planish.compiler.timing import Paired
 from planish.compiler.workshop import Build, Judged, Workshop
 from planish.ir.digest import contents_digest
+from planish.ir.errors import PassError
 from planish.ir.provenance import Edit
 from planish.ir.rewriter import Rewriter
 
@@ -287,6 +288,24 @@ def unloadable(rewriter: Rewriter) -> int:
     return 1
 
 
+def disordered(rewriter: Rewriter) -> int:
+    """A node that reads what is made after it."""
+    node = rewriter.graph.outputs[0].producer()
+    assert node is not None
+    made = rewriter.insert("Neg", [node.outputs[0]], before=node)
+    rewriter.set_input(node, 0, made.outputs[0])
+    return 1
+
+
+def refusing(rewriter: Rewriter) -> int:
+    """Fails as the rewriter does where inputs do not fit."""
+    odd = rewriter.initializer("odd", np.zeros((3, 5, 7), np.float32))
+    node = rewriter.graph.outputs[0].producer()
+    assert node is not None
+    rewriter.insert("MatMul", [node.inputs[0], odd], before=node)
+    raise PassError("the rewriter refused")
+
+
 def idle(rewriter: Rewriter) -> int:
     return 0
 
@@ -357,13 +376,13 @@ def test_the_best_set_of_spellings_is_kept(
     assert ("Neg" in ops, "Identity" in ops) == ("negated" in kept, "passed-on" in kept)
 
 
-@pytest.mark.parametrize("wrong", [scaled, reshaped, unloadable])
+@pytest.mark.parametrize("wrong", [scaled, reshaped, unloadable, disordered, refusing])
 def test_a_spelling_that_computes_something_else_is_not_kept(
     shop: Workshop, kit: ModuleType, monkeypatch: pytest.MonkeyPatch, wrong: Any
 ) -> None:
     plain = shop.judged(shop.build("canonicalize"))
-    fast = {scaled: "Mul", reshaped: "Unsqueeze", unloadable: "NoSuchThing"}[wrong]
-    spell(monkeypatch, kit, {"wrong": wrong}, fast)
+    fast = {scaled: "Mul", reshaped: "Unsqueeze", unloadable: "NoSuchThing"}
+    spell(monkeypatch, kit, {"wrong": wrong}, fast.get(wrong, "Neg"))
     assert write_as(plain, ["wrong"], shop) is None
     assert choose_spellings(plain, kit.feeds(1), shop) == (plain, ())
 

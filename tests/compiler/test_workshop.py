@@ -13,8 +13,9 @@ import pytest
 from planish.compiler.pipeline import parse
 from planish.compiler.workshop import instantiate, loss_per_saving
 from planish.ir.digest import contents_digest, file_digest
-from planish.ir.errors import UsageError
+from planish.ir.errors import UsageError, VerifyError
 from planish.ir.provenance import Edit
+from planish.ir.rewriter import Rewriter
 from planish.ir.verify import violations
 from planish.targets.runtime import open_session
 
@@ -147,6 +148,20 @@ def test_legalised_layers_are_remarks(kit: ModuleType, tmp_path: Path) -> None:
     notes = [r for r in build.remarks if r.pass_name == "legalise"]
     assert [r.kind for r in notes] == ["note", "note"]
     assert {r.code for r in notes} <= {"int32-bias", "bias-apart"}
+
+
+def test_a_graph_that_legalising_broke_is_never_written(
+    kit: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def breaking(rewriter: Rewriter) -> list[object]:
+        rewriter.insert("Neg", [rewriter.graph.outputs[0]], before=rewriter.graph[0])
+        return []
+
+    shop = kit.workshop(kit.chain(1), tmp_path)
+    monkeypatch.setattr("planish.compiler.workshop.legalise", breaking)
+    with pytest.raises(VerifyError, match="the finished graph"):
+        shop.build("canonicalize")
+    assert not list(tmp_path.rglob("*.onnx"))
 
 
 def test_losses_are_measured_once_and_said_each_time(
