@@ -139,7 +139,7 @@ class Workshop:
 
     def rewritten(self, judged: Judged, model: ir.Model) -> Judged:
         """The same build in another spelling, loaded; its quality is still the old one's."""
-        build = replace(judged.build, model=model, path=self._save(model))
+        build = replace(judged.build, model=model, path=self._save(self._sound(model)))
         session = open_session(build.path, threads=self.context.threads)
         return Judged(build, session, judged.quality, Answers(session, self.judge.holdout))
 
@@ -174,13 +174,16 @@ class Workshop:
     def _write(
         self, text: str, edits: Sequence[Edit], back: GivenBack, floating: ir.Model | None
     ) -> Build:
-        model = self.rewriter.model.clone()
+        model = self._sound(self.rewriter.model).clone()
         path, remarks = self._save(model), tuple(self.context.remarks)
         return Build(text, model, path, tuple(edits), remarks, back, floating)
 
-    def _save(self, model: ir.Model) -> Path:
-        """Write a finished graph, which legalisation or a spelling has touched last."""
+    def _sound(self, model: ir.Model) -> ir.Model:
+        """A finished graph is checked once more: legalisation or a spelling touched it last."""
         verify(model, self._signature, where="the finished graph")
+        return model
+
+    def _save(self, model: ir.Model) -> Path:
         self._count += 1
         folder = self.folder / f"build-{self._count:03d}"
         folder.mkdir(parents=True)
