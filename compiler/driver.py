@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..ir.errors import UsageError, near
+from ..ir.provenance import drop_implied_origins
 from ..ir.save import save_model
 from ..targets.loader import load_target
 from ..targets.runtime import open_session
@@ -198,7 +199,8 @@ def _speed(judged: Judged, prepared: Prepared) -> Speed:
 
 def _emit(finished: Finished, prepared: Prepared, folder: Path) -> Finished:
     """Write the model, and load what was written: from here on that is what speaks."""
-    model = finished.judged.build.model
+    model = finished.judged.build.model.clone()
+    drop_implied_origins(model)
     limit = prepared.request.target.runtime.max_ir_version
     save_model(model, folder / MODEL, ir_version=min(model.ir_version or limit, limit))
     session = open_session(folder / MODEL, threads=prepared.request.threads)

@@ -6,6 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+import onnx_ir as ir
+
+from .graph import all_nodes
+
 ORIGIN_KEY = "planish.origin"
 EDIT_KEY = "planish.edit"
 SCOPE_KEY = "pkg.torch.onnx.name_scopes"
@@ -73,3 +77,14 @@ class Edit:
             "lineage": self.lineage,
             "details": dict(self.details),
         }
+
+
+def drop_implied_origins(model: ir.Model) -> None:
+    """Remove the origin of every node that is still its own: the name says the same.
+
+    A node keeps its stamp only where it stands for others. In place; for a model that is
+    about to be written, as the rewriter reads the stamps.
+    """
+    for node in all_nodes(model):
+        if node.metadata_props.get(ORIGIN_KEY) == node.name:
+            del node.metadata_props[ORIGIN_KEY]

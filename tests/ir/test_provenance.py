@@ -1,0 +1,26 @@
+"""What a written model still says of where its nodes came from."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from planish.ir.provenance import ORIGIN_KEY, drop_implied_origins
+
+TEXT = """
+<ir_version: 9, opset_import: ["" : 17]>
+g (float[2] x) => (float[2] z) {
+    y = Relu (x)
+    z = Neg (y)
+}
+"""
+
+
+def test_only_nodes_that_stand_for_others_keep_their_origin() -> None:
+    model = ir.from_onnx_text(TEXT)
+    own, other = model.graph
+    own.name, other.name = "first", "second"
+    own.metadata_props[ORIGIN_KEY] = "first"
+    other.metadata_props[ORIGIN_KEY] = "first|gone"
+    drop_implied_origins(model)
+    assert ORIGIN_KEY not in own.metadata_props
+    assert other.metadata_props[ORIGIN_KEY] == "first|gone"
