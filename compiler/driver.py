@@ -160,10 +160,12 @@ def _lossless(lossless: Judged, choice: Choice, finished: Finished, prepared: Pr
     if choice.judged is not lossless:
         notes = (_forgone(finished, prepared),)
         finished = _finish(lossless, choice, prepared)
-    if finished.speed.verdict == "slower":
+    speed = finished.speed.verdict
+    if speed == "slower" or (speed == "no-gain" and not finished.spellings):
+        # Nothing pays, so nothing at all is done to the graph.
         plain = prepared.workshop.judged(prepared.workshop.build_imported())
         finished = Finished(plain, choice, (), _speed(plain, prepared))
-    pipeline = finished.judged.build.pipeline
+    pipeline = finished.judged.build.pipeline or LOSSLESS
     trials = tuple(replace(t, chosen=t.pipeline == pipeline) for t in choice.trials)
     return replace(
         finished,

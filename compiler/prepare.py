@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..ir.count import parameters
-from ..ir.errors import InputError
+from ..ir.errors import InputError, PlanishError
 from ..ir.graph import all_graphs, dims, opset
 from ..ir.index_limits import index_limits
 from ..ir.opset import raised
@@ -19,7 +19,7 @@ from ..ir.provenance import Remark
 from ..ir.rewriter import Rewriter
 from ..ir.signature import Signature
 from ..targets.host import executable_here
-from ..targets.runtime import open_session
+from ..targets.runtime import Session, open_session
 from ..targets.schema import Target
 from .calibration.observers import Masking
 from .context import CompileContext
@@ -115,6 +115,7 @@ def prepare(request: Request, scratch: Path, progress: Progress) -> Prepared:
     masking, found = _masking(request, model, signature, calibration or holdout)
     remarks = [*source.imported.remarks, *kept, *found]
     original = open_session(source.baseline, threads=request.threads)
+    _check_generated(original, holdout)
     context = CompileContext(
         request.target,
         model,
@@ -186,6 +187,20 @@ def _data(
     if held is not None:
         return given, held
     return split(given, seed=request.seed)
+
+
+def _check_generated(original: Session, feeds: FeedSet) -> None:
+    """Say whose feeds they were where the model refuses generated ones."""
+    if not feeds.synthetic:
+        return
+    try:
+        original.run(feeds[0])
+    except PlanishError as error:
+        raise InputError(
+            f"no data was given, and the model cannot run on generated feeds: {error.what}",
+            where=error.where,
+            hint="give --calibration (or --holdout) with data that the model was made for",
+        ) from error
 
 
 def _masking(

@@ -52,7 +52,7 @@ def compile(
 
     calibration, holdout: an ``.npz`` with arrays named as the inputs and samples on axis 0, a
     folder of such files (one feed each), ``file.py:function``, a mapping of arrays, or feeds.
-    Without holdout the last 20 % of the calibration samples are held out for measuring.
+    Without holdout a random 20 % of the calibration samples (by seed) is held out for measuring.
     token_mask: the input that is 0 at padding, where it is not found by itself.
 
     evaluate: a function (or ``file.py:function``) that gets ``run(feeds) -> [outputs]`` and returns

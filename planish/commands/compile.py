@@ -77,7 +77,7 @@ def compile_command(
         typer.Option(
             metavar="DATA",
             rich_help_panel=_DATA,
-            help="Data to measure on; default: the last 20 % of the calibration data.",
+            help="Data to measure on; default: a random 20 % of the calibration data.",
         ),
     ] = None,
     token_mask: Annotated[

@@ -262,3 +262,18 @@ def test_options_are_read_before_the_model(
 ) -> None:
     with pytest.raises(error):
         prepared(kit, "no-such-model.onnx", tmp_path, **changes)
+
+
+def test_a_model_that_refuses_generated_feeds_asks_for_data(
+    kit: ModuleType, tmp_path: Path
+) -> None:
+    """Only row counts that 7 divides can be reshaped; generated ones have another."""
+    model = kit.graph(
+        'flat = Reshape(x, "shape") y = MatMul(flat, "w")',
+        {"shape": np.array([-1, 7], np.int64), "w": np.eye(7, dtype=np.float32)},
+        'float["batch", 1] x',
+        'float["rows", 7] y',
+    )
+    with pytest.raises(InputError, match="no data was given") as caught:
+        prepared(kit, model, tmp_path, calibration=None)
+    assert "--calibration" in caught.value.hint
