@@ -100,9 +100,10 @@ class Workshop:
         edits: list[Edit] = []
         for step, pass_ in instantiate(parse(text)):
             manager.stage += f",{step}"
-            outcome = manager.run(
-                pass_, exclude=frozenset(back.get(pass_.name, ())), selector=step.selector
-            )
+            exclude = frozenset(back.get(pass_.name, ()))
+            outcome = manager.run(pass_, exclude=exclude, selector=step.selector)
+            # What was given back here changes the regions that later steps are measured on.
+            manager.stage += f" but {sorted(exclude)}" if exclude else ""
             edits.extend(outcome.edits)
         self._legalise()
         return self._write(text, edits, back, self.context.before)

@@ -7,8 +7,9 @@ residual additions stay float: they are cheap, and rounding hurts most there.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -68,7 +69,6 @@ class LayerCodes:
     bias: np.ndarray | None
     activation: FakeQuant
     output: FakeQuant | None = None
-    output_name: str | None = None
 
 
 @register
@@ -232,11 +232,10 @@ class Quantize(Pass):
         if bias is not None and site.bias is not None:
             tensors[str(site.bias.name)] = bias
         quants = {str(x.name): activation}
-        activated = _activated(site)
         if output is not None:
-            y = activated
+            y = _activated(site)
             quants[str(y.name)] = output
-        payload = LayerCodes(codes, scale, bias, activation, output, str(activated.name))
+        payload = LayerCodes(codes, scale, bias, activation, output)
         depth = weight.size // weight.shape[axis]
         return Perturbation((str(x.name),), (str(y.name),), tensors, quants, payload, depth)
 
@@ -294,26 +293,12 @@ def _lower_dynamic(site: Site, codes: LayerCodes, rewriter: Rewriter) -> None:
     weight = rewriter.initializer(f"{hint}_quantized", codes.codes)
     zero = rewriter.initializer(f"{hint}_zero_point", np.zeros(codes.scale.shape, np.int8))
     scale = rewriter.initializer(f"{hint}_scale", codes.scale)
-
-    def insert(op: str, inputs: list[ir.Value], **attributes: int) -> ir.Value:
-        made = rewriter.insert(
-            op,
-            inputs,
-            before=node,
-            attributes=attributes,
-            name=f"{node.name}_{op.lower()}",
-            origins=[node],
-        )
-        return made.outputs[0]
-
+    insert = partial(_in_front, rewriter, node)
     product = insert("MatMulInteger", [q, weight, x_zero, zero])
     scales = insert("Mul", [x_scale, scale])
     real = insert("Cast", [product], to=int(ir.DataType.FLOAT))
     result = insert("Mul", [real, scales])
-    old = node.inputs[1]
-    rewriter.take_over(node.outputs[0], result)
-    rewriter.remove(node)
-    rewriter.sweep([old])
+    _give_way(rewriter, node, result)
     _set_bias(site, codes.bias, rewriter)
 
 
@@ -347,24 +332,33 @@ def _lower_table(site: Site, codes: LayerCodes, rewriter: Rewriter) -> None:
     index = node.inputs[1]
     table = rewriter.initializer(f"{hint}_quantized", codes.codes)
     scales = rewriter.initializer(f"{hint}_scale", codes.scale[:, None])
-
-    def insert(op: str, inputs: list[ir.Value | None], **attributes: int) -> ir.Value:
-        made = rewriter.insert(
-            op,
-            inputs,
-            before=node,
-            attributes=attributes,
-            name=f"{node.name}_{op.lower()}",
-            origins=[node],
-        )
-        return made.outputs[0]
-
+    insert = partial(_in_front, rewriter, node)
     rows = insert("Cast", [insert("Gather", [table, index], axis=0)], to=int(ir.DataType.FLOAT))
     result = insert("Mul", [rows, insert("Gather", [scales, index], axis=0)])
-    old = node.inputs[0]
+    _give_way(rewriter, node, result)
+
+
+def _in_front(
+    rewriter: Rewriter,
+    node: ir.Node,
+    op: str,
+    inputs: Sequence[ir.Value | None],
+    **attributes: int,
+) -> ir.Value:
+    """The output of a new node in front of the layer that it helps to replace."""
+    name = f"{node.name}_{op.lower()}"
+    made = rewriter.insert(
+        op, inputs, before=node, attributes=attributes, name=name, origins=[node]
+    )
+    return made.outputs[0]
+
+
+def _give_way(rewriter: Rewriter, node: ir.Node, result: ir.Value) -> None:
+    """Let ``result`` stand for the node's output; the node goes, with what it alone read."""
+    read = list(node.inputs)
     rewriter.take_over(node.outputs[0], result)
     rewriter.remove(node)
-    rewriter.sweep([old])
+    rewriter.sweep(read)
 
 
 # -- questions about a site ------------------------------------------------------------
