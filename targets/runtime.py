@@ -7,6 +7,7 @@ with the node named and the runtime's own reason.
 
 from __future__ import annotations
 
+import ctypes
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,13 +17,16 @@ from typing import Any, Literal, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnx_ir as ir
 import onnxruntime as ort
 
 from ..ir.errors import InputError, UsageError, near
+from .elements import FOREIGN_TYPES, byte_count, from_bytes, to_bytes
 from .refusals import loading_error, running_error
 
 Array: TypeAlias = npt.NDArray[Any]
-Feeds: TypeAlias = Mapping[str, Array]
+Feeds: TypeAlias = Mapping[str, Any]
+"""By input name: an array, a list of arrays for a sequence, None for an absent optional."""
 Dim: TypeAlias = int | str | None
 Optimize: TypeAlias = Literal["all", "extended", "basic", "none"]
 
@@ -35,7 +39,7 @@ _LEVELS = {
     "none": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
 }
 
-# Runtime names of the element types that numpy has; the others cannot be fed from numpy.
+# Runtime names of the element types that numpy has; see ``elements`` for the others.
 _NUMPY_TYPES = {
     "bool": "bool",
     "double": "float64",
@@ -77,7 +81,11 @@ class Port:
 
 
 class Session:
-    """A loaded model. ``run`` takes arrays by input name and returns arrays in output order."""
+    """A loaded model. ``run`` takes arrays by input name and returns arrays in output order.
+
+    A sequence goes in and comes out as a list of arrays, an absent optional as None; tensors of
+    types that numpy lacks (bf16, fp8, 4 bits) are arrays of the dtypes of ``ml_dtypes``.
+    """
 
     def __init__(self, native: ort.InferenceSession, label: str) -> None:
         self._native = native
@@ -86,6 +94,7 @@ class Session:
         self.outputs = tuple(_port(a) for a in native.get_outputs())
         optional = tuple(_port(a) for a in native.get_overridable_initializers())
         self._known = {p.name: p for p in (*self.inputs, *optional)}
+        self._foreign = {p.name for p in (*self._known.values(), *self.outputs) if _foreign(p)}
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -111,10 +120,18 @@ class Session:
         for name, array in feeds.items():
             _check_feed(self._known[name], array)
         try:
-            results: list[Array] = self._native.run(names, dict(feeds))
+            return self._results(names, feeds)
         except Exception as error:
             raise running_error(error, self._label) from error
-        return results
+
+    def _results(self, names: Sequence[str] | None, feeds: Feeds) -> list[Array]:
+        wanted = self.output_names if names is None else names
+        if self._foreign.isdisjoint((*wanted, *feeds)):
+            plain = {n: np.asarray(a) if isinstance(a, np.generic) else a for n, a in feeds.items()}
+            results: list[Array] = self._native.run(names, plain)
+            return results
+        values = {n: _value(self._known[n], array) for n, array in feeds.items()}
+        return [_array(v) for v in self._native.run_with_ort_values(names, values)]
 
     def _check_names(self, names: Sequence[str] | None, feeds: Feeds) -> None:
         missing = [p for p in self.inputs if p.name not in feeds]
@@ -228,12 +245,38 @@ def _port(arg: ort.NodeArg) -> Port:
     return Port(arg.name, dtype, tuple(arg.shape) if arg.shape else None)
 
 
-def _check_feed(port: Port, array: Array) -> None:
-    if port.dtype not in _NUMPY_TYPES.values():
+def _foreign(port: Port) -> ir.DataType | None:
+    """The type of a tensor whose elements numpy has no name for."""
+    return FOREIGN_TYPES.get(port.dtype.removeprefix("tensor(").removesuffix(")"))
+
+
+def _value(port: Port, array: Array) -> ort.OrtValue:
+    foreign = _foreign(port)
+    if foreign is None:
+        return ort.OrtValue.ortvalue_from_numpy(np.asarray(array))
+    value = ort.OrtValue.ortvalue_from_shape_and_type(list(array.shape), int(foreign))
+    data = to_bytes(array, foreign)
+    ctypes.memmove(value.data_ptr(), data, len(data))
+    return value
+
+
+def _array(value: ort.OrtValue) -> Array:
+    foreign = FOREIGN_TYPES.get(value.data_type().removeprefix("tensor(").removesuffix(")"))
+    if foreign is None:
+        return np.asarray(value.numpy())
+    shape = tuple(value.shape())
+    size = byte_count(shape, foreign)
+    return from_bytes(ctypes.string_at(value.data_ptr(), size), shape, foreign)
+
+
+def _check_feed(port: Port, array: Any) -> None:
+    foreign = _foreign(port)
+    dtype = foreign.numpy() if foreign else port.dtype
+    if foreign is None and dtype not in _NUMPY_TYPES.values():
         return
     if not isinstance(array, (np.ndarray, np.generic)):
         raise InputError(f"input {port.name!r} got a {type(array).__name__}, wants an array {port}")
-    fits = array.dtype == port.dtype and _shape_fits(port.shape, array.shape)
+    fits = array.dtype == dtype and _shape_fits(port.shape, array.shape)
     if not fits:
         raise InputError(
             f"input {port.name!r} got {array.dtype}{list(array.shape)}, wants {port}",

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
@@ -275,3 +276,74 @@ def test_cleaning_drops_places_and_signatures_only() -> None:
     assert clean("plain (text) stays: a.b 3") == "plain (text) stays: a.b 3"
     assert len(clean("long " * 1000)) < 800
     assert (node_of("nothing"), status_code("nothing")) == (None, "")
+
+
+FOREIGN = [
+    (TensorProto.BFLOAT16, ir.DataType.BFLOAT16),
+    (TensorProto.FLOAT8E4M3FN, ir.DataType.FLOAT8E4M3FN),
+    (TensorProto.FLOAT8E5M2, ir.DataType.FLOAT8E5M2),
+    (TensorProto.INT4, ir.DataType.INT4),
+    (TensorProto.UINT4, ir.DataType.UINT4),
+]
+
+
+@pytest.mark.parametrize(("code", "dtype"), FOREIGN, ids=lambda v: str(v))
+def test_element_types_that_numpy_lacks_go_in_and_come_out(code: int, dtype: ir.DataType) -> None:
+    nodes = [
+        helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT),
+        helper.make_node("Cast", ["y"], ["same"], to=code),
+    ]
+    inputs = {"x": (code, ["B", 3])}
+    session = open_session(model(nodes, inputs=inputs, outputs=("y", "same"), opset=21))
+    numbers = np.array([[1, 0, 2], [3, 1, 6], [0, 7, 4]], np.float32)
+    given = numbers.astype(dtype.numpy())
+    as_float, same = session.run({"x": given})
+    np.testing.assert_array_equal(as_float, numbers)
+    assert same.dtype == given.dtype
+    assert same.tobytes() == given.tobytes()
+    with pytest.raises(InputError, match="wants tensor"):
+        session.run({"x": numbers})
+
+
+def test_an_empty_tensor_and_a_scalar_of_a_foreign_type() -> None:
+    nodes = [helper.make_node("Cast", ["x"], ["y"], to=TensorProto.BFLOAT16)]
+    for shape in ((0, 3), ()):
+        inputs = {"x": (TensorProto.FLOAT, shape)}
+        (y,) = open_session(model(nodes, inputs=inputs)).run({"x": np.ones(shape, np.float32)})
+        assert y.shape == shape
+        assert y.dtype == ir.DataType.BFLOAT16.numpy()
+
+
+def test_a_numpy_scalar_is_a_feed() -> None:
+    nodes = [helper.make_node("Neg", ["x"], ["y"])]
+    session = open_session(model(nodes, inputs={"x": (TensorProto.FLOAT, [])}))
+    assert session.run({"x": np.float32(3)}) == [np.float32(-3)]
+
+
+def test_sequences_and_absent_optionals_go_in_and_come_out() -> None:
+    tensor = helper.make_tensor_type_proto(TensorProto.FLOAT, [2])
+    sequence, optional = (
+        helper.make_sequence_type_proto(tensor),
+        helper.make_optional_type_proto(tensor),
+    )
+    graph = helper.make_graph(
+        [
+            helper.make_node("SequenceInsert", ["s", "x"], ["t"]),
+            helper.make_node("OptionalHasElement", ["o"], ["has"]),
+        ],
+        "g",
+        [
+            helper.make_value_info("s", sequence),
+            helper.make_tensor_value_info("x", TensorProto.FLOAT, [2]),
+            helper.make_value_info("o", optional),
+        ],
+        [onnx.ValueInfoProto(name="t"), onnx.ValueInfoProto(name="has")],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    session = open_session(proto.SerializeToString())
+    ones, twos = np.ones(2, np.float32), np.full(2, 2, np.float32)
+    t, has = session.run({"s": [ones], "x": twos, "o": None})
+    assert isinstance(t, list)
+    np.testing.assert_array_equal(t, [ones, twos])
+    assert not has
+    assert session.run({"s": [], "x": twos, "o": ones})[1]
