@@ -3,6 +3,7 @@
     .venv/bin/python benchmarks/run.py --list
     .venv/bin/python benchmarks/run.py                     # all; or: make bench
     .venv/bin/python benchmarks/run.py minilm-speed resnet20 --json out.json
+    .venv/bin/python benchmarks/run.py tasks --task gtcrn --task rlfn --target host
 
 Figures of speed mean something on an otherwise idle machine only. Ends with status 1 where a
 figure misses its bar, 2 where a benchmark could not be run.
@@ -43,6 +44,7 @@ BENCHMARKS = {
     "tiny": "guards:tiny",
     "cost": "cost:cost",
     "replay": "replay:replay",
+    "tasks": "tasks:everything",
     "peers-minilm": "comparison:minilm",
     "peers-resnet20": "comparison:resnet20",
     "peers-resnet56": "comparison:resnet56",
@@ -81,6 +83,9 @@ def command(name: str, settings: Settings) -> str:
         value = getattr(settings, option)
         if value != getattr(default, option):
             words += [f"--{option}", str(value)]
+    if name == "tasks":
+        words += [word for task in settings.tasks for word in ("--task", task)]
+        words += ["--lossless-only"] if settings.lossless_only else []
     return f"{COMMAND} {shlex.join(words)}"
 
 
@@ -127,6 +132,19 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         default=default.workdir,
         help="where exported models and artifacts go",
     )
+    parser.add_argument(
+        "--task",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a task of the benchmark tasks, repeatable; none: all",
+    )
+    parser.add_argument(
+        "--lossless-only", action="store_true", help="of tasks, the lossless pipeline only"
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=default.timeout, help="seconds that a task may take"
+    )
     return parser.parse_args(arguments)  # fmt: skip
 
 
@@ -145,8 +163,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     settings = Settings(
-        options.split, options.workdir.resolve(), options.threads, options.rounds, options.target
-    )
+        options.split, options.workdir.resolve(), options.threads, options.rounds, options.target,
+        tuple(options.task), options.lossless_only, options.timeout,
+    )  # fmt: skip
     return run(names, settings, console, options.json)
 
 

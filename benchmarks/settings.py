@@ -12,7 +12,8 @@ from benchmarks.data import ROOT
 class Settings:
     """split: the STS-B split that scores MiniLM; settings are chosen on dev, never on test.
 
-    workdir: where exported models and artifacts go. rounds: of alternating timing.
+    workdir: where exported models and artifacts go. rounds: of alternating timing. tasks: those
+    of ``run.py tasks``, all for none. timeout: seconds that one of them may take.
     """
 
     split: str = "test"
@@ -20,3 +21,6 @@ class Settings:
     threads: int = 2
     rounds: int = 9
     target: str = "x86-avx512-vnni"
+    tasks: tuple[str, ...] = ()
+    lossless_only: bool = False
+    timeout: float = 1200.0
