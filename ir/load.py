@@ -18,6 +18,7 @@ from .errors import InputError
 from .external import check_external, load_attributes
 from .finite import check_finite
 from .inline import inline_functions, root_cause
+from .mend import forget_negative_sizes, mend_proto
 from .normalise import (
     drop_overridable,
     lift_constants,
@@ -75,8 +76,9 @@ def load_model(source: Source, *, keep_overridable: bool = False) -> Imported:
 
 def _from_proto(proto: onnx.ModelProto, path: Path | None, keep_overridable: bool) -> Imported:
     where = _where(path)
+    remarks = mend_proto(proto)
     check_proto(proto, where)
-    remarks = densify(proto, where)
+    remarks += densify(proto, where)
     return _finish(_deserialized(proto, where), path, remarks, keep_overridable)
 
 
@@ -86,6 +88,7 @@ def _finish(
     where = _where(path)
     check_versions(model.ir_version, model.opset_imports, where)
     rename_standard_domain(model)
+    forget_negative_sizes(model)
     remarks += inline_functions(model, where)
     files = check_external(model, path.parent if path else None, where)
     load_attributes(model.graph)

@@ -60,6 +60,13 @@ def proto_graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     yield from (g for node in graph.node for g in node_graphs(node))
 
 
+def all_proto_nodes(proto: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
+    """Every node of the main graph, of the functions, and of all graphs nested in them."""
+    for node in (*proto.graph.node, *(n for f in proto.functions for n in f.node)):
+        yield node
+        yield from (inner for graph in node_graphs(node) for inner in graph.node)
+
+
 def node_graphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
     """All graphs nested in a node."""
     for attribute in node.attribute:

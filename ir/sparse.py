@@ -9,7 +9,7 @@ import onnx
 from onnx import numpy_helper
 
 from .errors import InputError
-from .protocheck import proto_graphs
+from .protocheck import all_proto_nodes, proto_graphs
 from .provenance import Remark
 
 MAX_BYTES = 1 << 31
@@ -26,8 +26,8 @@ def densify(proto: onnx.ModelProto, where: str) -> list[Remark]:
             graph.initializer.append(_dense(sparse, where))
             names.append(sparse.values.name)
         del graph.sparse_initializer[:]
-        for node in graph.node:
-            names += _constant(node, where)
+    for node in all_proto_nodes(proto):
+        names += _constant(node, where)
     if not names:
         return []
     sentence = f"sparse constants are stored dense from here on: {', '.join(names[:5])}"
