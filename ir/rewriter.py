@@ -86,8 +86,19 @@ class Rewriter:
         """A value name that nothing in the model has, starting with ``hint``."""
         return self._name(hint, self._values)
 
-    def initializer(self, hint: str, data: np.ndarray | ir.TensorProtocol) -> ir.Value:
-        """Register a constant; its name is ``hint`` or ``hint_N`` where that is taken."""
+    def initializer(
+        self,
+        hint: str,
+        data: np.ndarray | ir.TensorProtocol,
+        *,
+        graph: ir.Graph | None = None,
+    ) -> ir.Value:
+        """Register a constant; its name is ``hint`` or ``hint_N`` where that is taken.
+
+        graph: whose constant it is (a subgraph sees those of the graphs around it), by default
+        the main graph's.
+        """
+        home = self.graph if graph is None else graph
         name = self.value_name(hint)
         tensor = _tensor(data)
         value = ir.Value(
@@ -96,8 +107,8 @@ class Rewriter:
             type=ir.TensorType(tensor.dtype),
             const_value=tensor,
         )
-        self.graph.initializers.add(value)
-        self._record(lambda: self._forget_initializer(value))
+        home.initializers.add(value)
+        self._record(lambda: _forget_initializer(home, name))
         return value
 
     def insert(
@@ -351,14 +362,14 @@ class Rewriter:
 
         self._record(undo)
 
-    def _forget_initializer(self, value: ir.Value) -> None:
-        self.graph.initializers.pop(str(value.name), None)
-
     def _replace_output(self, old: ir.Value, new: ir.Value) -> None:
-        if new.is_graph_input() or new.is_initializer() or new.is_graph_output():
-            new = self.insert("Identity", [new], name=f"{old.name}_identity").outputs[0]
         graph = old.graph
         assert isinstance(graph, ir.Graph)
+        outer = new.graph is not graph  # a body computes what it returns
+        if outer or new.is_graph_input() or new.is_initializer() or new.is_graph_output():
+            last = next(reversed(graph), None)
+            name = f"{old.name}_identity"
+            new = self.insert("Identity", [new], after=last, name=name).outputs[0]
         kept, spare = str(old.name), self.value_name(f"{old.name}_before")
         shape, new_name = old.shape, str(new.name)
         places = [i for i, output in enumerate(graph.outputs) if output is old]
@@ -392,6 +403,10 @@ def _unique(hint: str, taken: set[str]) -> str:
         name = f"{hint}_{count}"
     taken.add(name)
     return name
+
+
+def _forget_initializer(graph: ir.Graph, name: str) -> None:
+    graph.initializers.pop(name, None)
 
 
 def _detach(graph: ir.Graph, node: ir.Node) -> None:

@@ -328,3 +328,44 @@ def test_rewriting_ends(
     with pytest.raises(PassError, match="more than 50 operations"):
         endless()
     assert graphs.snapshot(model) == before
+
+
+# -- inside subgraphs ------------------------------------------------------------------
+
+BRANCHES = """<ir_version: 8, opset_import: ["" : 17]>
+g (float[n] x, bool b) => (float[n] y) {
+  r = Relu(x)
+  y = If (b) <then_branch = t () => (float[n] p) { p = Neg(r) },
+              else_branch = e () => (float[n] q) { q = Neg(r) }>
+}"""
+
+
+def test_an_initializer_goes_where_it_is_said(graphs: ModuleType) -> None:
+    model = graphs.parse(BRANCHES)
+    rewriter = Rewriter(model)
+    inner = graphs.node(model, "Neg_2").graph
+    before = graphs.snapshot(model)
+    with rewriter.edit("test"):
+        value = rewriter.initializer("c", np.ones(1, np.float32), graph=inner)
+    assert list(inner.initializers) == [value.name]
+    assert not model.graph.initializers
+    rewriter.rollback(0)
+    assert not inner.initializers
+    assert graphs.snapshot(model) == before
+
+
+def test_a_body_output_that_becomes_an_outer_value_is_copied_inside(graphs: ModuleType) -> None:
+    model = graphs.parse(BRANCHES)
+    rewriter = Rewriter(model)
+    neg = graphs.node(model, "Neg_2")
+    name, body = neg.outputs[0].name, neg.graph
+    before = graphs.snapshot(model)
+    with rewriter.edit("test"):
+        rewriter.replace_uses(neg.outputs[0], neg.inputs[0])
+        rewriter.remove(neg)
+    assert [n.op_type for n in body] == ["Identity"]
+    assert [v.name for v in body.outputs] == [name]
+    assert violations(model) == []
+    rewriter.rollback(0)
+    assert [n.op_type for n in body] == ["Neg"]
+    assert graphs.snapshot(model) == before
