@@ -10,33 +10,23 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 
 from ..ir.digest import contents_digest
 from ..ir.errors import InputError, PassError, PlanishError, UsageError, VerifyError
-from ..ir.graph import all_nodes
 from ..ir.provenance import Edit
 from ..ir.rewriter import EditRecord
 from ..ir.save import save_model
 from ..ir.signature import Signature
 from ..ir.verify import verify
-from ..passes.api import Candidate, Pass, Perturbation, Semantics
+from ..passes.api import Candidate, Pass, Perturbation, Semantics, promise_of
 from .context import CompileContext, values_by_name
+from .equality import each_difference, random_outputs, whole_graph_tolerance
 from .execution import running
 from .pipeline import Pipeline, parse
 from .regions import Reference, compare
-
-WHOLE_GRAPH_TOLERANCE = 1e-4
-"""Relative to the largest output, for passes that reassociate over the whole graph."""
-COARSE_TOLERANCES = {ir.DataType.FLOAT16: 2.0**-6, ir.DataType.BFLOAT16: 2.0**-3}
-"""The same where the graph computes in so few bits: 32 units in the last place."""
-ROUNDING_TOLERANCE = 2.0**-5
-"""The same behind quantizers, in which a difference in the last place may flip a rounding."""
-QUANTIZERS = frozenset({"QuantizeLinear", "DynamicQuantizeLinear"})
-FLIPPED_SHARE = 1e-3
-"""Share of class numbers and flags that a reassociation may flip."""
 
 
 class RejectedError(Exception):
@@ -45,6 +35,18 @@ class RejectedError(Exception):
     def __init__(self, code: str, sentence: str) -> None:
         super().__init__(sentence)
         self.code = code
+
+
+class BrokenPromiseError(PassError):
+    """Edits changed an output although the pass promises not to."""
+
+    def __init__(self, pass_name: str, promise: Semantics, output: str, found: str) -> None:
+        super().__init__(
+            f"the pass changed output {output!r} although it promises not to: {found}",
+            where=pass_name,
+            hint="please report this with the reproducer; leave the pass out meanwhile",
+        )
+        self.promise = promise
 
 
 @dataclass(frozen=True)
@@ -106,14 +108,28 @@ class VerifyEach(Instrument):
 
 @dataclass
 class RegionCheck(Instrument):
-    """The lowered region computes its perturbed reference; whole graphs before and after."""
+    """The lowered region computes its perturbed reference, and promises about outputs are kept.
 
-    _before: dict[str, np.ndarray] = field(default_factory=dict)
+    Edits in a row with the same promise are a stretch. Outputs of the whole graph are compared
+    before and after each stretch whose promise is EXACT or REASSOCIATES, the runtime's
+    optimisations off. Outputs that depend on random numbers are left out.
+    """
+
+    _held: dict[str, Any] | None = None
+    _promise: Semantics | None = None
+    _edited: bool = False
 
     def before_pass(self, event: PassEvent) -> None:
-        self._before = _outputs(event) if event.pass_.semantics is not Semantics.LOSSY else {}
+        self._held, self._promise, self._edited = None, None, False
+
+    def allow(self, event: PassEvent, candidate: Candidate) -> bool:
+        promise = promise_of(event.pass_, candidate)
+        if promise is not self._promise:
+            self._turn(event, promise)
+        return True
 
     def after_edit(self, event: EditEvent) -> None:
+        self._edited = True
         if event.perturbation is None or event.reference is None:
             return
         check = compare(
@@ -127,13 +143,26 @@ class RegionCheck(Instrument):
             raise RejectedError("region-differs", f"the lowered region differs: {check.sentence}")
 
     def after_pass(self, event: PassEvent, edits: Sequence[Edit]) -> None:
-        if not edits or event.pass_.semantics is Semantics.LOSSY:
-            return
-        exact = event.pass_.semantics is Semantics.EXACT
+        self._turn(event, None)
+
+    def _turn(self, event: PassEvent, promise: Semantics | None) -> None:
+        """End the present stretch, and begin one of edits that promise something else."""
+        if self._edited:
+            self._held = self._checked(event)
+        self._promise, self._edited = promise, False
+        if self._held is None and promise not in (None, Semantics.LOSSY):
+            self._held = _outputs(event)
+
+    def _checked(self, event: PassEvent) -> dict[str, Any] | None:
+        """The outputs now, compared with those before the stretch."""
+        if self._promise in (None, Semantics.LOSSY) or self._held is None:
+            return None
+        now = _outputs(event)
+        exact = self._promise is Semantics.EXACT
         tolerance = None if exact else whole_graph_tolerance(event.model)
-        for name, array in _outputs(event).items():
-            if not _same(self._before[name], array, tolerance):
-                raise _broken_promise(event.pass_.name, name)
+        for name, found in each_difference(self._held, now, tolerance):
+            raise BrokenPromiseError(event.pass_.name, self._promise, name, found)
+        return now
 
 
 @dataclass
@@ -223,39 +252,9 @@ def _from(event: PassEvent) -> Pipeline:
     return Pipeline(steps[names.index(event.pass_.name) :])
 
 
-def _outputs(event: PassEvent) -> dict[str, np.ndarray]:
-    """All outputs on a sample feed, the runtime's optimisations off."""
-    feed = event.context.sample_feed()
+def _outputs(event: PassEvent) -> dict[str, Any]:
+    """Outputs on a sample feed, the runtime's optimisations off; random ones are left out."""
+    feed, drawn = event.context.sample_feed(), random_outputs(event.model)
     with running(event.model, threads=event.context.threads, optimize="none") as session:
-        return dict(zip(session.output_names, session.run(feed), strict=True))
-
-
-def whole_graph_tolerance(model: ir.Model) -> float:
-    """How far outputs may move, relative to the largest, where a pass reassociates."""
-    nodes = list(all_nodes(model))
-    dtypes = {output.dtype for node in nodes for output in node.outputs}
-    found = [COARSE_TOLERANCES[d] for d in dtypes if d in COARSE_TOLERANCES]
-    if any(node.op_type in QUANTIZERS for node in nodes):
-        found.append(ROUNDING_TOLERANCE)
-    return max(found, default=WHOLE_GRAPH_TOLERANCE)
-
-
-def _same(before: np.ndarray, after: np.ndarray, tolerance: float | None) -> bool:
-    """Whether outputs are equal, bit for bit without a tolerance."""
-    if before.shape != after.shape or before.dtype != after.dtype:
-        return False
-    if tolerance is None or before.size == 0:
-        return before.tobytes() == after.tobytes()
-    if before.dtype.kind != "f":
-        return float(np.mean(before != after)) <= FLIPPED_SHARE
-    finite = before[np.isfinite(before)]
-    bound = tolerance * (float(np.abs(finite).max()) if finite.size else 0.0)
-    return bool(np.allclose(before, after, rtol=0.0, atol=bound, equal_nan=True))
-
-
-def _broken_promise(pass_name: str, output: str) -> PassError:
-    return PassError(
-        f"the pass changed output {output!r} although it promises not to",
-        where=pass_name,
-        hint="please report this with the reproducer; leave the pass out meanwhile",
-    )
+        found = zip(session.output_names, session.run(feed), strict=True)
+        return {name: value for name, value in found if name not in drawn}

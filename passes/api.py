@@ -43,12 +43,16 @@ class Semantics(enum.Enum):
 
 @dataclass(frozen=True)
 class Candidate:
-    """One setting of one pass at one site. ``saving`` is in bytes of weights."""
+    """One setting of one pass at one site. ``saving`` is in bytes of weights.
+
+    semantics: a stricter promise than the pass's; None: the pass's own.
+    """
 
     site: str
     setting: str
     saving: int = 0
     details: Mapping[str, Any] = field(default_factory=dict)
+    semantics: Semantics | None = None
 
 
 @dataclass(frozen=True)
@@ -183,6 +187,12 @@ class Pass:
     ) -> None:
         """Restructure through ``rewriter``; compute nothing numeric that perturb computed."""
         raise NotImplementedError
+
+
+def promise_of(pass_: Pass, candidate: Candidate) -> Semantics:
+    """What holds for an edit: the stricter of what its pass and its candidate promise."""
+    order = list(Semantics)
+    return min(pass_.semantics, candidate.semantics or pass_.semantics, key=order.index)
 
 
 _REGISTRY: dict[str, type[Pass]] = {}

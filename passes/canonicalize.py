@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import onnx
@@ -33,7 +34,11 @@ FOLDED_OPS = frozenset(
     "Cast Concat ConstantOfShape Expand Flatten Gather Identity Range Reshape Shape Slice Split "
     "Squeeze Tile Transpose Unsqueeze".split()
 )
-"""Ops that move data or count: folding them changes no bit of any float."""
+"""Ops that move data or count: folding them changes no bit of any float.
+
+Range only of integers (runtimes add up the steps of a float one differently), Cast only where
+every number survives it (roundings and overflows differ).
+"""
 INTEGER_OPS = frozenset("Add Sub Mul Equal Less Greater And Or Not Where Min Max".split())
 """Folded only on integers and booleans, where every implementation agrees."""
 MAX_FOLDED_ELEMENTS = 1 << 16
@@ -44,7 +49,12 @@ Rule = Callable[[ir.Node, Rewriter], bool]
 
 @dataclass(frozen=True)
 class CanonicalizeOptions:
-    """No options: there is one canonical form."""
+    """Which rules apply.
+
+    rules: all, or exact: only those that keep every bit of the outputs
+    """
+
+    rules: Literal["all", "exact"] = "all"
 
 
 def remove_nothing(node: ir.Node, rewriter: Rewriter) -> bool:
@@ -79,7 +89,9 @@ def fold_constants(node: ir.Node, rewriter: Rewriter) -> bool:
         return False
     inputs = list(node.inputs)
     for output, result in zip(node.outputs, results, strict=True):
-        rewriter.replace_uses(output, rewriter.initializer(str(output.name) + "_folded", result))
+        if output.uses():
+            folded = rewriter.initializer(f"{output.name}_folded", result)
+            rewriter.replace_uses(output, folded)
     rewriter.remove(node)
     rewriter.sweep(inputs)
     return True
@@ -178,16 +190,22 @@ def sum_to_add(node: ir.Node, rewriter: Rewriter) -> bool:
 
 
 EXACT_RULES: tuple[tuple[str, Rule], ...] = (
+    ("sum-to-add", sum_to_add),
     ("remove-nothing", remove_nothing),
     ("fold-constants", fold_constants),
     ("constants-right", constants_right),
-    ("sum-to-add", sum_to_add),
 )
 REASSOCIATING_RULES: tuple[tuple[str, Rule], ...] = (
     ("fold-batch-norm", fold_batch_norm),
     ("gemm-to-matmul", gemm_to_matmul),
 )
 RULES = dict(EXACT_RULES + REASSOCIATING_RULES)
+SETTLE = "settle"
+"""All rules over and over, until none applies: one rule may make room for another.
+
+That ends: a rule takes away a node, a constant on the left, or a Gemm, Sum or BatchNormalization
+that no other rule makes.
+"""
 
 
 @register
@@ -199,8 +217,9 @@ class Canonicalize(Pass):
     on the right.
     When it applies: always, first.
     What it costs: nothing; weights are transposed once.
-    Guarantee: equal in real arithmetic; the whole graph is compared before and after.
-    Example: ``canonicalize``
+    Guarantee: equal in real arithmetic, and equal bits but for the batch norms and the Gemms;
+    the whole graph is compared before and after. Done again it changes nothing.
+    Example: ``canonicalize{rules=exact}``
     """
 
     name = "canonicalize"
@@ -208,7 +227,13 @@ class Canonicalize(Pass):
     Options = CanonicalizeOptions
 
     def candidates(self, model: ir.Model, ctx: Context) -> Iterable[Candidate | Refusal]:
-        return [Candidate(site="graph", setting=rule) for rule in RULES]
+        options: CanonicalizeOptions = self.options
+        kinds = [(Semantics.EXACT, EXACT_RULES), (Semantics.REASSOCIATES, REASSOCIATING_RULES)]
+        kinds = kinds[:1] if options.rules == "exact" else kinds
+        for promise, rules in kinds:
+            for setting in (name for name, _ in rules):
+                yield Candidate(site="graph", setting=setting, semantics=promise)
+        yield Candidate(site="graph", setting=SETTLE, semantics=kinds[-1][0])
 
     def lower(
         self,
@@ -218,10 +243,22 @@ class Canonicalize(Pass):
         rewriter: Rewriter,
         ctx: Context,
     ) -> None:
-        rule = RULES[candidate.setting]
-        for node in list(model.graph):
-            if node.graph is not None:
-                rule(node, rewriter)
+        if candidate.setting != SETTLE:
+            _scan([RULES[candidate.setting]], rewriter)
+            return
+        exact = candidate.semantics is Semantics.EXACT
+        rules = [rule for _, rule in EXACT_RULES] if exact else list(RULES.values())
+        while _scan(rules, rewriter):
+            pass
+
+
+def _scan(rules: Iterable[Rule], rewriter: Rewriter) -> bool:
+    """Offer every node of the main graph to each rule once; whether anything changed."""
+    changed = False
+    for rule in rules:
+        for node in list(rewriter.graph):
+            changed |= node.graph is not None and rule(node, rewriter)
+    return changed
 
 
 def _replace(node: ir.Node, value: ir.Value, rewriter: Rewriter) -> None:
@@ -319,21 +356,39 @@ def _transposes(node: ir.Node, rewriter: Rewriter) -> bool:
 
 
 def _evaluate(node: ir.Node) -> list[np.ndarray] | None:
-    """The outputs by ONNX's own reference; None where it cannot or the dtype is a float."""
+    """The outputs by ONNX's own reference; None where it cannot or could differ from others."""
     arrays = [constant_array(v) if v is not None else None for v in node.inputs]
-    if sum(0 if a is None else a.size for a in arrays) > MAX_FOLDED_ELEMENTS:
+    given = [a for a in arrays if a is not None]
+    if sum(a.size for a in given) > MAX_FOLDED_ELEMENTS or not _agreed(node.op_type, given):
         return None
-    if node.op_type in INTEGER_OPS and any(
-        a is not None and a.dtype.kind not in "iub" for a in arrays
-    ):
-        return None
+    feeds = {str(v.name): a for v, a in zip(node.inputs, arrays, strict=True) if v}
     try:
-        results = ReferenceEvaluator(_single_node_model(node)).run(
-            None, {str(v.name): a for v, a in zip(node.inputs, arrays, strict=True) if v}
-        )
+        with np.errstate(all="ignore"):
+            found = ReferenceEvaluator(_single_node_model(node)).run(None, feeds)
     except Exception:  # the reference lacks an op or a dtype: the node just stays
         return None
-    return [np.asarray(r) for r in results]
+    results = [np.asarray(r) for r in found]
+    if node.op_type == "Cast" and not _survives(given[0], results[0]):
+        return None
+    return results
+
+
+def _agreed(op_type: str, arrays: Iterable[np.ndarray]) -> bool:
+    """Whether every implementation computes the same bits from these constants."""
+    kinds = {a.dtype.kind for a in arrays}
+    if op_type in INTEGER_OPS or op_type == "Range":
+        return kinds <= set("iub")
+    return not kinds & set("OSU")
+
+
+def _survives(before: np.ndarray, after: np.ndarray) -> bool:
+    """Whether a cast keeps every number; flags only ask whether one is zero."""
+    if after.dtype.kind in "OSU" or before.dtype.kind in "OSU":
+        return False
+    if after.dtype == bool:
+        return bool(np.all(before == before))
+    with np.errstate(all="ignore"):
+        return bool(np.all(after.astype(before.dtype) == before))
 
 
 def _single_node_model(node: ir.Node) -> onnx.ModelProto:

@@ -10,6 +10,7 @@ import pytest
 from planish.ir.graph import constant_array, constant_tensor, producer
 from planish.ir.load import load_model
 from planish.ir.provenance import ORIGIN_KEY
+from planish.ir.rewriter import Rewriter
 from planish.ir.sites import find_sites
 from planish.passes.canonicalize import RULES
 from planish.targets.runtime import open_session
@@ -358,3 +359,93 @@ def test_real_models_compute_the_same(task: Any, graphs: ModuleType, name: str) 
     assert "Gemm" not in graphs.ops(model)
     norms = [n for n in model.graph if n.op_type == "BatchNormalization"]
     assert not any(producer(norm.inputs[0], "Conv") for norm in norms)
+
+
+# -- a fixpoint, and what is exact -----------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("outputs", "body", "left"),
+    [
+        # a Sum becomes an Add whose constant stands on the left
+        ("float[n, 4] y", "y = Sum(w, x)", ["y = Add(x, w)"]),
+        # a Dropout is inactive once its flag is computed
+        (
+            "float[n, 4] y",
+            "t = Cast <to = 9> (off) a, m = Dropout(x, half, t) y = Relu(a)",
+            ["y = Relu(x)"],
+        ),
+        # the weight can be transposed once its shape, which also reads it, is computed
+        (
+            "float[n, 4] y",
+            "t = Transpose(w) a = MatMul(x, t) s = Shape(w) y = Reshape(a, s)",
+            ["a = MatMul(x, w_t)", "y = Reshape(a, s_folded)"],
+        ),
+    ],
+)
+def test_a_rule_may_make_room_for_an_earlier_one(
+    graphs: ModuleType, outputs: str, body: str, left: list[str]
+) -> None:
+    feeds: dict[str, Array] = {"x": array(4, 4)}
+    tensors = {"w": array(4, 4)} if "w" in body else {}
+    if "off" in body:
+        tensors = {"off": np.array(0.0, np.float32), "half": np.array(0.5, np.float32)}
+    model = canonical(graphs, head("float[n, 4] x", outputs) + f"{{ {body} }}", feeds, **tensors)
+    assert graphs.lines(model) == left
+
+
+def test_exact_rules_alone_leave_products_and_norms(graphs: ModuleType) -> None:
+    text = X24 + "{ a = Identity(x) y = Gemm <transB = 1> (a, w, b) }"
+    bench = graphs.Bench(graphs.parse(text, w=array(3, 4), b=array(3)), [{"x": array(2, 4)}])
+    assert [e.setting for e in bench.run("canonicalize", rules="exact").edits] == ["remove-nothing"]
+    assert graphs.lines(bench.model) == ["y = Gemm(x, w, b)"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "number", "to", "folded"),
+    [
+        (np.float32, 0.5, 10, True),
+        (np.float32, 0.1, 10, False),
+        (np.float32, 1e6, 10, False),
+        (np.float32, np.nan, 10, False),
+        (np.float32, 2.0, 7, True),
+        (np.float32, 2.5, 7, False),
+        (np.float32, 1e30, 6, False),
+        (np.int64, 2**24, 1, True),
+        (np.int64, 2**24 + 1, 1, False),
+        (np.int64, 300, 3, False),
+        (np.float32, 0.5, 9, True),
+        (np.float32, np.nan, 9, False),
+        (np.float32, 0.5, 8, False),
+    ],
+)
+def test_a_cast_is_computed_where_every_number_survives(
+    kind: Any, number: Any, to: int, folded: bool
+) -> None:
+    """Roundings, overflows and NaN may come out differently in another implementation."""
+    value = ir.Value(name="c", const_value=ir.tensor(np.array([number], kind)))
+    cast = ir.node("Cast", [value], {"to": to}, name="cast")
+    cast.outputs[0].name = "y"
+    other = ir.node("Identity", cast.outputs, name="other")
+    other.outputs[0].name = "z"
+    graph = ir.Graph([], other.outputs, nodes=[cast, other], initializers=[value],
+                     opset_imports={"": 17})  # fmt: skip
+    model = ir.Model(graph, ir_version=8)
+    assert RULES["fold-constants"](cast, Rewriter(model)) == folded
+
+
+@pytest.mark.parametrize(
+    ("start", "step", "folded"), [("int64 a = {0}", "int64 d = {2}", True),
+                                  ("float a = {0.0}", "float d = {0.5}", False)]
+)  # fmt: skip
+def test_a_float_range_is_left_to_the_runtime(
+    graphs: ModuleType, start: str, step: str, folded: bool
+) -> None:
+    kind = start.split()[0]
+    text = (
+        head(f"{kind}[3] x", f"{kind}[3] y")
+        + f"<{start}, {kind} b = {{{'6' if folded else '1.5'}}}, {step}>"
+    )
+    x = np.arange(3).astype(np.int64 if folded else np.float32)
+    model = canonical(graphs, text + "{ r = Range(a, b, d) y = Add(x, r) }", {"x": x})
+    assert graphs.ops(model) == (["Add"] if folded else ["Range", "Add"])
