@@ -92,13 +92,17 @@ def default_gate(kind: Kind) -> DriftGate:
 
 @dataclass(frozen=True)
 class DriftVerdict:
-    """Whether the gate holds; ``output`` is the one it holds least for, with its ``value``."""
+    """Whether the gate holds; ``output`` is the one it holds least for, with its ``value``.
+
+    equal: it did not move at all.
+    """
 
     holds: bool
     gate: DriftGate
     output: str
     value: float | None
     sentence: str
+    equal: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """The verdict as the manifest holds it; an infinite value is its text."""
@@ -132,6 +136,9 @@ def _judge_one(output: OutputDrift, gate: DriftGate) -> DriftVerdict:
     if broken or value is None:
         reason = broken or "was not compared on any row"
         return DriftVerdict(False, used, output.name, None, f"output {output.name!r} {reason}")
+    if output.equal:
+        sentence = f"{output.name!r} equals the original's in all {output.rows} rows"
+        return DriftVerdict(True, used, output.name, value, sentence, equal=True)
     measured = _MEASURES[used.metric]
     holds = value >= used.least
     sentence = (
@@ -165,6 +172,8 @@ def margin(verdict: DriftVerdict) -> tuple[bool, float]:
     """Failures first, then by how far above its bound each measure is, in its own range."""
     if verdict.value is None:
         return verdict.holds, -math.inf
+    if verdict.equal:
+        return verdict.holds, math.inf
     measured = _MEASURES[verdict.gate.metric]
     span = min(measured.high, 100.0) - verdict.gate.least
     return verdict.holds, (verdict.value - verdict.gate.least) / max(span, 1e-9)

@@ -44,6 +44,13 @@ class OutputDrift:
     non_finite: int = 0
     reshaped: int = 0
 
+    @property
+    def equal(self) -> bool:
+        """Whether no element of any row differs at all."""
+        if not self.rows or self.non_finite or self.reshaped:
+            return False
+        return self.top1 == 100.0 if self.sqnr_db is None else self.sqnr_db == math.inf
+
     def measures(self) -> dict[str, float]:
         """What was measured, by name; ``non_finite`` and ``reshaped`` only where not zero."""
         found = {k: v for k, v in vars(self).items() if k != "name" and v is not None}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -120,6 +121,9 @@ def drop(row: QualityRow) -> str:
 
 def measures_text(measures: Mapping[str, float]) -> str:
     """Measures of drift in one line, the known ones first and in fixed units."""
+    moved = measures.get("non_finite") or measures.get("reshaped")
+    if measures.get("sqnr_db") == math.inf and not moved:
+        return "equal to the original's"
     shown = [form.format(measures[name]) for name, form in _MEASURES.items() if name in measures]
     return ", ".join(shown or [f"{name} {measures[name]:.4g}" for name in sorted(measures)])
 

@@ -100,7 +100,7 @@ def test_a_crash_and_a_timeout_end_that_task_alone(tmp_path: Path) -> None:
     child = f"import time; time.sleep(3); open({str(mark)!r}, 'w')"
     forever = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}])"
     assert tasks.finish([sys.executable, "-c", forever], 0.5) == "not done after 0.5 s"
-    assert not mark.exists()  # its child holds the same pipe: left alive, it would have been awaited
+    assert not mark.exists()  # its child holds the pipe, too: alive, it would be awaited
 
 
 def test_every_task_gets_a_line_whatever_becomes_of_the_others(

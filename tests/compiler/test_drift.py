@@ -258,3 +258,24 @@ def test_drift_is_json() -> None:
     assert data["label"] == {"rows": 1, "top1": 100.0}
     verdict = judge(drift, DriftGate("sqnr", 20.0))
     assert json.loads(json.dumps(verdict.to_json(), allow_nan=False))["holds"] is True
+
+
+def test_outputs_that_did_not_move_are_called_equal_and_never_decide() -> None:
+    same = RNG.normal(size=(40, 8))
+    near = same + RNG.normal(0, 1e-3, same.shape)
+    drift = measure([[same, same]], [[same, near]], names=["still", "moved"])
+    assert [output.equal for output in drift.outputs] == [True, False]
+    assert judge(drift, DriftGate("top1", 50.0)).output == "moved"
+    verdict = judge(measure([[same]], [[same]], names=["still"]), DriftGate("sqnr", 150.0))
+    assert verdict.sentence == "'still' equals the original's in all 40 rows"
+    assert verdict.holds
+
+
+def test_neither_new_nans_nor_shapes_nor_flipped_flags_are_equal() -> None:
+    values = np.array([[1.0, 2.0]])
+    holed = np.array([[1.0, np.nan]])
+    assert not measure([[values]], [[holed]]).outputs[0].equal
+    assert not measure([[values]], [[values[:, :1]]]).outputs[0].equal
+    flags = np.array([True, False])
+    assert measure([[flags]], [[flags]]).outputs[0].equal
+    assert not measure([[flags]], [[~flags]]).outputs[0].equal

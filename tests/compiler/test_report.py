@@ -17,7 +17,7 @@ from planish.compiler.headline import factor, headline, interval, size, three
 from planish.compiler.report import code, render_card, render_report, text
 from planish.compiler.result import Kernels, Plan, Quality, Speed
 from planish.compiler.screen import screen
-from planish.compiler.summary import done, left
+from planish.compiler.summary import done, left, measures_text
 from planish.ir.provenance import Edit, Remark
 from planish.ir.signature import Signature, TensorSpec
 
@@ -253,3 +253,9 @@ def test_a_huge_result_is_still_one_screen(made: ModuleType) -> None:
     assert "34 more rows in the report" in output
     report = render_report(result)
     assert all(f"`s{i}`" in report for i in range(300))
+
+
+def test_an_output_that_did_not_move_has_no_infinite_ratio() -> None:
+    measures = {"cosine": 1.0, "sqnr_db": float("inf"), "top1": 100.0}
+    assert measures_text(measures) == "equal to the original's"
+    assert "SQNR inf" in measures_text(measures | {"non_finite": 2})
