@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx_ir as ir
 
+from .digest import file_digest
 from .errors import InputError
-from .tensors import all_tensors, in_memory
+from .fingerprint import combine
+from .tensors import all_tensors, in_memory, tensor_digest
 
 
 def check_external(model: ir.Model, folder: Path | None, where: str) -> list[Path]:
@@ -25,6 +28,23 @@ def check_external(model: ir.Model, folder: Path | None, where: str) -> list[Pat
         if isinstance(tensor, ir.ExternalTensor):
             files[_checked(tensor, name, folder, where)] = None
     return list(files)
+
+
+def external_tensors(model: ir.Model) -> list[ir.ExternalTensor]:
+    """The tensors that lie in files, in the order of first use."""
+    found = (tensor for _, tensor in all_tensors(model.graph))
+    return list(dict.fromkeys(t for t in found if isinstance(t, ir.ExternalTensor)))
+
+
+def source_digest(path: Path, weights: Sequence[ir.ExternalTensor]) -> str:
+    """32 hex characters over a model file and the weights that it names in other files.
+
+    Without such weights that of the file (``b2sum -l 128``). Gaps between weights do not count:
+    each weight is read once, for this and for all else that is asked of its bytes.
+    """
+    if not weights:
+        return file_digest(path)
+    return combine(file_digest(path).encode(), *(tensor_digest(t).encode() for t in weights)).hex()
 
 
 def load_attributes(graph: ir.Graph) -> None:

@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from .errors import InputError
 from .graph import all_graphs
-from .tensors import nonfinite
+from .tensors import nonfinite, survey
 
 # An infinity among the operands of these makes NaN of the first zero it meets; elsewhere it may be
 # meant (an attention mask that is added, the bound of a Clip).
@@ -25,9 +25,11 @@ _MOVED = frozenset(("Transpose", "Reshape", "Identity", "Cast", "Squeeze", "Unsq
 def check_finite(model: ir.Model, where: str = "") -> None:
     """Raise ``InputError`` naming the initializers that hold NaN, or infinity where it cannot be.
 
-    Every float initializer is read once. A single NaN on its own is let pass unless an operator
+    Every float initializer is read once, and digested with it where it lies in a file. A single NaN on its own is let pass unless an operator
     takes it as a weight: it is a marker that somebody compares with.
     """
+    values = (v for graph in all_graphs(model) for v in graph.initializers.values())
+    survey(v.const_value for v in values if v.const_value is not None)
     found = [text for graph in all_graphs(model) for text in _broken(graph)]
     if not found:
         return

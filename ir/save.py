@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import onnx
 import onnx_ir as ir
 
 from .errors import PlanishError
 from .external import load_attributes
+from .fan import Fan
 from .graph import all_graphs
-from .tensors import all_tensors, in_memory, source_file, write_bytes
+from .stream import pieces
+from .tensors import (
+    all_tensors,
+    hasher,
+    in_memory,
+    is_hashed,
+    remember,
+    source_file,
+    write_bytes,
+)
 from .weights import external_reference, substituted
 
 INLINE_BELOW = 1024  # bytes; smaller tensors stay in the model file
@@ -25,6 +36,8 @@ LARGE, PAGE, LINE = 1 << 20, 4096, 64  # bytes; large tensors start on a page, o
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 Write = Callable[[IO[bytes]], None]
+Hash = Any  # hashlib's objects have no public type
+_Piece = tuple[bytes | memoryview, Hash | None]
 
 
 def save_model(
@@ -33,12 +46,15 @@ def save_model(
     *,
     external_threshold: int = 1 << 30,
     ir_version: int | None = None,
+    record: dict[Path, str] | None = None,
 ) -> list[Path]:
     """Write the model and, where its weights exceed ``external_threshold`` bytes, a data file.
 
     Saving a model twice gives the same bytes. Each file is complete before it takes its name. The
     data file stands beside the model as ``<name>.data``, or ``<name>-1.data`` and so on where the
     model's own tensors read from that one. ir_version: written instead of the model's own.
+    record: gets the SHA-256 of each file, made while it is written, as the digests of its tensors
+    are then. Large weights pass through memory in pieces.
 
     Returns the files written, the model file first. Raises ``PlanishError`` when the disk is full
     or the folder cannot be written to; then no file is changed, half written or left behind.
@@ -50,11 +66,16 @@ def save_model(
         if total_bytes(model) <= external_threshold:
             message = _serialized(_inline_proto(model, ir_version))
             _replace({path: lambda file: _write(file, message)})
+            _record(record, path, message)
             return [path]
         data = _data_path(model, path)
         plan, proto = _external_proto(model, data.name, ir_version)
         message = _serialized(proto)
-        _replace({data: plan.write, path: lambda file: _write(file, message)})
+        write = plan.write if record is None else plan.write_hashed
+        _replace({data: write, path: lambda file: _write(file, message)})
+        if record is not None:
+            record[data] = plan.sha256
+            _record(record, path, message)
         return [path, data]
 
 
@@ -75,10 +96,14 @@ def total_bytes(model: ir.Model) -> int:
 
 @dataclass
 class _DataFile:
-    """Where each tensor goes in a data file; a tensor held by several values goes there once."""
+    """Where each tensor goes in a data file; a tensor held by several values goes there once.
+
+    sha256: of the whole file, once ``write_hashed`` has written it.
+    """
 
     name: str
     size: int = 0
+    sha256: str = ""
     places: dict[Hashable, tuple[int, ir.TensorProtocol]] = field(default_factory=dict)
 
     def place(self, value: ir.Value, tensor: ir.TensorProtocol) -> ir.TensorProtocol:
@@ -96,6 +121,34 @@ class _DataFile:
         for offset, tensor in self.places.values():
             file.write(bytes(offset - file.tell()))
             write_bytes(tensor, file.write)
+
+    def write_hashed(self, file: IO[bytes]) -> None:
+        """``write``, hashing file and tensors on the way, in threads beside the writing."""
+        whole = hashlib.sha256()
+        states: list[tuple[ir.TensorProtocol, Hash]] = []
+        consumers: tuple[Callable[[_Piece], object], ...] = (
+            lambda piece: file.write(piece[0]),
+            lambda piece: whole.update(piece[0]),
+            lambda piece: piece[1] and piece[1].update(piece[0]),
+        )
+        position = 0
+        with Fan[_Piece](*consumers) as fan:
+            for offset, tensor in self.places.values():
+                fan.put((bytes(offset - position), None))
+                state = None if is_hashed(tensor) else hasher(tensor)
+                for piece in pieces(tensor):
+                    fan.put((piece, state))
+                position = offset + tensor.nbytes
+                if state is not None:
+                    states.append((tensor, state))
+        for tensor, state in states:
+            remember(tensor, state.hexdigest())
+        self.sha256 = whole.hexdigest()
+
+
+def _record(record: dict[Path, str] | None, path: Path, message: bytes) -> None:
+    if record is not None:
+        record[path] = hashlib.sha256(message).hexdigest()
 
 
 def _identity(tensor: ir.TensorProtocol) -> Hashable:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import struct
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -13,9 +16,12 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import onnx_ir as ir
 
+from .stream import array_of, is_packed, little, pieces
+
 HASH_SIZE = 16  # bytes of BLAKE2b: 32 hex characters
-_CHUNK = 1 << 20  # elements looked at in one go
+READERS = 4  # threads at most that read weights; each holds one piece
 _digests: WeakKeyDictionary[Any, str] = WeakKeyDictionary()
+_findings: WeakKeyDictionary[Any, tuple[int, int]] = WeakKeyDictionary()
 
 
 def tensor_digest(tensor: ir.TensorProtocol) -> str:
@@ -71,20 +77,20 @@ def in_memory(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
     """The tensor itself, or a copy of one that reads from a file."""
     if not isinstance(tensor, ir.ExternalTensor):
         return tensor
+    if not is_packed(tensor.dtype):
+        return ir.Tensor(array_of(tensor), dtype=tensor.dtype, name=tensor.name)
     copy = ir.Tensor(tensor.numpy().copy(), dtype=tensor.dtype, name=tensor.name)
     release(tensor)
     return copy
 
 
-def write_bytes(tensor: ir.TensorProtocol, write: Callable[[bytes], object]) -> None:
-    """Hand a tensor's bytes (little endian, packed as in a file) to ``write``.
+def write_bytes(tensor: ir.TensorProtocol, write: Callable[[memoryview], object]) -> None:
+    """Hand a tensor's bytes (little endian, packed as in a file) to ``write``, in pieces.
 
-    External data comes in chunks and is not mapped; a tensor in memory comes in one piece.
+    Nothing is mapped, and no more than a block of a large tensor is in memory.
     """
-    if hasattr(tensor, "tofile"):
-        tensor.tofile(_Sink(write))
-    else:
-        write(tensor.tobytes())
+    for piece in pieces(tensor):
+        write(piece)
 
 
 def release(tensor: ir.TensorProtocol) -> None:
@@ -98,44 +104,90 @@ def nonfinite(tensor: ir.TensorProtocol) -> tuple[int, int]:
     """How many elements are NaN and how many are infinite; (0, 0) for integers and strings."""
     if not tensor.dtype.is_floating_point():
         return 0, 0
-    found = _nonfinite(tensor.numpy().reshape(-1))
-    release(tensor)
-    return found
+    try:
+        known = _findings.get(tensor)
+    except TypeError:  # a foreign tensor class without weak references
+        known = None
+    if known is not None:
+        return known
+    counts = _Finite(tensor.dtype)
+    for piece in pieces(tensor):
+        counts.update(piece)
+    return counts.nan, counts.infinite
 
 
-def _nonfinite(flat: np.ndarray[tuple[int], np.dtype[Any]]) -> tuple[int, int]:
-    # A function of its own: a view that is still alive would keep the file mapped.
-    nan = infinite = 0
-    for start in range(0, flat.size, _CHUNK):
-        part = flat[start : start + _CHUNK]
+def survey(tensors: Iterable[ir.TensorProtocol]) -> None:
+    """Read tensors that lie in files once, several at a time: ``tensor_digest`` and ``nonfinite``
+    then know the answer. Raises ``InputError`` where one cannot be read."""
+    outside = [t for t in tensors if isinstance(t, ir.ExternalTensor) and t not in _digests]
+    stop = threading.Event()
+    pool = ThreadPoolExecutor(min(READERS, os.cpu_count() or 1))
+    try:
+        for done in [pool.submit(_read_once, tensor, stop) for tensor in outside]:
+            done.result()
+    finally:
+        stop.set()
+        pool.shutdown(cancel_futures=True)
+
+
+def hasher(tensor: ir.TensorProtocol) -> Any:
+    """What ``tensor_digest`` is made with, before the tensor's bytes."""
+    return hashlib.blake2b(tensor_face(tensor).encode(), digest_size=HASH_SIZE)
+
+
+def is_hashed(tensor: ir.TensorProtocol) -> bool:
+    """Whether the digest is known without reading the tensor."""
+    try:
+        return tensor in _digests
+    except TypeError:
+        return True
+
+
+def remember(tensor: ir.TensorProtocol, digest: str) -> None:
+    """Note what ``hasher`` made of the tensor's bytes while these were on their way."""
+    with contextlib.suppress(TypeError):
+        _digests[tensor] = digest
+
+
+def _read_once(tensor: ir.ExternalTensor, stop: threading.Event) -> None:
+    state = hasher(tensor)
+    counts = _Finite(tensor.dtype)
+    for piece in pieces(tensor):
+        if stop.is_set():
+            return
+        state.update(piece)
+        counts.update(piece)
+    _findings[tensor] = counts.nan, counts.infinite
+    _digests[tensor] = state.hexdigest()
+
+
+class _Finite:
+    """Counts NaN and infinities in the bytes of a tensor."""
+
+    def __init__(self, dtype: ir.DataType) -> None:
+        self.nan = self.infinite = 0
+        floats = dtype.is_floating_point() and not is_packed(dtype)  # the packed ones have none
+        self._dtype = little(dtype) if floats else None
+
+    def update(self, piece: memoryview) -> None:
+        if self._dtype is None:
+            return
+        part = np.frombuffer(piece, self._dtype)
         bad = int(part.size - np.count_nonzero(np.isfinite(part)))
         if bad:
             nans = int(np.count_nonzero(np.isnan(part)))
-            nan, infinite = nan + nans, infinite + bad - nans
-    return nan, infinite
+            self.nan, self.infinite = self.nan + nans, self.infinite + bad - nans
 
 
 def _digest(tensor: ir.TensorProtocol) -> str:
-    digest = hashlib.blake2b(tensor_face(tensor).encode(), digest_size=HASH_SIZE)
+    state = hasher(tensor)
     if tensor.dtype == ir.DataType.STRING:
         for item in _strings(tensor):
-            digest.update(struct.pack("<q", len(item)) + item)
+            state.update(struct.pack("<q", len(item)) + item)
     else:
-        write_bytes(tensor, digest.update)
-    return digest.hexdigest()
-
-
-class _Sink:
-    """A file that can only be written to: no tensor takes a short cut through its descriptor."""
-
-    def __init__(self, write: Callable[[bytes], object]) -> None:
-        self._write = write
-
-    def write(self, data: Any) -> int:
-        # PyTorch's tensors hand over ctypes arrays, which hashes refuse.
-        found = data if isinstance(data, bytes) else bytes(data)
-        self._write(found)
-        return len(found)
+        write_bytes(tensor, state.update)
+    digest: str = state.hexdigest()
+    return digest
 
 
 def _strings(tensor: ir.TensorProtocol) -> Iterator[bytes]:

@@ -16,6 +16,7 @@ import onnx
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
+from ..ir.derived import Derived
 from ..ir.graph import (
     attribute,
     constant_array,
@@ -287,16 +288,8 @@ def _derived(rewriter: Rewriter, weight: ir.Value, transpose: bool, factor: floa
     """The weight transposed and scaled, computed when its bytes are asked for."""
     source = constant_tensor(weight)
     assert source is not None
-    shape = source.shape.numpy()[::-1] if transpose else source.shape.numpy()
-
-    def compute() -> ir.TensorProtocol:
-        array = source.numpy().T if transpose else source.numpy()
-        scaled = array if factor == 1.0 else array * np.asarray(factor, array.dtype)
-        return ir.Tensor(np.ascontiguousarray(scaled), dtype=source.dtype)
-
     name = f"{weight.name}_t" if transpose else f"{weight.name}_scaled"
-    lazy = ir.LazyTensor(compute, dtype=source.dtype, shape=ir.Shape(shape), cache=False)
-    return rewriter.initializer(name, lazy)
+    return rewriter.initializer(name, Derived(source, transpose, factor))
 
 
 def _bias_vector(rewriter: Rewriter, bias: ir.Value, beta: float) -> ir.Value:
