@@ -25,8 +25,9 @@ _MOVED = frozenset(("Transpose", "Reshape", "Identity", "Cast", "Squeeze", "Unsq
 def check_finite(model: ir.Model, where: str = "") -> None:
     """Raise ``InputError`` naming the initializers that hold NaN, or infinity where it cannot be.
 
-    Every float initializer is read once, and digested with it where it lies in a file. A single NaN on its own is let pass unless an operator
-    takes it as a weight: it is a marker that somebody compares with.
+    Every float initializer is read once, and digested with it where it lies in a file. A single
+    NaN on its own is let pass unless an operator takes it as a weight: it is a marker that
+    somebody compares with.
     """
     values = (v for graph in all_graphs(model) for v in graph.initializers.values())
     survey(v.const_value for v in values if v.const_value is not None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
@@ -85,7 +86,7 @@ def _opened(tensor: ir.ExternalTensor) -> IO[bytes]:
     if base and os.path.commonpath([root, path]) != root:
         raise _unreadable(tensor, "it has become a link to a file outside the model's folder")
     try:
-        file = open(path, "rb", buffering=0)  # noqa: SIM115 - the caller closes it
+        file = Path(path).open("rb", buffering=0)  # noqa: SIM115 - the caller closes it
     except OSError as error:
         raise _unreadable(tensor, error.strerror or str(error)) from error
     if base and os.fstat(file.fileno()).st_nlink > 1:

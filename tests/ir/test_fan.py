@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 
@@ -28,18 +29,24 @@ def test_the_error_of_a_consumer_is_raised(items: int) -> None:
     def fails(item: int) -> None:
         raise OSError(28, "full")
 
-    with pytest.raises(OSError, match="full"), Fan[int](fails, lambda _: None) as fan:
-        for item in range(items):
-            fan.put(item)
-    assert threading.active_count() == 1 or not _waiting()
+    with pytest.raises(OSError, match="full"):
+        _feed(items, fails, lambda _: None)
+    assert not _waiting()
 
 
 def test_an_interrupt_stops_the_consumers() -> None:
-    seen: list[int] = []
-    with pytest.raises(KeyboardInterrupt), Fan[int](seen.append) as fan:
-        fan.put(1)
+    def interrupts(item: int) -> None:
         raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        _feed(100, interrupts, lambda _: None)
     assert not _waiting()
+
+
+def _feed(items: int, *consumers: Callable[[int], object]) -> None:
+    with Fan[int](*consumers) as fan:
+        for item in range(items):
+            fan.put(item)
 
 
 def _waiting() -> list[threading.Thread]:
