@@ -44,7 +44,7 @@ def _broadcast(left: Dims, right: Dims) -> Dims | None:
 
 
 def _to_features(node: ir.Node) -> Dims | None:
-    """``MatMulNBits``: [..., K] to [..., N]."""
+    """``MatMulNBits`` and ``MatMulBnb4``: [..., K] to [..., N]."""
     left = dims(node.inputs[0])
     return None if left is None else (*left[:-1], int(attribute(node, "N")))
 
@@ -95,7 +95,7 @@ _RULES: dict[str, Callable[[ir.Node], Dims | None]] = {
     **dict.fromkeys(["FusedMatMul", "DynamicQuantizeMatMul", "MatMulIntegerToFloat"], _product),
     **dict.fromkeys(["Attention", "QAttention"], _projected),
     **dict.fromkeys(["MultiHeadAttention", "GroupQueryAttention"], _mixed),
-    "MatMulNBits": _to_features,
+    **dict.fromkeys(["MatMulNBits", "MatMulBnb4"], _to_features),
     "EmbedLayerNormalization": _embedded,
     "GatherBlockQuantized": _rows,
 }

@@ -25,6 +25,7 @@ _SCALE_POSITIONS: dict[str, tuple[int, ...]] = {
     "DynamicQuantizeMatMul": (2, 3),
     "MatMulIntegerToFloat": (2, 3, 4, 5),
     "MatMulNBits": (2, 3, 4),
+    "MatMulBnb4": (2,),
     "GatherBlockQuantized": (2, 3),
     "QAttention": (3, 4, 6, 7),
 }
@@ -75,7 +76,7 @@ def parameters(model: ir.Model) -> int:
     Single numbers, scales, zero points, indices and shapes do not count; a shared tensor does
     once.
     """
-    return sum(_parameters_in(v) for v in _constants(model))
+    return sum(value_parameters(v) for v in _constants(model))
 
 
 def weight_bytes(model: ir.Model) -> dict[str, int]:
@@ -125,7 +126,7 @@ def _row(site: Site, shapes: Shapes) -> SiteRow:
         operator=site.nodes[0].op_type,
         shape=() if tensor is None else tuple(tensor.shape.numpy()),
         dtype="" if tensor is None else tensor.dtype.name,
-        parameters=sum(_parameters_in(v) for v in (site.weight, site.bias) if v is not None),
+        parameters=sum(value_parameters(v) for v in (site.weight, site.bias) if v is not None),
         bytes=site_bytes(site),
         flops=site_flops(site, shapes),
         facts=tuple(sorted(site.facts)),
@@ -150,7 +151,8 @@ def _constants(model: ir.Model) -> Iterable[ir.Value]:
         yield from graph.initializers.values()
 
 
-def _parameters_in(value: ir.Value) -> int:
+def value_parameters(value: ir.Value) -> int:
+    """Numbers that were trained among the elements of a stored constant; see ``parameters``."""
     tensor = value.const_value
     if tensor is None or tensor.size <= 1 or not value.uses():
         return 0

@@ -14,7 +14,7 @@ FACTORIZED = "factorized"
 
 
 def layer_facts(layer: Layer) -> frozenset[str]:
-    """``quantized`` where the weight is stored in or rounded to integers, else ``float``."""
+    """``quantized`` where the weight has 8 bits or fewer, else ``float``."""
     return frozenset({QUANTIZED if layer.quantized else FLOAT})
 
 

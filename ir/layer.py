@@ -37,14 +37,13 @@ class Layer:
 
     @property
     def quantized(self) -> bool:
-        """Whether the weight is stored, or was rounded, to integers."""
-        rounded = any(node.op_type == "QuantizeLinear" for node in self.weight.path)
-        return rounded or is_integer(self.weight)
+        """Whether the weight is stored in 8 bits or fewer, or was rounded to them."""
+        return is_quantized(self.weight)
 
 
 def features_of(node: ir.Node, weight: Stored) -> tuple[int | None, int | None]:
     """Inputs and outputs of the linear layer that a node applies, None where unknown."""
-    if node.op_type == "MatMulNBits":
+    if node.op_type in ("MatMulNBits", "MatMulBnb4"):
         return int(attribute(node, "K")), int(attribute(node, "N"))
     shape = effective_dims(weight)
     if shape is None or len(shape) != 2:
@@ -53,7 +52,11 @@ def features_of(node: ir.Node, weight: Stored) -> tuple[int | None, int | None]:
     return (columns, rows) if attribute(node, "transB", 0) else (rows, columns)
 
 
-def is_integer(weight: Stored) -> bool:
-    """Whether a weight is stored in integers."""
+def is_quantized(weight: Stored) -> bool:
+    """Whether a weight is stored in integers or small floats, or rounded on its way."""
+    if any(node.op_type in ("QuantizeLinear", "DequantizeLinear") for node in weight.path):
+        return True
     tensor = constant_tensor(weight.value)
-    return tensor is not None and not tensor.dtype.is_floating_point()
+    return tensor is not None and (
+        not tensor.dtype.is_floating_point() or tensor.dtype.bitwidth <= 8
+    )

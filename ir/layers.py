@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from .graph import attribute, given, operator, producer, single_consumer
-from .layer import Layer, LayerKind, features_of, is_integer
+from .layer import Layer, LayerKind, features_of, is_quantized
 from .lookups import find_embedding
 from .stored import Stored, effective_dims, stored
 
@@ -38,10 +38,12 @@ _SPELLINGS: dict[tuple[str, str], _Spelling] = {
     ("com.microsoft", "DynamicQuantizeMatMul"): _Spelling("linear", 0, 1, 4, rank=2),
     ("com.microsoft", "MatMulIntegerToFloat"): _Spelling("linear", 0, 1, 6, rank=2),
     ("com.microsoft", "MatMulNBits"): _Spelling("linear", 0, 1, 5),
+    ("com.microsoft", "MatMulBnb4"): _Spelling("linear", 0, 1),
     ("", "Conv"): _Spelling("conv", 0, 1, 2),
     ("", "ConvTranspose"): _Spelling("conv", 0, 1, 2),
     ("", "ConvInteger"): _Spelling("conv", 0, 1),
     ("", "QLinearConv"): _Spelling("conv", 0, 3, 8),
+    ("com.microsoft", "QLinearConv"): _Spelling("conv", 0, 3, 8),
     ("com.microsoft", "FusedConv"): _Spelling("conv", 0, 1, 2),
     ("com.microsoft", "NhwcFusedConv"): _Spelling("conv", 0, 1, 2),
     ("com.microsoft", "GatherBlockQuantized"): _Spelling("embedding", 1, 0),
@@ -75,7 +77,7 @@ def _layer(
         bias, add = _added_bias(last.outputs[0], features_of(node, weight)[1])
         tail += [add] if add is not None else []
     nodes = (node, *tail)
-    source = _float_source(activation) if is_integer(weight) else activation
+    source = _float_source(activation) if is_quantized(weight) else activation
     return Layer(spelling.kind, nodes, weight, bias, source, nodes[-1].outputs[0])
 
 
