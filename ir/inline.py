@@ -6,6 +6,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
 from .errors import InputError
+from .limits import check_expansion, check_kept_functions
 from .provenance import Remark
 
 DEFAULT_OPSET = 20  # for a model that imports no standard operators but whose functions need one
@@ -14,10 +15,12 @@ DEFAULT_OPSET = 20  # for a model that imports no standard operators but whose f
 def inline_functions(model: ir.Model, where: str) -> list[Remark]:
     """Inline all functions, in place; those written for another opset stay, with a remark.
 
-    Raises ``InputError`` for functions that call each other in a circle or are called wrongly.
+    Raises ``InputError`` for functions that call each other in a circle or are called wrongly,
+    for calls that would become too many nodes, and for weights of a function in another file.
     """
     if not model.functions:
         return []
+    check_expansion(model, where)
     for function in model.functions.values():
         _shield(function, model.opset_imports.get("", DEFAULT_OPSET))
     try:
@@ -29,6 +32,7 @@ def inline_functions(model: ir.Model, where: str) -> list[Remark]:
             where=where,
             hint="export the model without functions",
         ) from error
+    check_kept_functions(model, where)
     return [_kept(f) for f in model.functions.values()]
 
 

@@ -13,9 +13,8 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from .digest import file_digest
 from .errors import InputError
-from .external import check_external, load_attributes
+from .external import check_external, external_tensors, load_attributes, source_digest
 from .finite import check_finite
 from .inline import inline_functions, root_cause
 from .mend import forget_negative_sizes, mend_proto
@@ -33,6 +32,7 @@ from .read import read_proto
 from .shapes import infer_shapes
 from .signature import Signature
 from .sparse import densify
+from .stamp import Stamp, check_unchanged, stamp
 from .verify import violations
 
 Source = str | Path | onnx.ModelProto | ir.Model
@@ -44,7 +44,9 @@ class Imported:
 
     path: the absolute path of its file. signature: what callers may rely on from here on.
     remarks: what import changed or could not find out. file_digest: over the bytes of the file
-    and of its weight files. path and file_digest are None for a model that came from memory.
+    and of the weights it names in other files. path and file_digest are None for a model that
+    came from memory.
+    stamps: the state of all files that were read, for ``stamp.check_unchanged``.
     """
 
     model: ir.Model
@@ -52,6 +54,7 @@ class Imported:
     remarks: tuple[Remark, ...]
     file_digest: str | None
     signature: Signature
+    stamps: tuple[Stamp, ...] = ()
 
 
 def load_model(source: Source, *, keep_overridable: bool = False) -> Imported:
@@ -71,19 +74,26 @@ def load_model(source: Source, *, keep_overridable: bool = False) -> Imported:
         kind = type(source).__name__
         raise InputError(f"a model cannot be a {kind}", hint="give a path, a proto or an ir.Model")
     path = Path(source).absolute()  # links stay: weights lie beside the link
-    return _from_proto(read_proto(path), path, keep_overridable)
+    proto, state = read_proto(path)
+    return _from_proto(proto, path, keep_overridable, state)
 
 
-def _from_proto(proto: onnx.ModelProto, path: Path | None, keep_overridable: bool) -> Imported:
+def _from_proto(
+    proto: onnx.ModelProto, path: Path | None, keep_overridable: bool, state: Stamp | None = None
+) -> Imported:
     where = _where(path)
     remarks = mend_proto(proto)
     check_proto(proto, where)
     remarks += densify(proto, where)
-    return _finish(_deserialized(proto, where), path, remarks, keep_overridable)
+    return _finish(_deserialized(proto, where), path, remarks, keep_overridable, state)
 
 
 def _finish(
-    model: ir.Model, path: Path | None, remarks: list[Remark], keep_overridable: bool
+    model: ir.Model,
+    path: Path | None,
+    remarks: list[Remark],
+    keep_overridable: bool,
+    state: Stamp | None = None,
 ) -> Imported:
     where = _where(path)
     check_versions(model.ir_version, model.opset_imports, where)
@@ -91,6 +101,8 @@ def _finish(
     forget_negative_sizes(model)
     remarks += inline_functions(model, where)
     files = check_external(model, path.parent if path else None, where)
+    stamps = (*([state] if state else []), *map(stamp, files))
+    weights = external_tensors(model)
     load_attributes(model.graph)
     remarks += _sorted(model, where)
     lift_constants(model)
@@ -103,8 +115,9 @@ def _finish(
     check_finite(model, where)
     remarks += infer_shapes(model, fill_outputs=True)
     _verify(model, where)
-    digest = file_digest(path, *files) if path else None
-    return Imported(model, path, tuple(remarks), digest, Signature.of(model))
+    digest = source_digest(path, weights) if path else None
+    check_unchanged(stamps)
+    return Imported(model, path, tuple(remarks), digest, Signature.of(model), stamps)
 
 
 def _where(path: Path | None) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import onnx
 
 from .errors import InputError
-from .tensorcheck import check_sparse, check_tensor
+from .tensorcheck import check_rank, check_sparse, check_tensor
 
 OLDEST_OPSET, NEWEST_OPSET = 7, 26
 OLDEST_IR, NEWEST_IR = 3, 13
@@ -119,6 +119,7 @@ def _is_hollow(attribute: onnx.AttributeProto) -> bool:
 
 def _check_types(graph: onnx.GraphProto, where: str) -> None:
     for info in (*graph.input, *graph.output, *graph.value_info):
+        check_rank(info, where)
         if _is_map(info.type):
             raise InputError(
                 f"{info.name!r} is a map from keys to values, which planish cannot compile",

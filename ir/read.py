@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import stat
 from pathlib import Path
 
 import onnx
 
 from .errors import InputError
+from .stamp import Stamp, changed
+from .wire import check_wire
 
 PROTOBUF_LIMIT = (1 << 31) - 1  # bytes; larger models keep their weights in files beside them
 
@@ -28,49 +32,57 @@ _TFLITE = b"TFL3"
 _ORT = b"ORTM"
 
 
-def read_proto(path: Path) -> onnx.ModelProto:
-    """Parse an ONNX file; its external weights are not read.
+def read_proto(path: Path) -> tuple[onnx.ModelProto, Stamp]:
+    """Parse an ONNX file, and say in which state it was; its external weights are not read.
 
-    Raises ``InputError``: no such file, a folder, not readable, empty, too large, truncated, or
-    not ONNX.
+    Raises ``InputError``: no such file, a folder, not readable, empty, too large, truncated, not
+    ONNX, of more parts than ``wire`` allows, or written to meanwhile.
     """
-    data = _bytes(path)
+    data, stamp = _bytes(path)
     proto = onnx.ModelProto()
+    if not check_wire(data, str(path)):
+        raise _not_onnx(path, data)
     try:
         proto.ParseFromString(data)
     except Exception as error:  # protobuf's DecodeError, which is no dependency of its own
         raise _not_onnx(path, data) from error
-    if not proto.HasField("graph"):
+    if not proto.HasField("graph") or not proto.HasField("ir_version"):
         raise _not_onnx(path, data)
-    if not proto.HasField("ir_version"):
-        if not proto.graph.node:
-            raise _not_onnx(path, data)
-        hint = "it was not written by an ONNX exporter; set model.ir_version and save it again"
-        raise InputError("the model names no IR version", where=str(path), hint=hint)
-    return proto
+    return proto, stamp
 
 
-def _bytes(path: Path) -> bytes:
+def _bytes(path: Path) -> tuple[bytes, Stamp]:
     if not path.exists():
         raise InputError("there is no such model file", where=str(path), hint=_similar(path))
     if path.is_dir():
         raise InputError("the model is a folder", where=str(path), hint=_inside(path))
-    if not path.is_file():
-        raise InputError("the model is not a regular file", where=str(path), hint="copy it first")
     try:
-        size = path.stat().st_size
-        if size > PROTOBUF_LIMIT:
-            raise _too_large(path, size)
-        data = path.read_bytes()
+        return _content(path)
     except OSError as error:
         hint = "check the permissions of the file"
         raise InputError(
             f"the model cannot be read: {error.strerror}", where=str(path), hint=hint
         ) from error
+
+
+def _content(path: Path) -> tuple[bytes, Stamp]:
+    # Not blocking: opening a pipe would wait for somebody to write into it.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    with os.fdopen(os.open(path, flags), "rb") as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            what = "the model is not a regular file"
+            raise InputError(what, where=str(path), hint="copy it first")
+        if found.st_size > PROTOBUF_LIMIT:
+            raise _too_large(path, found.st_size)
+        data = file.read(found.st_size)
+        before = Stamp.of(path, found)
+        if len(data) != found.st_size or Stamp.of(path, os.fstat(file.fileno())) != before:
+            raise changed(path)
     if not data:
         hint = "export or download it again"
         raise InputError("the model file is empty", where=str(path), hint=hint)
-    return data
+    return data, before
 
 
 def _similar(path: Path) -> str:

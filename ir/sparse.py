@@ -3,23 +3,27 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 from onnx import numpy_helper
 
 from .errors import InputError
 from .protocheck import all_proto_nodes, proto_graphs
 from .provenance import Remark
 
-MAX_BYTES = 1 << 31
+MAX_BYTES = 1 << 29
+"""Of all sparse tensors of a model together, once dense."""
 
 
 def densify(proto: onnx.ModelProto, where: str) -> list[Remark]:
     """Turn sparse initializers and sparse Constants into dense ones, in place; values are exact.
 
-    Raises ``InputError`` for indices outside the shape and for dense sizes beyond 2 GB.
+    Raises ``InputError`` for indices outside the shape and for dense sizes beyond 0.5 GB.
     """
+    _check_sizes(proto, where)
     names: list[str] = []
     for graph in proto_graphs(proto.graph):
         for sparse in graph.sparse_initializer:
@@ -32,6 +36,26 @@ def densify(proto: onnx.ModelProto, where: str) -> list[Remark]:
         return []
     sentence = f"sparse constants are stored dense from here on: {', '.join(names[:5])}"
     return [Remark("note", "import", names[0], "sparse-made-dense", sentence)]
+
+
+def _check_sizes(proto: onnx.ModelProto, where: str) -> None:
+    """Sizes are told from the shapes: nothing is made dense before all fit."""
+    total = 0
+    for sparse in _sparse_tensors(proto):
+        dims, dtype = list(sparse.dims), ir.DataType(sparse.values.data_type)
+        bits = 64 if dtype == ir.DataType.STRING else dtype.bitwidth
+        total += math.prod(dims) * bits // 8
+        if total > MAX_BYTES:
+            hint = "planish computes with dense tensors; split it"
+            what = f"sparse tensor {sparse.values.name!r} is too large: {dims}"
+            raise InputError(what, where=where, hint=hint)
+
+
+def _sparse_tensors(proto: onnx.ModelProto) -> Iterator[onnx.SparseTensorProto]:
+    for graph in proto_graphs(proto.graph):
+        yield from graph.sparse_initializer
+        attributes = (a for node in graph.node for a in node.attribute)
+        yield from (a.sparse_tensor for a in attributes if a.HasField("sparse_tensor"))
 
 
 def _constant(node: onnx.NodeProto, where: str) -> list[str]:
@@ -53,9 +77,6 @@ def _dense(sparse: onnx.SparseTensorProto, where: str) -> onnx.TensorProto:
     values = numpy_helper.to_array(sparse.values).reshape(-1)
     indices = numpy_helper.to_array(sparse.indices)
     size = math.prod(dims)
-    if size * values.itemsize > MAX_BYTES:
-        hint = "planish computes with dense tensors; split it"
-        raise InputError(f"sparse tensor {name!r} is too large: {dims}", where=where, hint=hint)
     flat = _flat_indices(indices, dims)
     if flat is None or len(flat) != len(values):
         hint = "the file is damaged; export it again"
