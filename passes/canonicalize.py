@@ -18,16 +18,19 @@ from onnx.reference import ReferenceEvaluator
 
 from ..ir.derived import Derived
 from ..ir.graph import (
+    all_nodes,
     attribute,
     constant_array,
     constant_tensor,
     consumers,
     dims,
     is_constant,
+    opset,
     rank,
     scalar,
     single_consumer,
 )
+from ..ir.growth import elements_after
 from ..ir.rewriter import Rewriter
 from .api import Candidate, Context, Pass, Perturbation, Refusal, Semantics, register
 
@@ -79,19 +82,19 @@ def fold_constants(node: ir.Node, rewriter: Rewriter) -> bool:
     """Compute what depends on constants alone, where the result is exact and small."""
     if node.op_type not in FOLDED_OPS | INTEGER_OPS or node.domain or not node.inputs:
         return False
-    if node.graph is not rewriter.graph or any(o.is_graph_output() for o in node.outputs):
+    if any(o.is_graph_output() for o in node.outputs):
         return False
     if not all(v is None or is_constant(v) for v in node.inputs):
         return False
     if node.op_type == "Transpose" and rank(node.inputs[0]) == 2:
         return _fold_weight_transpose(node, rewriter)
-    results = _evaluate(node)
-    if results is None or sum(r.size for r in results) > MAX_FOLDED_ELEMENTS:
+    results = _evaluate(node, opset(rewriter.model))
+    if results is None:
         return False
     inputs = list(node.inputs)
     for output, result in zip(node.outputs, results, strict=True):
         if output.uses():
-            folded = rewriter.initializer(f"{output.name}_folded", result)
+            folded = rewriter.initializer(f"{output.name}_folded", result, graph=node.graph)
             rewriter.replace_uses(output, folded)
     rewriter.remove(node)
     rewriter.sweep(inputs)
@@ -118,7 +121,7 @@ def gemm_to_matmul(node: ir.Node, rewriter: Rewriter) -> bool:
     )
     result = product.outputs[0]
     if bias is not None:
-        bias = _bias_vector(rewriter, bias, float(beta))
+        bias = _bias_vector(rewriter, bias, float(beta), node.graph)
         result = rewriter.insert(
             "Add", [result, bias], before=node, name=f"{node.name}_bias", origins=[node]
         ).outputs[0]
@@ -131,11 +134,9 @@ def fold_batch_norm(node: ir.Node, rewriter: Rewriter) -> bool:
     if node.op_type != "BatchNormalization" or node.domain or node.inputs[0] is None:
         return False
     conv = node.inputs[0].producer()
-    if conv is None or conv.op_type != "Conv" or conv.domain:
-        return False
-    if single_consumer(node.inputs[0]) is not node or attribute(node, "training_mode", 0):
-        return False
-    if any(o.uses() or o.is_graph_output() for o in node.outputs[1:]):
+    if conv is None or conv.op_type != "Conv" or conv.domain or conv.graph is not node.graph:
+        return False  # a convolution outside a loop would be computed in each iteration
+    if single_consumer(node.inputs[0]) is not node or not _infers(node, opset(rewriter.model)):
         return False
     arrays = [constant_array(v) for v in (*node.inputs[1:5], conv.inputs[1])]
     bias = constant_array(conv.inputs[2]) if len(conv.inputs) > 2 and conv.inputs[2] else None
@@ -150,8 +151,8 @@ def fold_batch_norm(node: ir.Node, rewriter: Rewriter) -> bool:
     name = str(conv.inputs[1].name if conv.inputs[1] else conv.name)
     inputs = [
         conv.inputs[0],
-        rewriter.initializer(name + "_folded", folded),
-        rewriter.initializer(f"{conv.name}_bias", shift),
+        rewriter.initializer(name + "_folded", folded, graph=node.graph),
+        rewriter.initializer(f"{conv.name}_bias", shift, graph=node.graph),
     ]
     merged = rewriter.insert(
         "Conv",
@@ -254,10 +255,10 @@ class Canonicalize(Pass):
 
 
 def _scan(rules: Iterable[Rule], rewriter: Rewriter) -> bool:
-    """Offer every node of the main graph to each rule once; whether anything changed."""
+    """Offer every node, those in bodies too, to each rule once; whether anything changed."""
     changed = False
     for rule in rules:
-        for node in list(rewriter.graph):
+        for node in list(all_nodes(rewriter.model)):
             changed |= node.graph is not None and rule(node, rewriter)
     return changed
 
@@ -278,6 +279,15 @@ def _has_input(node: ir.Node, index: int) -> bool:
     return len(node.inputs) > index and node.inputs[index] is not None
 
 
+def _infers(node: ir.Node, version: int) -> bool:
+    """Whether a BatchNormalization uses its stored statistics, one number a channel."""
+    if attribute(node, "training_mode", 0) or attribute(node, "spatial", 1) != 1:
+        return False
+    if version < 14:  # then more outputs than one meant training
+        return not any(output.name for output in node.outputs[1:])
+    return not any(o.uses() or o.is_graph_output() for o in node.outputs[1:])
+
+
 def _inactive_dropout(node: ir.Node) -> bool:
     mask_used = any(o.uses() or o.is_graph_output() for o in node.outputs[1:])
     training = _has_input(node, 2) and scalar(node.inputs[2]) != 0.0
@@ -289,16 +299,19 @@ def _derived(rewriter: Rewriter, weight: ir.Value, transpose: bool, factor: floa
     source = constant_tensor(weight)
     assert source is not None
     name = f"{weight.name}_t" if transpose else f"{weight.name}_scaled"
-    return rewriter.initializer(name, Derived(source, transpose, factor))
+    return rewriter.initializer(name, Derived(source, transpose, factor), graph=weight.graph)
 
 
-def _bias_vector(rewriter: Rewriter, bias: ir.Value, beta: float) -> ir.Value:
+def _bias_vector(
+    rewriter: Rewriter, bias: ir.Value, beta: float, graph: ir.Graph | None
+) -> ir.Value:
     array = constant_array(bias)
     assert array is not None
     flat = array.reshape(-1) if array.ndim == 2 and array.shape[0] == 1 else array
     if beta == 1.0 and flat is array:
         return bias
-    return rewriter.initializer(f"{bias.name}_scaled", (flat * beta).astype(array.dtype))
+    scaled = (flat * beta).astype(array.dtype)
+    return rewriter.initializer(f"{bias.name}_scaled", scaled, graph=graph)
 
 
 def _oriented(node: ir.Node, weight: ir.Value, rewriter: Rewriter) -> ir.Value | None:
@@ -343,21 +356,27 @@ def _fold_weight_transpose(node: ir.Node, rewriter: Rewriter) -> bool:
 
 
 def _transposes(node: ir.Node, rewriter: Rewriter) -> bool:
-    plain = node.op_type == "Transpose" and not node.domain and node.graph is rewriter.graph
+    plain = node.op_type == "Transpose" and not node.domain
     order = tuple(attribute(node, "perm", (1, 0)))
     return plain and order == (1, 0) and not node.outputs[0].is_graph_output()
 
 
-def _evaluate(node: ir.Node) -> list[np.ndarray] | None:
-    """The outputs by ONNX's own reference; None where it cannot or could differ from others."""
-    arrays = [constant_array(v) if v is not None else None for v in node.inputs]
+def _evaluate(node: ir.Node, version: int) -> list[np.ndarray] | None:
+    """The outputs by ONNX's own reference; None where it cannot or could differ from others.
+
+    Also where inputs or outputs are large, which is found out before memory is taken.
+    """
+    tensors = [constant_tensor(v) for v in node.inputs]
+    if sum(0 if t is None else t.size for t in tensors) > MAX_FOLDED_ELEMENTS:
+        return None
+    arrays = [None if t is None else t.numpy() for t in tensors]
     given = [a for a in arrays if a is not None]
-    if sum(a.size for a in given) > MAX_FOLDED_ELEMENTS or not _agreed(node.op_type, given):
+    if not _agreed(node.op_type, given) or elements_after(node, given) > MAX_FOLDED_ELEMENTS:
         return None
     feeds = {str(v.name): a for v, a in zip(node.inputs, arrays, strict=True) if v}
     try:
         with np.errstate(all="ignore"):
-            found = ReferenceEvaluator(_single_node_model(node)).run(None, feeds)
+            found = ReferenceEvaluator(_single_node_model(node, version)).run(None, feeds)
     except Exception:  # the reference lacks an op or a dtype: the node just stays
         return None
     results = [np.asarray(r) for r in found]
@@ -384,8 +403,7 @@ def _survives(before: np.ndarray, after: np.ndarray) -> bool:
         return bool(np.all(after.astype(before.dtype) == before))
 
 
-def _single_node_model(node: ir.Node) -> onnx.ModelProto:
-    assert isinstance(node.graph, ir.Graph)
+def _single_node_model(node: ir.Node, version: int) -> onnx.ModelProto:
     inputs = list(dict.fromkeys(str(v.name) for v in node.inputs if v is not None))
     graph = onnx.helper.make_graph(
         [ir.to_proto(node)],
@@ -393,5 +411,4 @@ def _single_node_model(node: ir.Node) -> onnx.ModelProto:
         [onnx.helper.make_empty_tensor_value_info(name) for name in inputs],
         [onnx.helper.make_empty_tensor_value_info(str(o.name)) for o in node.outputs],
     )
-    version = node.graph.opset_imports.get("", 1)
     return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", version)])
