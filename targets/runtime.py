@@ -216,6 +216,10 @@ def _options(threads: int, optimize: Optimize, entries: Mapping[str, str]) -> or
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.graph_optimization_level = _LEVELS[optimize]
+    if optimize == "none":
+        # A constant operand of a product is packed for another kernel, which adds in another
+        # order: making a constant of what was computed would change the last bits (1.31).
+        _set(options, "session.disable_prepacking", "1")
     for key, value in entries.items():
         _set(options, key, value)
     return options
