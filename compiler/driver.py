@@ -39,6 +39,9 @@ UNPAID: Mapping[Goal, tuple[str, ...]] = {
 }
 """Verdicts on speed with which a quantized model is not handed over unless it was asked for."""
 
+HARDLY = 1.05
+"""A model smaller by less than this is not worth another goal."""
+
 
 def compile_model(
     source: Any,
@@ -156,10 +159,13 @@ def _finish(judged: Judged, choice: Choice, prepared: Prepared) -> Finished:
 
 def _lossless(lossless: Judged, choice: Choice, finished: Finished, prepared: Prepared) -> Finished:
     """Quantization did not pay: hand over the model without it, and say what it would give."""
-    notes: tuple[str, ...] = ()
     if choice.judged is not lossless:
-        notes = (_forgone(finished, prepared),)
+        notes = (_forgone(finished.judged.build.bytes, finished.speed.ratio, prepared),)
         finished = _finish(lossless, choice, prepared)
+    else:
+        timed = [t for t in choice.trials[1:] if t.quality in ACCEPTABLE and t.speedup]
+        best = max(timed, key=lambda trial: trial.speedup or 0.0, default=None)
+        notes = () if best is None else (_forgone(best.bytes, best.speedup, prepared),)
     speed = finished.speed.verdict
     if speed == "slower" or (speed == "no-gain" and not finished.spellings):
         # Nothing pays, so nothing at all is done to the graph.
@@ -175,11 +181,15 @@ def _lossless(lossless: Judged, choice: Choice, finished: Finished, prepared: Pr
     )
 
 
-def _forgone(lossy: Finished, prepared: Prepared) -> str:
-    smaller = prepared.bytes_before / max(lossy.judged.build.bytes, 1)
+def _forgone(count: int, ratio: float | None, prepared: Prepared) -> str:
+    """What the best quantized model would have given: its size in bytes, how fast it runs."""
+    smaller = prepared.bytes_before / max(count, 1)
+    speed = f"runs at {ratio:.2f}x" if ratio else "was not timed"
+    if smaller < HARDLY:
+        return f"the best quantized model {speed} and is hardly smaller"
+    gain = f"and {speed}, no clear gain" if ratio and ratio > 1.0 else f"but {speed}"
     return (
-        f"the best quantized model is {smaller:.1f}x smaller but runs at "
-        f"{lossy.speed.ratio:.2f}x; --goal size would hand it over"
+        f"the best quantized model is {smaller:.1f}x smaller {gain}; --goal size would hand it over"
     )
 
 
