@@ -61,6 +61,10 @@ class PassError(PlanishError):
     exit_code = 1
 
 
+class EndlessError(PassError):
+    """A pass that would not come to an end."""
+
+
 class TargetError(PlanishError):
     """The target or its backend cannot do what was asked, or a target file is wrong."""
 

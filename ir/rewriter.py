@@ -2,26 +2,38 @@
 
 It makes names unique, inserts where order holds, records the inverse of each primitive in
 an undo journal (rollback is not a copy of the model) and keeps the edit log: each new node
-knows the edit that made it and the original nodes it came from.
+knows the edit that made it and the original nodes it came from. No primitive walks over the
+graph, and before it changes something it tells the footprint of the open edit: checks after an
+edit are then of the size of the edit, too (see ``sound`` and ``moved``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import count
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from .errors import PassError
-from .graph import all_graphs, all_nodes
+from .digest import contents_digest
+from .errors import EndlessError, PassError
+from .footprint import Footprint
+from .graph import all_graphs, all_nodes, captured_values, subgraphs
+from .index import Index
+from .journal import Action, Journal
+from .moved import contents_moved
 from .provenance import EDIT_KEY, ORIGIN_KEY, SCOPE_KEY
 from .shapes import infer_node
+from .signature import Signature
+from .sound import doubts, verify_edit
 
 MAX_OPERATIONS_PER_EDIT = 1_000_000
 """A rule that matches its own output ends here, not never."""
+LAST = float("inf")
 
 
 @dataclass
@@ -29,25 +41,39 @@ class EditRecord:
     """What one open edit has touched so far; node names in order of touching."""
 
     id: str
+    footprint: Footprint
+    mark: int
     added: list[ir.Node] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
-    origins: list[str] = field(default_factory=list)
     tensors: list[str] = field(default_factory=list)
     operations: int = 0
+    _origins: dict[str, None] = field(default_factory=dict)
+
+    @property
+    def origins(self) -> list[str]:
+        """Names in the user's model of the nodes that were touched."""
+        return list(self._origins)
+
+    def came_from(self, names: Iterable[str]) -> None:
+        """Add origins; each counts once."""
+        self._origins.update(dict.fromkeys(names))
 
 
 class Rewriter:
     """Edits one model in place; ``checkpoint`` and ``rollback`` undo by journal."""
 
-    def __init__(self, model: ir.Model) -> None:
+    def __init__(self, model: ir.Model, *, max_operations: int | None = None) -> None:
         self.model = model
         self.graph = model.graph
-        self._journal: list[Callable[[], None]] = []
-        self._values: set[str] = set()
-        self._nodes: set[str] = set()
+        self.max_operations = max_operations or MAX_OPERATIONS_PER_EDIT
+        self._journal = Journal()
+        self._index = Index(model)
         self._edit: EditRecord | None = None
         self._edits = 0
-        self._collect_names()
+        stored = [v for graph in all_graphs(model) for v in graph.initializers.values()]
+        self._ranks: dict[ir.Value, float] = {value: rank for rank, value in enumerate(stored)}
+        self._next_rank = count(len(stored))
+        self._untidy: dict[ir.Graph, None] = {}
 
     # -- transactions ------------------------------------------------------------------
 
@@ -57,8 +83,22 @@ class Rewriter:
 
     def rollback(self, mark: int) -> None:
         """Undo every primitive since ``mark``, newest first."""
-        while len(self._journal) > mark:
-            self._journal.pop()()
+        self.undo(mark)
+        self.tidy()
+
+    def undo(self, mark: int) -> None:
+        """As ``rollback``, in the time that the primitives took: initializers that come back
+        stand last until ``tidy``."""
+        self._journal.back(mark)
+
+    def tidy(self) -> None:
+        """Put the initializers into the order that they had before what was undone."""
+        for graph in self._untidy:
+            stored = graph.initializers.data
+            held = sorted(stored.items(), key=lambda item: self._ranks.get(item[1], LAST))
+            stored.clear()
+            stored.update(held)
+        self._untidy.clear()
 
     @contextmanager
     def edit(self, name: str) -> Iterator[EditRecord]:
@@ -69,9 +109,9 @@ class Rewriter:
         if self._edit is not None:
             raise PassError("edits do not nest", where=name)
         mark = self.checkpoint()
-        self._edits += 1
-        self._record(self._uncount)
-        self._edit = EditRecord(f"{self._edits:04d}-{name}")
+        self._count(1)
+        self._record(partial(self._count, -1), partial(self._count, 1))
+        self._edit = EditRecord(f"{self._edits:04d}-{name}", Footprint(self.model), mark)
         try:
             yield self._edit
         except BaseException:
@@ -80,11 +120,39 @@ class Rewriter:
         finally:
             self._edit = None
 
+    # -- what the last edit did --------------------------------------------------------
+
+    def moved(self, record: EditRecord) -> bool:
+        """Whether the contents digest is another one than before the edit, the last one made.
+
+        Found out from what the edit touched; where that does not settle it, by the digests.
+        """
+        known = None if any(True for _ in self.doubts(record)) else contents_moved(record.footprint)
+        if known is not None:
+            return known
+        after = contents_digest(self.model)
+        return after != self._journal.peek(record.mark, lambda: contents_digest(self.model))
+
+    def verify(self, record: EditRecord, signature: Signature | None = None) -> None:
+        """Raise ``VerifyError`` where the edit, the last one made, broke a structural rule."""
+        verify_edit(record.footprint, self._index, signature, where=record.id)
+
+    def doubts(self, record: EditRecord, signature: Signature | None = None) -> Iterator[str]:
+        """Why a look at what the edit touched does not settle that the graph is sound."""
+        return doubts(record.footprint, self._index, signature)
+
+    def value(self, name: str) -> ir.Value | None:
+        """The input or computed value of the main graph that has this name, None without one."""
+        found = self._index.values.get(name)
+        if found is None or found.name != name or found.graph is not self.graph:
+            return None
+        return found if found.producer() is not None or found.is_graph_input() else None
+
     # -- building ----------------------------------------------------------------------
 
     def value_name(self, hint: str) -> str:
         """A value name that nothing in the model has, starting with ``hint``."""
-        return self._name(hint, self._values)
+        return self._name(hint, of_node=False)
 
     def initializer(
         self,
@@ -107,8 +175,11 @@ class Rewriter:
             type=ir.TensorType(tensor.dtype),
             const_value=tensor,
         )
-        home.initializers.add(value)
-        self._record(lambda: _forget_initializer(home, name))
+        if self._edit is not None:
+            self._edit.footprint.weight(value)
+        rank = next(self._next_rank)
+        self._bind(name, value)
+        self._do(partial(self._store, home, value, rank), partial(self._unstore, home, value))
         return value
 
     def insert(
@@ -135,10 +206,11 @@ class Rewriter:
             dict(attributes or {}),
             domain=domain,
             num_outputs=outputs,
-            name=self._name(hint, self._nodes),
+            name=self._name(hint, of_node=True),
         )
         for output in node.outputs:
             output.name = self.value_name(hint)
+            self._bind(output.name, output)
         self._stamp(node, list(origins))
         self._place(node, before, after)
         infer_node(node, self.model)
@@ -161,30 +233,28 @@ class Rewriter:
                 where=str(value.name),
                 hint="add a new initializer and replace its uses",
             )
-        value.const_value = tensor
-        self._record(lambda: setattr(value, "const_value", old))
+        if self._edit is not None:
+            self._edit.footprint.weight(value)
+        self._do(partial(_set_const, value, tensor), partial(_set_const, value, old))
         if self._edit is not None:
             self._edit.tensors.append(str(value.name))
 
     def set_input(self, node: ir.Node, index: int, value: ir.Value | None) -> None:
         """Replace one input of a node; shapes downstream are the caller's to keep or refresh."""
         old = node.inputs[index]
-        node.replace_input_with(index, value)
-        self._record(lambda: node.replace_input_with(index, old))
+        if self._edit is not None:
+            self._edit.footprint.node(node)
+        read = node.replace_input_with
+        self._do(partial(read, index, value), partial(read, index, old))
         self._touch(node)
 
     def set_attribute(self, node: ir.Node, name: str, value: Any) -> None:
         """Set one attribute of a node (a plain Python value)."""
-        old = node.attributes.get(name)
-        node.attributes[name] = ir.convenience.convert_attribute(name, value)
-
-        def undo() -> None:
-            if old is None:
-                del node.attributes[name]
-            else:
-                node.attributes[name] = old
-
-        self._record(undo)
+        old, new = node.attributes.get(name), ir.convenience.convert_attribute(name, value)
+        if self._edit is not None:
+            self._edit.footprint.whole_node(node, new)
+        self._do(partial(_set, node, name, new), partial(_set, node, name, old))
+        self._hold(node)
         self._touch(node)
 
     def replace_uses(
@@ -210,24 +280,21 @@ class Rewriter:
         self.replace_uses(old, new)
         if new.is_graph_output() or new.is_graph_input() or new.is_initializer():
             return
-        kept, given = str(old.name), str(new.name)
-        spare = self.value_name(f"{kept}_before")
-        old.name, new.name = spare, kept
-
-        def undo() -> None:
-            new.name, old.name = given, kept
-
-        self._record(undo)
+        kept = str(old.name)
+        self._rename(old, self.value_name(f"{kept}_before"))
+        self._rename(new, kept)
 
     def remove(self, nodes: ir.Node | Iterable[ir.Node]) -> None:
         """Take out nodes whose outputs nothing uses any more (given in any order)."""
         todo = [nodes] if isinstance(nodes, ir.Node) else list(nodes)
-        for node in reversed(_by_position(todo)):
+        for node in reversed(self._by_position(todo)):
             self._remove(node)
 
     def sweep(self, values: Iterable[ir.Value | None]) -> None:
         """Remove what became dead: producers and initializers of these values, recursively."""
-        for value in values:
+        pending = list(reversed(list(values)))
+        while pending:
+            value = pending.pop()
             if value is None or value.uses() or value.is_graph_output():
                 continue
             node = value.producer()
@@ -235,9 +302,8 @@ class Rewriter:
                 dead = not any(o.uses() or o.is_graph_output() for o in node.outputs)
                 if not dead or node.graph is None:  # a value read twice is met twice
                     continue
-                inputs = list(node.inputs)
+                pending.extend(reversed(node.inputs))
                 self._remove(node)
-                self.sweep(inputs)
             elif value.is_initializer() and not value.is_graph_input() and value.graph is not None:
                 self._drop_initializer(value)
 
@@ -246,59 +312,70 @@ class Rewriter:
         imports = self.model.opset_imports
         if domain in imports:
             return
-        imports[domain] = version
-
-        def undo() -> None:
-            del imports[domain]
-
-        self._record(undo)
+        self._do(partial(imports.__setitem__, domain, version), partial(imports.pop, domain))
 
     def set_type(self, value: ir.Value, dtype: ir.DataType, shape: ir.Shape | None) -> None:
         """State the dtype and shape of a value."""
-        old = (value.type, value.shape)
-        value.type, value.shape = ir.TensorType(dtype), shape
-
-        def undo() -> None:
-            value.type, value.shape = old
-
-        self._record(undo)
+        self._retype(value, ir.TensorType(dtype), shape)
 
     # -- inside ------------------------------------------------------------------------
 
-    def _collect_names(self) -> None:
-        for graph in all_graphs(self.model):
-            self._values.update(str(v.name) for v in graph.inputs)
-            self._values.update(str(name) for name in graph.initializers)
-        for node in all_nodes(self.model):
-            self._nodes.add(node.name or "")
-            self._values.update(str(o.name) for o in node.outputs)
-
-    def _name(self, hint: str, taken: set[str]) -> str:
+    def _name(self, hint: str, *, of_node: bool) -> str:
         """A free name; rollback frees it again, so that a replay finds the same names."""
-        name = _unique(hint, taken)
-        self._record(lambda: taken.discard(name))
+        index, start = self._index, self._index.counted(hint, of_node=of_node)
+        name, end = index.free_name(hint, of_node=of_node)
+        self._do(
+            partial(index.take, name, hint, end, of_node=of_node),
+            partial(index.give_back, name, hint, start, of_node=of_node),
+        )
         return name
 
-    def _uncount(self) -> None:
-        self._edits -= 1
+    def _bind(self, name: str, value: ir.Value) -> None:
+        """Tell the index whose name it is."""
+        values = self._index.values
+        bind = values.__setitem__
+        self._do(partial(bind, name, value), partial(bind, name, values.get(name)))
 
-    def _record(self, undo: Callable[[], None]) -> None:
-        self._journal.append(undo)
+    def _rename(self, value: ir.Value, name: str) -> None:
+        if self._edit is not None:
+            self._edit.footprint.name(value)
+        old = str(value.name)
+        self._do(partial(_set_name, value, name), partial(_set_name, value, old))
+        self._bind(name, value)
+
+    def _retype(
+        self, value: ir.Value, type_: ir.TypeProtocol | None, shape: ir.Shape | None
+    ) -> None:
+        if self._edit is not None:
+            self._edit.footprint.value(value)
+        old = (value.type, value.shape)
+        self._do(partial(_set_type, value, type_, shape), partial(_set_type, value, *old))
+
+    def _count(self, step: int) -> None:
+        self._edits += step
+
+    def _do(self, action: Action, undo: Action) -> None:
+        action()
+        self._record(undo, action)
+
+    def _record(self, undo: Action, redo: Action) -> None:
+        self._journal.record(undo, redo)
         if self._edit is None:
             return
         self._edit.operations += 1
-        if self._edit.operations > MAX_OPERATIONS_PER_EDIT:
-            raise PassError(
-                f"more than {MAX_OPERATIONS_PER_EDIT} operations in one edit",
+        if self._edit.operations > self.max_operations:
+            raise EndlessError(
+                f"more than {self.max_operations} operations in one edit",
                 where=self._edit.id,
                 hint="a rule probably matches its own output",
             )
 
     def _touch(self, node: ir.Node) -> None:
-        if self._edit is not None and node not in self._edit.added:
-            origin = node.metadata_props.get(ORIGIN_KEY)
-            if origin and origin not in self._edit.origins:
-                self._edit.origins.append(origin)
+        if self._edit is None or self._edit.footprint.nodes.get(node) is None:
+            return  # the edit itself has added it
+        origin = node.metadata_props.get(ORIGIN_KEY)
+        if origin:
+            self._edit.came_from([origin])
 
     def _stamp(self, node: ir.Node, origins: list[ir.Node]) -> None:
         names = [n.metadata_props[ORIGIN_KEY] for n in origins if ORIGIN_KEY in n.metadata_props]
@@ -310,20 +387,52 @@ class Rewriter:
             node.metadata_props[SCOPE_KEY] = scopes[0]
         if self._edit is not None:
             node.metadata_props[EDIT_KEY] = self._edit.id
-            self._edit.origins.extend(n for n in merged if n not in self._edit.origins)
+            self._edit.came_from(merged)
 
     def _place(self, node: ir.Node, before: ir.Node | None, after: ir.Node | None) -> None:
         anchor = before if before is not None else after
         graph = self.graph if anchor is None else anchor.graph
         if not isinstance(graph, ir.Graph):
             raise PassError("the anchor node is not in a graph", where=str(node.name))
+        if self._edit is not None:
+            self._edit.footprint.whole_node(node)
+        inputs = tuple(node.inputs)
+        put = partial(self._attach, graph, node, inputs, before, after)
+        self._do(put, partial(self._detach, graph, node))
+        name, known = node.name or "", self._index.nodes
+        self._do(partial(known.__setitem__, name, node), partial(known.__setitem__, name, None))
+        self._hold(node)
+
+    def _hold(self, node: ir.Node) -> None:
+        """Let the index know the names in the subgraphs of a node."""
+        index, names = self._index, self._index.hold(node)
+        if names:
+            self._record(partial(index.forget, names), partial(index.hold, node))
+
+    def _attach(
+        self,
+        graph: ir.Graph,
+        node: ir.Node,
+        inputs: Sequence[ir.Value | None],
+        before: ir.Node | None,
+        after: ir.Node | None = None,
+    ) -> None:
+        for index, value in enumerate(inputs):
+            if node.inputs[index] is not value:
+                node.replace_input_with(index, value)
         if before is not None:
             graph.insert_before(before, node)
         elif after is not None:
             graph.insert_after(after, node)
         else:
             graph.append(node)
-        self._record(lambda: _detach(graph, node))
+        self._index.inserted(graph, node, before, after)
+
+    def _detach(self, graph: ir.Graph, node: ir.Node) -> None:
+        for index in range(len(node.inputs)):
+            node.replace_input_with(index, None)
+        graph.remove(node)
+        self._index.removed(graph, node)
 
     def _remove(self, node: ir.Node) -> None:
         graph = node.graph
@@ -332,35 +441,34 @@ class Rewriter:
         used = [o.name for o in node.outputs if o.uses() or o.is_graph_output()]
         if used:
             raise PassError(f"outputs {used} are still used", where=f"removing {node.name}")
-        follower, inputs = _next_node(graph, node), list(node.inputs)
-        self._touch(node)
         if self._edit is not None:
+            self._edit.footprint.whole_node(node)
             self._edit.removed.append(str(node.name))
-        _detach(graph, node)
-
-        def undo() -> None:
-            for index, value in enumerate(inputs):
-                node.replace_input_with(index, value)
-            if follower is None:
-                graph.append(node)
-            else:
-                graph.insert_before(follower, node)
-
-        self._record(undo)
+        self._touch(node)
+        for inner, index in _captures(node):
+            self.set_input(inner, index, None)
+        follower, inputs = self._index.order(graph).follower(node), tuple(node.inputs)
+        self._do(
+            partial(self._detach, graph, node),
+            partial(self._attach, graph, node, inputs, follower),
+        )
 
     def _drop_initializer(self, value: ir.Value) -> None:
-        name, graph = str(value.name), value.graph
+        graph, rank = value.graph, self._ranks.get(value, LAST)
         if not isinstance(graph, ir.Graph):
             return
-        order = list(graph.initializers.values())
-        graph.initializers.pop(name)
+        if self._edit is not None:
+            self._edit.footprint.weight(value)
+        self._do(partial(self._unstore, graph, value), partial(self._store, graph, value, rank))
 
-        def undo() -> None:
-            graph.initializers.clear()
-            for item in order:
-                graph.initializers.add(item)
+    def _store(self, graph: ir.Graph, value: ir.Value, rank: float) -> None:
+        graph.initializers.add(value)
+        self._ranks[value] = rank
+        self._untidy[graph] = None
 
-        self._record(undo)
+    def _unstore(self, graph: ir.Graph, value: ir.Value) -> None:
+        graph.initializers.pop(str(value.name), None)
+        self._ranks.pop(value, None)
 
     def _replace_output(self, old: ir.Value, new: ir.Value) -> None:
         graph = old.graph
@@ -370,23 +478,53 @@ class Rewriter:
             last = next(reversed(graph), None)
             name = f"{old.name}_identity"
             new = self.insert("Identity", [new], after=last, name=name).outputs[0]
-        kept, spare = str(old.name), self.value_name(f"{old.name}_before")
-        shape, new_name = old.shape, str(new.name)
-        places = [i for i, output in enumerate(graph.outputs) if output is old]
-        old.name, new.name = spare, kept
-        for place in places:
-            graph.outputs[place] = new
-        found = new.shape, new.type
-        new.shape, new.type = shape, new.type or old.type
+        if self._edit is not None:
+            self._edit.footprint.output_list(graph)
+        kept = str(old.name)
+        self._rename(old, self.value_name(f"{kept}_before"))
+        self._rename(new, kept)
+        for place in [i for i, output in enumerate(graph.outputs) if output is old]:
+            put = graph.outputs.__setitem__
+            self._do(partial(put, place, new), partial(put, place, old))
+        self._retype(new, new.type or old.type, old.shape)
 
-        def undo() -> None:
-            for place in places:
-                graph.outputs[place] = old
-            new.name = new_name
-            new.shape, new.type = found
-            old.name = kept
+    def _by_position(self, nodes: Iterable[ir.Node]) -> list[ir.Node]:
+        """Nodes in graph order, so that a consumer can be removed before its producer."""
+        found: dict[ir.Graph, list[ir.Node]] = {}
+        for node in dict.fromkeys(nodes):
+            if isinstance(node.graph, ir.Graph):
+                found.setdefault(node.graph, []).append(node)
+        return [
+            node
+            for graph, members in found.items()
+            for node in sorted(members, key=self._index.order(graph).number)
+        ]
 
-        self._record(undo)
+
+def _set(node: ir.Node, name: str, attribute: ir.Attr | None) -> None:
+    if attribute is None:
+        del node.attributes[name]
+    else:
+        node.attributes[name] = attribute
+
+
+def _set_const(value: ir.Value, tensor: ir.TensorProtocol) -> None:
+    value.const_value = tensor
+
+
+def _set_name(value: ir.Value, name: str) -> None:
+    value.name = name
+
+
+def _set_type(value: ir.Value, type_: ir.TypeProtocol | None, shape: ir.Shape | None) -> None:
+    value.type, value.shape = type_, shape
+
+
+def _captures(node: ir.Node) -> list[tuple[ir.Node, int]]:
+    """Where the subgraphs of a node read values from outside."""
+    outer = set(captured_values(node))
+    inner = [n for held in subgraphs(node) for n in all_nodes(held)] if outer else []
+    return [(n, i) for n in inner for i, v in enumerate(n.inputs) if v in outer]
 
 
 def _tensor(data: np.ndarray | ir.TensorProtocol) -> ir.TensorProtocol:
@@ -394,44 +532,3 @@ def _tensor(data: np.ndarray | ir.TensorProtocol) -> ir.TensorProtocol:
     if isinstance(data, (np.ndarray, np.generic)):
         return ir.tensor(np.asarray(data, order="C"))
     return data
-
-
-def _unique(hint: str, taken: set[str]) -> str:
-    name, count = hint, 0
-    while name in taken or not name:
-        count += 1
-        name = f"{hint}_{count}"
-    taken.add(name)
-    return name
-
-
-def _forget_initializer(graph: ir.Graph, name: str) -> None:
-    graph.initializers.pop(name, None)
-
-
-def _detach(graph: ir.Graph, node: ir.Node) -> None:
-    for index in range(len(node.inputs)):
-        node.replace_input_with(index, None)
-    graph.remove(node)
-
-
-def _next_node(graph: ir.Graph, node: ir.Node) -> ir.Node | None:
-    links = iter(_after(graph, node))
-    return next(links, None)
-
-
-def _after(graph: ir.Graph, node: ir.Node) -> Iterator[ir.Node]:
-    found = False
-    for other in graph:
-        if found:
-            yield other
-            return
-        found = other is node
-
-
-def _by_position(nodes: Sequence[ir.Node]) -> list[ir.Node]:
-    """Nodes in graph order, so that a consumer can be removed before its producer."""
-    if len(nodes) < 2:
-        return list(nodes)
-    wanted = set(nodes)
-    return [n for graph in {n.graph: None for n in nodes} if graph for n in graph if n in wanted]
