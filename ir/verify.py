@@ -6,7 +6,7 @@ these rules take some tens of milliseconds for 10,000 nodes, so they run after e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from graphlib import CycleError, TopologicalSorter
 
 import onnx_ir as ir
@@ -117,10 +117,16 @@ def _position_in(home: Scope, scope: Scope) -> int:
 
 def _outputs_unique(defs: Definitions) -> Iterator[str]:
     # Loop bodies may return one value twice; only the callers of a whole model cannot.
-    outputs = defs.model.graph.outputs
-    for index, value in enumerate(outputs):
-        if any(value is other for other in outputs[:index]):
-            yield f"output {value.name!r} is listed twice"
+    for value in _repeated(defs.model.graph.outputs):
+        yield f"output {value.name!r} is listed twice"
+
+
+def _repeated(values: Iterable[ir.Value]) -> Iterator[ir.Value]:
+    seen: set[ir.Value] = set()
+    for value in values:
+        if value in seen:
+            yield value
+        seen.add(value)
 
 
 def _outputs_produced(defs: Definitions) -> Iterator[str]:
@@ -133,10 +139,9 @@ def _outputs_produced(defs: Definitions) -> Iterator[str]:
 
 def _inputs_unique(defs: Definitions) -> Iterator[str]:
     for scope in defs.scopes:
-        inputs = list(scope.graph.inputs)
-        for index, value in enumerate(inputs):
-            if any(value is other for other in inputs[:index]):
-                yield f"input {value.name!r} of {scope.label} is listed twice"
+        for value in _repeated(scope.graph.inputs):
+            yield f"input {value.name!r} of {scope.label} is listed twice"
+        for value in scope.graph.inputs:
             if value.producer() is not None:
                 yield f"input {value.name!r} of {scope.label} is also computed by a node"
 
@@ -144,14 +149,19 @@ def _inputs_unique(defs: Definitions) -> Iterator[str]:
 def _initializers(defs: Definitions) -> Iterator[str]:
     for scope in defs.scopes:
         for name, value in scope.graph.initializers.items():
-            tensor = value.const_value
-            if tensor is None:
-                yield f"initializer {name!r} holds no tensor"
-                continue
-            if value.dtype is not None and value.dtype != tensor.dtype:
-                yield f"initializer {name!r} is {tensor.dtype.name}, its value {value.dtype.name}"
-            if value.shape is not None and not _agree(value.shape, tensor.shape):
-                yield f"initializer {name!r} has shape {tensor.shape}, its value {value.shape}"
+            yield from initializer_faults(name, value)
+
+
+def initializer_faults(name: str, value: ir.Value) -> Iterator[str]:
+    """What does not fit between an initializer and its tensor."""
+    tensor = value.const_value
+    if tensor is None:
+        yield f"initializer {name!r} holds no tensor"
+        return
+    if value.dtype is not None and value.dtype != tensor.dtype:
+        yield f"initializer {name!r} is {tensor.dtype.name}, its value {value.dtype.name}"
+    if value.shape is not None and not _agree(value.shape, tensor.shape):
+        yield f"initializer {name!r} has shape {tensor.shape}, its value {value.shape}"
 
 
 def _agree(declared: ir.Shape, actual: ir.ShapeProtocol) -> bool:
