@@ -15,6 +15,7 @@ import onnx_ir as ir
 
 from .errors import PassError
 from .graph import all_graphs, captured_values, constant_tensor, subgraphs
+from .inference import infer
 from .protocheck import node_graphs
 from .provenance import Remark
 from .scopes import describe
@@ -115,11 +116,11 @@ def _forget(graph: onnx.GraphProto, opsets: Mapping[str, int]) -> list[onnx.Valu
 
 def _infer(proto: onnx.ModelProto) -> tuple[onnx.ModelProto | None, str | None]:
     try:
-        return onnx.shape_inference.infer_shapes(proto, strict_mode=True, data_prop=True), None
+        return infer(proto, strict=True), None
     except Exception as error:
         failure = first_line(error)
     try:
-        partly = onnx.shape_inference.infer_shapes(proto, strict_mode=False, data_prop=True)
+        partly = infer(proto, strict=False)
     except Exception:
         return None, f"shapes were not inferred: {failure}"
     return partly, f"some shapes were not inferred: {failure}"
