@@ -89,7 +89,7 @@ class CompileContext:
 
     def _find_sites(self, _: Any) -> Any:
         if self._sites is None:
-            self._sites = find_sites(self.model)
+            self._sites = find_sites(self.model, nested=True)
         return self._sites
 
     def _statistics(self, requests: tuple[tuple[str, int], ...]) -> Mapping[str, ValueStats]:

@@ -39,7 +39,7 @@ class SiteRow:
 
     shape: of the stored weight. parameters: weight and bias. bytes: all constants that the site
     reads, scales included. flops: for one run on the bound shapes, None where unknown; of a
-    block only what happens between its layers.
+    block only what happens between its layers. nested: inside the body of an If, Loop or Scan.
     """
 
     name: str
@@ -53,6 +53,7 @@ class SiteRow:
     flops: int | None
     facts: tuple[str, ...]
     uses: int
+    nested: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
@@ -131,6 +132,7 @@ def _row(site: Site, shapes: Shapes) -> SiteRow:
         flops=site_flops(site, shapes),
         facts=tuple(sorted(site.facts)),
         uses=max(1, len(site.uses)),
+        nested=site.nested,
     )
 
 

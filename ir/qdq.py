@@ -23,7 +23,12 @@ a DequantizeLinear and a QuantizeLinear would be quantized by ONNX Runtime on it
 def static_view(
     rewriter: Rewriter, value: ir.Value, scale: float, zero_point: int, dtype: str
 ) -> ir.Value:
-    """The value after a per-tensor quantize-dequantize pair, shared by all who ask alike."""
+    """The value after a per-tensor quantize-dequantize pair, shared by all who ask alike.
+
+    The value itself where such a pair made it: rounding it again would change nothing.
+    """
+    if rounding_of(value) == (float(np.float32(scale)), zero_point, dtype):
+        return value
     found = _existing_pair(value, scale, zero_point, dtype)
     if found is not None:
         return found
@@ -59,7 +64,8 @@ def redirect_elementwise(rewriter: Rewriter, value: ir.Value, view: ir.Value) ->
 def dynamic_view(rewriter: Rewriter, value: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:
     """Codes uint8, scale and zero point of the value, taken at run time; shared."""
     for node in consumers(value):
-        if node.op_type == "DynamicQuantizeLinear" and not node.domain:
+        own = node.graph is value.graph  # others are inside bodies, which only those see
+        if operator(node) == ("", "DynamicQuantizeLinear") and own:
             return node.outputs[0], node.outputs[1], node.outputs[2]
     made = producer(value)
     node = rewriter.insert(
@@ -102,6 +108,22 @@ def activated(output: ir.Value) -> ir.Value:
     return output
 
 
+def rounding_of(value: ir.Value | None) -> tuple[float, int, str] | None:
+    """Scale, zero point and numpy dtype of the codes that a DequantizeLinear made a value from.
+
+    None where no such node made it, or one with more than one scale.
+    """
+    node = producer(value, "DequantizeLinear")
+    codes = given(node, 0) if node is not None else None
+    if node is None or codes is None or codes.dtype is None:
+        return None
+    scale, zero = scalar(node.inputs[1]), given(node, 2)
+    zero_point = 0.0 if zero is None else scalar(zero)
+    if scale is None or zero_point is None:
+        return None
+    return scale, int(zero_point), codes.dtype.numpy().name
+
+
 def is_dequantized(value: ir.Value | None) -> bool:
     """Whether the value comes out of a DequantizeLinear."""
     return producer(value, "DequantizeLinear") is not None
@@ -117,6 +139,8 @@ def _existing_pair(value: ir.Value, scale: float, zero_point: int, dtype: str) -
         code = given(node, 2)
         if operator(node) != ("", "QuantizeLinear") or code is None or code.dtype is None:
             continue
+        if node.graph is not value.graph:
+            continue  # inside a body, which only that body sees
         same = scalar(node.inputs[1]) == float(np.float32(scale)) and scalar(code) == zero_point
         if not same or code.dtype.numpy() != np.dtype(dtype):
             continue

@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..ir.absorb import ObstacleError
-from ..ir.facts import FLOAT
+from ..ir.facts import FLOAT, QUANTIZED
 from ..ir.graph import attribute, producer
 from ..ir.qdq import activated
 from ..ir.rescale import Constants, put_in_place
@@ -105,8 +105,12 @@ class Equalize(Pass):
             except ObstacleError as obstacle:
                 yield Refusal(members[0].name, obstacle.code, str(obstacle))
         for site in sites.of_kind("linear", "conv"):
-            if FLOAT not in site.facts:
+            if QUANTIZED in site.facts:
+                yield Refusal(site.name, "already-quantized", "its weight has 8 bits or fewer")
+            elif FLOAT not in site.facts:
                 yield Refusal(site.name, "not-float", "the layer is not in float any more")
+            elif site.nested:
+                yield Refusal(site.name, "subgraph", "it stands inside a branch or a loop")
         yield from self._judged(groups, ctx)
 
     def perturb(self, model: ir.Model, candidate: Candidate, ctx: Context) -> Perturbation:

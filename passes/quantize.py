@@ -17,7 +17,14 @@ import onnx_ir as ir
 
 from ..ir.facts import FLOAT, QUANTIZED
 from ..ir.graph import attribute, constant_array, constant_tensor
-from ..ir.qdq import activated, dynamic_view, redirect_elementwise, static_view, weight_view
+from ..ir.qdq import (
+    activated,
+    dynamic_view,
+    redirect_elementwise,
+    rounding_of,
+    static_view,
+    weight_view,
+)
 from ..ir.rewriter import Rewriter
 from ..ir.sites import Site
 from .api import (
@@ -40,6 +47,7 @@ from .math.calibrate import CALIBRATORS
 
 MIN_TABLE_BYTES = 1 << 16
 """Tables smaller than this save less than the two extra nodes are worth."""
+IN_BODY = "it stands inside a branch or a loop, where ranges are not observed; left in float"
 MASK_MAGNITUDE = 1e4
 """A value this far below zero, alone in its range, is an additive mask, not an activation."""
 
@@ -116,7 +124,8 @@ class Quantize(Pass):
         output = None
         if site.kind == "conv" and ctx.target.int8.conv_needs_output_quant:
             output = self._range(stats[str(y.name)], ctx)
-        return self._perturb_layer(site, self._range(stats[str(x.name)], ctx), output, ctx)
+        activation = _given_range(site, ctx) or self._range(stats[str(x.name)], ctx)
+        return self._perturb_layer(site, activation, output, ctx)
 
     def lower(
         self,
@@ -174,9 +183,12 @@ class Quantize(Pass):
         small = _too_small(site, ctx)
         if small is not None:
             return Refusal(site.name, "too-small", small)
-        if self.options.scheme == "dynamic":
-            return None
-        return self._refuse_range(site, ctx)
+        if self.options.scheme == "static":
+            return self._refuse_range(site, ctx)
+        if _given_range(site, ctx) is not None:
+            sentence = "its input has 8 bits already, with a fixed range that scheme=static keeps"
+            return Refusal(site.name, "already-quantized", sentence)
+        return None
 
     def _refuse_range(self, site: Site, ctx: Context) -> Refusal | None:
         if _input(site).shape is None or _activated(site).shape is None:
@@ -367,8 +379,12 @@ def _give_way(rewriter: Rewriter, node: ir.Node, result: ir.Value) -> None:
 def _refuse_any(site: Site, ctx: Context) -> Refusal | None:
     if not ctx.target.int8.supported:
         return Refusal(site.name, "target", f"no integer kernels are known for {ctx.target.name}")
+    if QUANTIZED in site.facts:
+        return Refusal(site.name, "already-quantized", "its weight has 8 bits or fewer already")
     if FLOAT not in site.facts:
         return Refusal(site.name, "not-float", "the layer is not in float any more")
+    if site.nested:
+        return Refusal(site.name, "subgraph", IN_BODY)
     tensor = constant_tensor(site.weight)
     if tensor is None or tensor.dtype != ir.DataType.FLOAT:
         found = "not constant" if tensor is None else tensor.dtype.name.lower()
@@ -389,8 +405,8 @@ def _refuse_any(site: Site, ctx: Context) -> Refusal | None:
         return Refusal(
             site.name, "shared", "other nodes read its weight, too, and it would be kept twice"
         )
-    if site.nested or site.weight_path:
-        return Refusal(site.name, "not-canonical", "it stands in a subgraph or behind a reshape")
+    if site.weight_path:
+        return Refusal(site.name, "not-canonical", "its weight stands behind a reshape")
     return None
 
 
@@ -426,6 +442,14 @@ def _present(value: ir.Value | None) -> ir.Value:
     """The input as it is now: an edit of the layer in front may have replaced it."""
     assert value is not None
     return value
+
+
+def _given_range(site: Site, ctx: Context) -> FakeQuant | None:
+    """The range that the input was rounded to by an earlier tool, where it fits the target."""
+    found = rounding_of(_input(site))
+    if found is None or found[2] != ctx.target.int8.activation_dtype:
+        return None
+    return FakeQuant(found[2], found[0], found[1])
 
 
 def _activated(site: Site) -> ir.Value:

@@ -32,7 +32,8 @@ def count_kernels(
     census = runtime_census(path, threads=threads)
     reasons = {r.site: r.sentence for r in remarks if r.kind in ("refused", "missed")}
     rows = census.by_weight()
-    sites = [s for s in find_sites(model) if s.kind in LAYERS]
+    found = find_sites(model, nested=True)  # as passes name them
+    sites = [s for s in found if s.kind in LAYERS and not s.nested]
     kernels = tuple(_site_kernel(site, rows, reasons, otherwise) for site in sites)
     return Kernels(dict(census.counts), kernels, tuple(_surprises(census, model, kernels, sites)))
 

@@ -56,7 +56,9 @@ def inspect_command(
         source = resolve_source(check_model(model), None, "auto", Path(work))
         graph = source.imported.model
         shapes = bound_shapes(graph, bindings(workload, symbols(graph)))
-        found = Inspected(source, site_table(find_sites(graph), shapes), totals(graph, shapes))
+        found = Inspected(
+            source, site_table(find_sites(graph, nested=True), shapes), totals(graph, shapes)
+        )
     if terminal.json:
         terminal.document(as_json(found, workload))
     else:
@@ -113,7 +115,8 @@ def cells(row: SiteRow) -> tuple[str, ...]:
     uses = f" ({row.uses} uses)" if row.uses > 1 else ""
     flops = "?" if row.flops is None else operations(row.flops)
     counts = (f"{row.parameters:,}", size(row.bytes)) if row.parameters or row.bytes else ("", "")
-    return (row.name, row.kind + uses, shape, *counts, flops, " ".join(row.facts))
+    inside = " (in a body)" if row.nested else ""
+    return (row.name, row.kind + uses + inside, shape, *counts, flops, " ".join(row.facts))
 
 
 def total_line(total: Totals, sites: int) -> str:

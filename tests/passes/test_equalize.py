@@ -329,7 +329,7 @@ def test_shared_and_quantized_weights_stay(graphs: ModuleType) -> None:
     bench = normed(graphs)
     bench.run("quantize")
     assert bench.run("equalize").edits == []
-    assert set(bench.refusals().values()) == {"not-float"}
+    assert set(bench.refusals().values()) == {"already-quantized"}
 
 
 def test_the_last_layer_without_an_absorber_is_named_with_the_node_in_the_way(

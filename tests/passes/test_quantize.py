@@ -460,7 +460,7 @@ def test_a_second_run_finds_nothing_float(graphs: ModuleType, scheme: str) -> No
     assert [site.name for site in find_sites(bench.model)] == names
     assert all(FLOAT not in s.facts for s in find_sites(bench.model).of_kind("linear"))
     assert bench.run("quantize", scheme=scheme).edits == []
-    assert set(bench.refusals().values()) == {"not-float"}
+    assert set(bench.refusals().values()) == {"already-quantized"}
 
 
 @pytest.mark.parametrize("scheme", ["static", "dynamic"])
