@@ -10,6 +10,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from ..ir.atomic import alone_in
 from ..ir.errors import PlanishError, UsageError
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -98,17 +99,29 @@ def _make_folder(output: Path, place: Path) -> Path:
 
 
 def _put(temporary: Path, output: Path, place: Path, force: bool) -> None:
-    if not place.exists():
-        temporary.rename(place)
-        return
-    # Somebody may have written there since the first look.
-    _refuse(output, place, force)
+    with alone_in(place.parent):  # of two compiles into one folder the later one sees the first
+        if place.exists():
+            _refuse(output, place, force)
+            _exchange(temporary, place)
+            return
+        try:
+            temporary.rename(place)
+        except OSError as error:  # somebody who does not wait for turns was there first
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise _unwritable(output, error) from error
+            raise
+
+
+def _exchange(temporary: Path, place: Path) -> None:
     old = _beside(place)
     place.rename(old)
     try:
         temporary.rename(place)
     except BaseException:
-        old.rename(place)
+        if not temporary.exists():
+            place.rename(temporary)
+        if not place.exists():
+            old.rename(place)
         raise
     shutil.rmtree(old, ignore_errors=True)
 

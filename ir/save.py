@@ -14,6 +14,7 @@ from typing import IO, Any
 import onnx
 import onnx_ir as ir
 
+from .atomic import write_together
 from .errors import PlanishError
 from .external import load_attributes
 from .fan import Fan
@@ -35,7 +36,6 @@ LIMIT = (1 << 31) - 1  # bytes of one protobuf message
 LARGE, PAGE, LINE = 1 << 20, 4096, 64  # bytes; large tensors start on a page, others on a line
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
-Write = Callable[[IO[bytes]], None]
 Hash = Any  # hashlib's objects have no public type
 _Piece = tuple[bytes | memoryview, Hash | None]
 
@@ -65,14 +65,14 @@ def save_model(
     with _explained(path):
         if total_bytes(model) <= external_threshold:
             message = _serialized(_inline_proto(model, ir_version))
-            _replace({path: lambda file: _write(file, message)})
+            write_together({path: lambda file: _write(file, message)})
             _record(record, path, message)
             return [path]
         data = _data_path(model, path)
         plan, proto = _external_proto(model, data.name, ir_version)
         message = _serialized(proto)
         write = plan.write if record is None else plan.write_hashed
-        _replace({data: write, path: lambda file: _write(file, message)})
+        write_together({data: write, path: lambda file: _write(file, message)})
         if record is not None:
             record[data] = plan.sha256
             _record(record, path, message)
@@ -230,22 +230,6 @@ def _data_path(model: ir.Model, path: Path) -> Path:
 
 def _write(file: IO[bytes], data: bytes) -> None:
     file.write(data)
-
-
-def _replace(files: dict[Path, Write]) -> None:
-    """Write all files under temporary names, then give each its own; none, if one fails."""
-    temporary = {path: path.with_name(f".{path.name}.{os.getpid()}.tmp") for path in files}
-    try:
-        for path, write in files.items():
-            with temporary[path].open("wb") as file:
-                write(file)
-                file.flush()
-                os.fsync(file.fileno())
-        for path, finished in temporary.items():
-            finished.replace(path)
-    finally:
-        for leftover in temporary.values():
-            leftover.unlink(missing_ok=True)
 
 
 @contextmanager
