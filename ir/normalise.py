@@ -28,12 +28,15 @@ def rename_standard_domain(model: ir.Model) -> None:
 def lift_constants(model: ir.Model) -> None:
     """Make an initializer of each Constant, in the graph it stands in.
 
-    A Constant that is itself an output of its graph stays.
+    A Constant that is itself an output of its graph stays. IR 3 wants every initializer among
+    the inputs, so a model of that age becomes one of IR 4.
     """
-    for graph in all_graphs(model):
-        for node in list(graph):
-            if node.op_type == "Constant" and node.domain == "":
-                _lift(graph, node)
+    nodes = [(graph, node) for graph in all_graphs(model) for node in graph]
+    constants = [(g, n) for g, n in nodes if n.op_type == "Constant" and n.domain == ""]
+    for graph, node in constants:
+        _lift(graph, node)
+    if constants:
+        model.ir_version = max(model.ir_version, 4)
 
 
 def _lift(graph: ir.Graph, node: ir.Node) -> None:

@@ -361,7 +361,30 @@ def test_ir_3_becomes_4_without_its_overridable_inputs() -> None:
     model = parse(TEXT)
     model.ir_version = 3
     assert load_model(model).model.ir_version == 4
+    del model.graph.node[1]  # the Constant
+    model.graph.node[1].input[1] = "w"
     assert load_model(model, keep_overridable=True).model.ir_version == 3
+
+
+def test_constants_lifted_out_of_a_model_of_ir_3_make_it_one_of_ir_4() -> None:
+    model = parse("""
+<ir_version: 3, opset_import: ["" : 9]>
+g (float[2] x, bool c) => (float[2] y)
+{
+  y = If(c) <
+    then_branch = t () => (float[2] a) { one = Constant<value_float = 1.0>() a = Add(x, one) },
+    else_branch = e () => (float[2] b) { b = Neg(x) }
+  >
+}
+""")
+    del model.graph.node[0].attribute[0].g.node[0].attribute[0]
+    one = numpy_helper.from_array(np.float32(1))
+    model.graph.node[0].attribute[0].g.node[0].attribute.append(helper.make_attribute("value", one))
+    for kept in (False, True):
+        imported = load_model(model, keep_overridable=kept).model
+        session = open_session(to_bytes(imported), threads=1)
+        x = np.zeros(2, np.float32)
+        assert session.run({"x": x, "c": np.array(True)})[0].tolist() == [1, 1]
 
 
 def test_the_source_stays_as_it_is() -> None:
