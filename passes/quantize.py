@@ -258,6 +258,8 @@ class Quantize(Pass):
         bias = constant_array(site.bias) if site.bias is not None else None
         if bias is None or not self.options.bias_correction or not ctx.analysis(CALIBRATED):
             return None
+        if site.bias not in _bias_node(site).inputs:  # behind a node that moves it
+            return None
         stats = ctx.analysis(STATS, self._requests(ctx)).get(str(_input(site).name))
         if stats is None:
             return None
@@ -318,7 +320,7 @@ def _set_bias(site: Site, bias: np.ndarray | None, rewriter: Rewriter) -> None:
     """Give the site a bias of its own; the old one may be shared."""
     if bias is None or site.bias is None:
         return
-    old, node = site.bias, site.nodes[-1] if site.kind == "linear" else site.nodes[0]
+    old, node = site.bias, _bias_node(site)
     new = rewriter.initializer(f"{old.name}_corrected", bias)
     rewriter.set_input(node, list(node.inputs).index(old), new)
     rewriter.sweep([old])
@@ -371,6 +373,11 @@ def _give_way(rewriter: Rewriter, node: ir.Node, result: ir.Value) -> None:
     rewriter.take_over(node.outputs[0], result)
     rewriter.remove(node)
     rewriter.sweep(read)
+
+
+def _bias_node(site: Site) -> ir.Node:
+    """The node that adds the bias."""
+    return site.nodes[-1] if site.kind == "linear" else site.nodes[0]
 
 
 # -- questions about a site ------------------------------------------------------------

@@ -119,6 +119,16 @@ def test_a_target_whose_sums_saturate_gets_seven_bits(graphs: ModuleType) -> Non
     np.testing.assert_array_equal(np.abs(codes.astype(int)).max(axis=0), 63)
 
 
+@pytest.mark.parametrize("scheme", ["dynamic", "static"])
+def test_a_bias_behind_a_node_stays_as_it_is(graphs: ModuleType, scheme: str) -> None:
+    text = head("float[n, 64] x", "float[n, 48] y") + (
+        "{ b = Identity(c) a = MatMul(x, w) y = Add(a, b) }"
+    )
+    bench = graphs.Bench(graphs.parse(text, w=W, c=C), FEEDS)
+    assert len(bench.run("quantize", scheme=scheme).edits) == 1
+    assert "c" in bench.model.graph.initializers
+
+
 @pytest.mark.parametrize(("on", "calibrated"), [(True, True), (False, True), (True, False)])
 def test_the_bias_takes_back_the_mean_error(graphs: ModuleType, on: bool, calibrated: bool) -> None:
     bench = layer(graphs, calibrated=calibrated)
