@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..ir.digest import cone_digests
+from ..ir.errors import PassError
 from ..ir.opset import raised
 from ..ir.provenance import Remark
 from ..ir.region import with_outputs
@@ -47,13 +48,15 @@ class CompileContext:
     remarks: list[Remark] = field(default_factory=list)
     pass_name: str = ""
     pipeline: str = ""
-    before: ir.Model = field(init=False)
+    _before: ir.Model | None = field(init=False)
+    _edited: bool = False
+    _values: Mapping[str, ir.Value] | None = None
     _sites: Any = None
     _answers: dict[Any, Mapping[str, ValueStats]] = field(default_factory=dict)
     _stats: dict[tuple[str, int], ValueStats] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.before = self.model
+        self._before = self.model
 
     def analysis(self, key: AnalysisKey[T], argument: Any = None) -> T:
         """The result of an analysis; see ``passes.api`` for keys and their arguments."""
@@ -68,10 +71,42 @@ class CompileContext:
         """Record a decision of the running pass."""
         self.remarks.append(Remark(kind, self.pass_name, site, code, sentence))  # type: ignore[arg-type]
 
-    def begin_pass(self, name: str, model: ir.Model, before: ir.Model) -> None:
-        """A new pass looks at the graph anew; ``before`` is a copy that it does not edit."""
-        self.pass_name, self.model, self.before = name, model, before
-        self._sites, self._answers = None, {}
+    def begin_pass(self, name: str, model: ir.Model, before: ir.Model | None = None) -> None:
+        """A new pass looks at the graph anew.
+
+        before: a copy that it does not edit; without one it is made when first asked for.
+        """
+        self.pass_name, self.model, self._before = name, model, before
+        self._sites, self._values, self._edited, self._answers = None, None, False, {}
+
+    def begin_editing(self) -> None:
+        """From here on the graph is no longer as the pass found it."""
+        self._edited = True
+
+    @property
+    def before(self) -> ir.Model:
+        """The graph as the pass found it. Raises PassError where nobody asked before an edit."""
+        if self._before is None:
+            if self._edited:
+                raise PassError(
+                    "the graph as the pass found it is gone",
+                    where=self.pass_name,
+                    hint="ask for statistics in candidates or perturb",
+                )
+            self._before = self.model.clone()
+        return self._before
+
+    @property
+    def kept(self) -> ir.Model | None:
+        """``before`` where somebody asked for it."""
+        return self._before
+
+    @property
+    def values_before(self) -> Mapping[str, ir.Value]:
+        """Inputs and computed values of ``before`` by name."""
+        if self._values is None:
+            self._values = values_by_name(self.before)
+        return self._values
 
     def sample_feed(self) -> Arrays:
         """The first calibration feed, cut to a few samples."""
@@ -99,7 +134,7 @@ class CompileContext:
         return self._answers[requests]
 
     def _look_up(self, requests: tuple[tuple[str, int], ...]) -> Mapping[str, ValueStats]:
-        values = values_by_name(self.before)
+        values = self.values_before
         cones = cone_digests([values[name] for name, _ in requests])
         keys = {r: (cone, r[1]) for r, cone in zip(requests, cones, strict=True)}
         missing = [Request(*r) for r in requests if keys[r] not in self._stats]
@@ -124,7 +159,8 @@ class CompileContext:
 def head(feeds: FeedSet, index: int, rows: int) -> Arrays:
     """The first samples of one feed where the model takes any number of them, else the feed."""
     feed, size = feeds[index], feeds.sizes[index]
-    along = {name: axis for name, axis in feeds.axes.items() if axis is not None}
+    known = ((name, axis) for name, axis in feeds.axes.items() if axis is not None)
+    along = {name: axis for name, axis in known if feed[name].ndim > axis}  # unknown rank: maybe 0
     if not feeds.divisible or any(feed[name].shape[axis] != size for name, axis in along.items()):
         return dict(feed)
     kept = np.arange(min(rows, size))

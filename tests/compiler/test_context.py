@@ -48,6 +48,7 @@ def feeds(graphs: ModuleType, inputs: str, **arrays: Any) -> Any:
         ("float[n, 4] x, float[2, n] h", {"x": (5, 4), "h": (2, 5)}, {"x": (2, 4), "h": (2, 2)}),
         ("float[n, 4] x, float[m, 4] z", {"x": (5, 4), "z": (9, 4)}, {"x": (5, 4), "z": (9, 4)}),
         ("float[n, 4] x, float s", {"x": (5, 4), "s": ()}, {"x": (2, 4), "s": ()}),
+        ("float[n, 4] x, float[] s", {"x": (5, 4), "s": ()}, {"x": (2, 4), "s": ()}),
         ("float[20, 4] x", {"x": (20, 4)}, {"x": (20, 4)}),
         ("float[20] x", {"x": (20,)}, {"x": (20,)}),
     ],
