@@ -64,8 +64,8 @@ def run(name: str, pipeline: str, settings: Settings) -> TaskRun:
     folder = settings.workdir / "tasks" / f"{name}-{pipeline}"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / FOUND).unlink(missing_ok=True)
-    words = [sys.executable, "-m", "benchmarks.taskworker", name, pipeline, str(folder),
-             settings.target, str(settings.threads)]  # fmt: skip
+    words = [sys.executable, str(ROOT / "benchmarks" / "taskworker.py"), name, pipeline,
+             str(folder), settings.target, str(settings.threads)]  # fmt: skip
     print(f"{name}, {pipeline} …", file=sys.stderr, flush=True)
     error = finish(words, settings.timeout)
     if not error and (folder / FOUND).is_file():
@@ -76,7 +76,7 @@ def run(name: str, pipeline: str, settings: Settings) -> TaskRun:
 def finish(words: Sequence[str], timeout: float) -> str:
     """Run to the end, or to the time limit; what went wrong, "" for nothing."""
     process = subprocess.Popen(
-        words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         start_new_session=True,
     )  # fmt: skip
     try:

@@ -1,6 +1,6 @@
 """One task in a process of its own: compile it, and judge what comes out with the task's own data.
 
-    python -m benchmarks.taskworker NAME PIPELINE FOLDER TARGET THREADS
+    python benchmarks/taskworker.py NAME PIPELINE FOLDER TARGET THREADS
 
 FOLDER gets ``found.json`` (see ``TaskRun``), the artifact, and what the compile printed. The
 compile itself is another fresh process again, so that its memory is its own.
@@ -17,6 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+# The root holds a folder ``planish`` that is not the package: it goes last, as in run.py.
+sys.path.append(str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.artifacts import MODEL, megabytes, session_run
 from benchmarks.data import ROOT, Array, Feeds, Run, minilm_task, save_feeds, tasks

@@ -109,7 +109,7 @@ def test_every_task_gets_a_line_whatever_becomes_of_the_others(
     def finish(words: list[str], timeout: float) -> str:
         if "bad" in words:
             return "not done after 9 s"
-        (Path(words[5]) / FOUND).write_text(json.dumps(vars(found(task=words[3]))), "utf8")
+        (Path(words[4]) / FOUND).write_text(json.dumps(vars(found(task=words[2]))), "utf8")
         return ""
 
     monkeypatch.setattr(tasks, "chosen", lambda names: ["bad", "good"])
