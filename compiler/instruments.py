@@ -17,12 +17,13 @@ import onnx_ir as ir
 from ..ir.digest import contents_digest
 from ..ir.errors import InputError, PassError, PlanishError, UsageError, VerifyError
 from ..ir.provenance import Edit
-from ..ir.rewriter import EditRecord
+from ..ir.rewriter import EditRecord, Rewriter
 from ..ir.save import save_model
 from ..ir.signature import Signature
+from ..ir.strays import Look, Touched, strays
 from ..ir.verify import verify
 from ..passes.api import Candidate, Pass, Perturbation, Semantics, promise_of
-from .context import CompileContext, values_by_name
+from .context import CompileContext
 from .equality import each_difference, random_outputs, whole_graph_tolerance
 from .execution import running
 from .pipeline import Pipeline, parse
@@ -56,6 +57,7 @@ class PassEvent:
     pass_: Pass
     model: ir.Model
     context: CompileContext
+    rewriter: Rewriter
 
 
 @dataclass(frozen=True)
@@ -95,15 +97,38 @@ class Instrument:
 
 @dataclass
 class VerifyEach(Instrument):
-    """The structural verifier after every edit, against the frozen signature."""
+    """The structural rules after every edit, against the frozen signature.
+
+    After an edit they are checked where it touched the graph, which is all that it can have
+    broken if it went through the rewriter; that every edit did is checked at the end of the pass,
+    and then the whole graph is.
+    """
 
     signature: Signature
+    _look: Look | None = None
+    _touched: Touched = field(default_factory=Touched)
+
+    def before_pass(self, event: PassEvent) -> None:
+        self._look, self._touched = Look.at(event.model), Touched()
 
     def after_edit(self, event: EditEvent) -> None:
+        self._touched.add(event.record.footprint)
         try:
-            verify(event.during.model, self.signature, where=event.record.id)
+            event.during.rewriter.verify(event.record, self.signature)
         except VerifyError as error:
             raise RejectedError("not-well-formed", str(error)) from error
+
+    def after_pass(self, event: PassEvent, edits: Sequence[Edit]) -> None:
+        name = event.pass_.name
+        found = list(strays(self._look, event.model, self._touched)) if self._look else []
+        self._look = None
+        if found:
+            raise PassError(
+                f"the pass changed the graph behind the rewriter's back: {', '.join(found[:3])}",
+                where=name,
+                hint="change graphs through the rewriter only; this one is not as it was before",
+            )
+        verify(event.model, self.signature, where=name)
 
 
 @dataclass
@@ -130,17 +155,7 @@ class RegionCheck(Instrument):
 
     def after_edit(self, event: EditEvent) -> None:
         self._edited = True
-        if event.perturbation is None or event.reference is None:
-            return
-        check = compare(
-            event.during.model,
-            event.perturbation,
-            values_by_name(event.during.model),
-            event.reference,
-            event.during.context.threads,
-        )
-        if not check.agrees:
-            raise RejectedError("region-differs", f"the lowered region differs: {check.sentence}")
+        check_lowered(event)
 
     def after_pass(self, event: PassEvent, edits: Sequence[Edit]) -> None:
         self._turn(event, None)
@@ -243,6 +258,14 @@ class Reproducer(Instrument):
         save_model(event.model, self.folder / "model.onnx")
         (self.folder / "pipeline.txt").write_text(f"{_from(event)}\n", encoding="utf8")
         (self.folder / "command.txt").write_text(self.command + "\n", encoding="utf8")
+
+
+def _bounds(event: EditEvent) -> dict[str, ir.Value]:
+    """The values that bound the edited region and are still there, by name."""
+    assert event.perturbation is not None
+    names = (*event.perturbation.inputs, *event.perturbation.outputs)
+    found = {name: event.during.rewriter.value(name) for name in names}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def _from(event: PassEvent) -> Pipeline:

@@ -6,22 +6,29 @@ All checks and all bookkeeping that is not the edit itself hang on instruments; 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ..ir.digest import contents_digest
+import numpy as np
+
 from ..ir.errors import PassError, PlanishError
 from ..ir.provenance import Edit
 from ..ir.rewriter import EditRecord, Rewriter
 from ..passes.api import SITES, Candidate, Pass, Perturbation, Refusal, Semantics
-from .context import CompileContext, values_by_name
+from .context import CompileContext
 from .instruments import EditEvent, Instrument, PassEvent, RejectedError
 from .regions import Reference, reference
 
 GIVEN_BACK = "given-back"
 """Code of remarks on sites that were left alone to hold the quality bound."""
 CHUNK = 16
-"""Candidates whose region inputs are held in memory at one time."""
+"""Candidates that are perturbed, and whose region inputs are sampled, in one go at first."""
+HELD_BYTES = 256 << 20
+"""Later as many as need about so much memory: each go runs the model from its inputs."""
+
+
+Planned = tuple[Candidate, Perturbation | None]
+Arrays = Mapping[str, np.ndarray]
 
 
 @dataclass
@@ -47,6 +54,7 @@ class PassManager:
     losses: dict[tuple[str, str, str], float] = field(default_factory=dict)
     stage: str = ""
     _site: str = ""
+    _known: frozenset[tuple[str, str]] = frozenset()
 
     def run(
         self,
@@ -63,8 +71,9 @@ class PassManager:
         """
         model, context = self.rewriter.model, self.context
         outcome = PassOutcome(pass_.name, self.rewriter.checkpoint())
-        context.begin_pass(pass_.name, model, model.clone())
-        event, self._site = PassEvent(pass_, model, context), ""
+        context.begin_pass(pass_.name, model)
+        event, self._site = PassEvent(pass_, model, context, self.rewriter), ""
+        self._known = frozenset((s, c) for stage, s, c in self.losses if stage == self.stage)
         try:
             for instrument in self.instruments:
                 instrument.before_pass(event)
@@ -77,6 +86,8 @@ class PassManager:
             for instrument in self.instruments:
                 instrument.on_failure(event, named)
             raise named from (None if named is error else error)
+        finally:
+            self.rewriter.tidy()
         return outcome
 
     def undo(self, outcome: PassOutcome) -> None:
@@ -90,8 +101,15 @@ class PassManager:
     ) -> Iterator[Edit]:
         chosen = self._choose(pass_, exclude, selector)
         self.context.progress.phase(pass_.name, len(chosen))
-        for start in range(0, len(chosen), CHUNK):
-            yield from self._apply_chunk(pass_, chosen[start : start + CHUNK], event)
+        if type(pass_).perturb is not Pass.perturb:
+            self.context.values_before  # noqa: B018 - kept, as perturbations speak of it
+        start, size = 0, CHUNK
+        while start < len(chosen):
+            planned = [(c, self._perturbed(pass_, c)) for c in chosen[start : start + size]]
+            samples = self._samples(planned)
+            start += size
+            size = _next_size(size, _held_bytes(planned, samples))
+            yield from self._apply_all(pass_, planned, samples, event)
 
     def _choose(
         self, pass_: Pass, exclude: frozenset[str], selector: tuple[str, ...]
@@ -119,19 +137,20 @@ class PassManager:
         sites = self.context.analysis(SITES)
         return {site.name for text in selector for site in sites.select(text)}
 
-    def _apply_chunk(
-        self, pass_: Pass, chunk: Sequence[Candidate], event: PassEvent
+    def _samples(self, planned: Sequence[Planned]) -> Arrays:
+        """What the regions that have not been measured yet read, by value name."""
+        new = [p for c, p in planned if p is not None and self._is_new(c)]
+        names = sorted({n for p in new for n in p.inputs})
+        return self.context.samples(self.context.before, names) if names else {}
+
+    def _apply_all(
+        self, pass_: Pass, planned: Sequence[Planned], samples: Arrays, event: PassEvent
     ) -> Iterator[Edit]:
         context = self.context
-        planned = [(c, self._perturbed(pass_, c)) for c in chunk]
-        known = self._known()
-        new = [p for c, p in planned if p is not None and (c.site, c.setting) not in known]
-        names = sorted({n for p in new for n in p.inputs})
-        samples = context.samples(context.before, names) if names else {}
-        values = values_by_name(context.before)
         for candidate, perturbation in planned:
             ref, self._site = None, candidate.site
-            if perturbation is not None and (candidate.site, candidate.setting) not in known:
+            if perturbation is not None and self._is_new(candidate):
+                values = context.values_before
                 ref = reference(context.before, perturbation, values, samples, context.threads)
             edit = self._apply(pass_, candidate, perturbation, ref, event)
             context.progress.advance()
@@ -142,8 +161,8 @@ class PassManager:
         self._site = candidate.site
         return pass_.perturb(self.rewriter.model, candidate, self.context)
 
-    def _known(self) -> set[tuple[str, str]]:
-        return {(site, setting) for stage, site, setting in self.losses if stage == self.stage}
+    def _is_new(self, candidate: Candidate) -> bool:
+        return (candidate.site, candidate.setting) not in self._known
 
     def _apply(
         self,
@@ -156,11 +175,11 @@ class PassManager:
         if not all(i.allow(event, candidate) for i in self.instruments):
             return None
         model, mark = self.rewriter.model, self.rewriter.checkpoint()
-        before = contents_digest(model)
+        self.context.begin_editing()
         with self.rewriter.edit(f"{pass_.name}/{candidate.site}") as record:
             pass_.lower(model, candidate, perturbation, self.rewriter, self.context)
-        if contents_digest(model) == before:
-            self.rewriter.rollback(mark)
+        if not self.rewriter.moved(record):
+            self.rewriter.undo(mark)
             return None
         key = (self.stage, candidate.site, candidate.setting)
         loss = self.losses.get(key) if ref is None else ref.loss
@@ -171,13 +190,24 @@ class PassManager:
             for instrument in self.instruments:
                 instrument.after_edit(happened)
         except RejectedError as reason:
-            self.rewriter.rollback(mark)
+            self.rewriter.undo(mark)
             self.context.remark("missed", candidate.site, reason.code, str(reason))
             return None
         if loss is not None:
             self.losses[key] = loss
         self.context.remark("applied", candidate.site, candidate.setting, _sentence(edit))
         return edit
+
+
+def _held_bytes(planned: Sequence[Planned], samples: Arrays) -> int:
+    """Bytes of samples and of new weights, which ``lower`` finds once more in the payload."""
+    tensors = [a for _, p in planned if p is not None for a in p.tensors.values()]
+    return sum(a.nbytes for a in samples.values()) + 2 * sum(a.nbytes for a in tensors)
+
+
+def _next_size(size: int, held: int) -> int:
+    """As many candidates as fit, but not many times more than were seen."""
+    return max(CHUNK, min(8 * size, HELD_BYTES * size // max(held, 1)))
 
 
 def _describe(pass_: Pass, candidate: Candidate, record: EditRecord, loss: float | None) -> Edit:

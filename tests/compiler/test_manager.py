@@ -430,3 +430,50 @@ def test_no_reproducer_for_mistakes_of_the_user(graphs: ModuleType, tmp_path: Pa
     with pytest.raises(UsageError):
         bench.manager.run(toy(), selector=("nothing",))
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("place", ["candidates", "perturb", "lower"])
+@pytest.mark.parametrize("change", ["input", "attribute", "tensor", "node", "output"])
+def test_an_edit_behind_the_rewriters_back_is_an_error(
+    bench: Any, graphs: ModuleType, place: str, change: str
+) -> None:
+    def stray(model: ir.Model) -> None:
+        node = graphs.node(model, "tanh")
+        if change == "input":
+            node.replace_input_with(0, graphs.value(model, "b"))
+        elif change == "attribute":
+            node.attributes["alpha"] = ir.AttrFloat32("alpha", 1.0)
+        elif change == "tensor":
+            model.graph.initializers["w3"].const_value = ir.tensor(WEIGHTS["w3"] + 1, name="w3")
+        elif change == "node":
+            model.graph.append(ir.node("Neg", [graphs.value(model, "a")], name="stray"))
+        else:
+            model.graph.outputs.append(graphs.value(model, "a"))
+
+    def straying(self: Pass, model: ir.Model, *arguments: Any) -> Any:
+        stray(model)
+        return getattr(Toy, place)(self, model, *arguments)
+
+    offers = [Candidate("one", "quarters")]
+    made = type("Straying", (Toy,), {place: straying, "offers": offers})(NoOptions())
+    with pytest.raises(PassError, match="behind the rewriter's back") as caught:
+        bench.manager.run(made)
+    assert caught.value.where.startswith("toy")
+
+
+def test_no_edit_is_verified_or_compared_as_a_whole(
+    bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from planish.ir import rewriter, sound
+
+    monkeypatch.setattr(sound, "verify", None)  # calling them would fail
+    monkeypatch.setattr(rewriter, "contents_digest", None)
+    assert len(bench.manager.run(toy()).edits) == 3
+
+
+def test_the_next_chunk_is_as_large_as_memory_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "HELD_BYTES", 1000)
+    assert module._next_size(16, 0) == 128
+    assert module._next_size(16, 100) == 128
+    assert module._next_size(128, 2000) == 64
+    assert module._next_size(64, 10**9) == module.CHUNK
