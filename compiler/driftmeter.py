@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 
 from ..ir.errors import InputError
 
+RANKED_AXES = 3
+"""Of an output with more axes (images, maps) the last one holds no classes to rank."""
+
 Outputs = Sequence[NDArray[Any]]
 Mask = NDArray[Any] | None
 
@@ -27,10 +30,10 @@ class OutputDrift:
 
     rows: compared rows. sqnr_db: signal to noise ratio over all elements, infinite when
     equal. cosine, cosine_min, cosine_p1: mean, least and first percentile over rows along
-    the last axis. top1: percent of rows with the same largest entry; of class numbers
-    (32 or 64-bit integers), booleans and strings, percent of equal elements. max_abs_error:
-    in units of the output. non_finite: elements that became NaN or infinite. reshaped:
-    feeds whose shape changed.
+    the last axis. top1: percent of rows with the same largest entry, of outputs with at most
+    three axes; of class numbers (32 or 64-bit integers), booleans and strings, percent of
+    equal elements. max_abs_error: in units of the output. non_finite: elements that became
+    NaN or infinite. reshaped: feeds whose shape changed.
     """
 
     name: str
@@ -157,7 +160,7 @@ def _add(sums: _Sums, before: NDArray[Any], after: NDArray[Any], row_mask: Mask)
         sums.asked += first.size
         return
     sums.numeric = True
-    ranked = before.ndim > 1 and first.shape[1] > 1
+    ranked = 1 < before.ndim <= RANKED_AXES and first.shape[1] > 1
     _add_numbers(sums, first.astype(np.float64), second.astype(np.float64), ranked)
 
 
