@@ -1,0 +1,67 @@
+"""Check what a pass promises on one case: one small rule for each promise, in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+from .case import Case
+from .rules import RULES, Found, Rule
+from .subject import Subject
+from .trial import Trial, as_skip, attempt
+
+__all__ = ["RULES", "Failure", "Outcome", "check", "judge", "rule_names"]
+
+Progress = Callable[[Case], None]
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A broken promise. rule: its name in ``rules.RULES``. stage: the step it happened in."""
+
+    rule: str
+    case: str
+    sentence: str
+    stage: str = ""
+
+    def __str__(self) -> str:
+        place = f" in {self.stage}" if self.stage else ""
+        return f"{self.rule}{place}: {self.sentence}"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a case showed. edits: how many were made. skipped: why nothing was judged."""
+
+    failures: tuple[Failure, ...]
+    edits: int = 0
+    skipped: str = ""
+
+
+def check(subject: Subject, case: Case) -> Outcome:
+    """Run the subject on the case and hold what happened against every rule.
+
+    Raises UsageError where the pipeline or the target does not exist.
+    """
+    return judge(attempt(subject, case))
+
+
+def judge(trial: Trial) -> Outcome:
+    """The rules over what was seen; ``skipped`` where the original does not run."""
+    failures = tuple(
+        Failure(rule.name, trial.case.name, found.sentence, found.stage)
+        for rule in RULES
+        for found in _applied(rule, trial)
+    )
+    skipped = trial.skipped or (as_skip(trial.stop) if trial.stop else "")
+    return Outcome(failures, trial.edits, skipped)
+
+
+def _applied(rule: Rule, trial: Trial) -> Iterator[Found]:
+    return iter(rule.check(trial))
+
+
+def rule_names(failures: Iterable[Failure]) -> list[str]:
+    """The rules broken, each once, in the order of the table."""
+    broken = {failure.rule for failure in failures}
+    return [rule.name for rule in RULES if rule.name in broken]

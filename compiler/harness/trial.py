@@ -1,0 +1,357 @@
+"""One subject on one case: everything that happens, written down for the rules to judge.
+
+The pipeline runs exactly as a compile runs it: the same import, opset, pass manager, context,
+instruments, legalisation and file. Nothing here decides what is a failure.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import onnx_ir as ir
+
+from ...ir.digest import contents_digest
+from ...ir.errors import InputError, PlanishError, UsageError
+from ...ir.load import load_model
+from ...ir.opset import raised
+from ...ir.provenance import Remark
+from ...ir.rewriter import Rewriter
+from ...ir.save import save_model, to_bytes
+from ...ir.signature import Signature
+from ...ir.verify import violations
+from ...passes.api import Pass, Semantics
+from ..backends.legalise import legalise
+from ..context import CompileContext
+from ..equality import difference, random_outputs, whole_graph_tolerance
+from ..instruments import Instrument, RegionCheck, VerifyEach
+from ..manager import PassManager
+from ..pipeline import Step
+from ..policy import QDQ_OPSET
+from ..progress import Silent
+from .case import Case
+from .declared import Untrue, untrue
+from .execute import Outputs, calibration, run_all
+from .subject import Subject
+from .watch import Notes, bounded_rewriter, snapshot, watched
+
+Runs = tuple[Outputs, ...]
+IMPORT, OPSET, LEGALISE = "import", "opset", "legalise"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the way and the graph behind it.
+
+    promise: the weakest of what was offered. before, after: outputs of each feed, the runtime's
+    optimisations off. tolerance: for REASSOCIATES. moved: whether the contents digest did.
+    touched: hooks that changed the graph where they must not. again: edits when the pass runs a
+    second time. problems: broken structural rules.
+    """
+
+    name: str
+    promise: Semantics
+    before: Runs
+    after: Runs
+    tolerance: float
+    edits: int = 0
+    moved: bool = False
+    touched: tuple[str, ...] = ()
+    again: int = 0
+    remarks: tuple[Remark, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Stop:
+    """Where the way ended early.
+
+    restored: whether a failing pass left the graph as it was. running: the runtime failed on
+    what the stage made, not the stage itself.
+    """
+
+    stage: str
+    error: Exception
+    restored: bool = True
+    running: bool = False
+
+
+@dataclass(frozen=True)
+class Final:
+    """The finished graph and its file.
+
+    signature: as it is read from the file. plain, optimized: what the file computes, or why it
+    does not run. digests: of the contents, before saving and after loading.
+    restored: whether rolling everything back restores the imported graph. second: the file's
+    bytes when all is done again from the start, or the error that this gave.
+    """
+
+    model: ir.Model
+    signature: Signature
+    problems: tuple[str, ...]
+    plain: Runs | PlanishError
+    optimized: Runs | PlanishError
+    digests: tuple[str, str]
+    restored: bool
+    bytes: bytes
+    second: bytes | Exception
+    untrue: tuple[Untrue, ...]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """All that was seen. settled: outputs that two runs of the original agree on, bit by bit.
+
+    skipped: why there is nothing to judge. plain, optimized: outputs of the original; the second
+    is None where it does not run so. signature: after import.
+    """
+
+    subject: Subject
+    case: Case
+    skipped: str = ""
+    plain: Runs = ()
+    optimized: Runs | None = None
+    settled: frozenset[str] = frozenset()
+    signature: Signature | None = None
+    untrue: tuple[Untrue, ...] = ()
+    stages: tuple[Stage, ...] = ()
+    stop: Stop | None = None
+    final: Final | None = None
+
+    @property
+    def edits(self) -> int:
+        """Edits of all passes together."""
+        return sum(stage.edits for stage in self.stages)
+
+
+def attempt(subject: Subject, case: Case) -> Trial:
+    """Try the subject on the case. Raises UsageError for a pipeline or target that is none."""
+    subject.passes(), subject.load_target()
+    trial = _reference(Trial(subject, case))
+    if trial.skipped:
+        return replace(trial, stop=_import_alone(case))
+    return _Attempt(trial).run()
+
+
+def _reference(trial: Trial) -> Trial:
+    """What the original computes, twice, and once with the runtime's optimisations."""
+    case = trial.case
+    if not case.feeds:
+        return replace(trial, skipped="the case has no feeds")
+    data = case.model.SerializeToString()
+    try:
+        plain, again = run_all(data, case.feeds), run_all(data, case.feeds)
+    except PlanishError as error:
+        return replace(trial, skipped=f"the original does not run: {error.what}")
+    except Exception as error:  # a value that the runtime's Python side cannot take or give
+        return replace(trial, skipped=f"the original cannot be run: {error}")
+    settled = frozenset(
+        name
+        for name in (plain[0] if plain else {})
+        if all(
+            difference(a[name], b[name], None) is None for a, b in zip(plain, again, strict=True)
+        )
+    )
+    try:
+        optimized = run_all(data, case.feeds, "all")
+    except Exception:
+        optimized = None
+    return replace(trial, plain=plain, optimized=optimized, settled=settled)
+
+
+def _import_alone(case: Case) -> Stop | None:
+    """A model that the runtime refuses may be refused, but nothing else may happen."""
+    try:
+        load_model(case.model)
+    except PlanishError:
+        return None
+    except Exception as error:
+        return Stop(IMPORT, error)
+    return None
+
+
+@dataclass
+class _Attempt:
+    """The way of one model through the pipeline."""
+
+    trial: Trial
+    stages: list[Stage] = field(default_factory=list)
+    settled: frozenset[str] = frozenset()
+    stop: Stop | None = None
+
+    def run(self) -> Trial:
+        trial, case = self.trial, self.trial.case
+        try:
+            imported = load_model(case.model)
+            model, newer = imported.model, _raised(imported.model)
+        except Exception as error:
+            return replace(trial, stop=Stop(IMPORT, error))
+        self.settled = trial.settled - random_outputs(model)
+        found = tuple(untrue(model, case.feeds))
+        trial = replace(trial, signature=imported.signature, settled=self.settled, untrue=found)
+        self._add(IMPORT, Semantics.EXACT, trial.plain, model)
+        if newer is not model and self.stop is None:
+            self._add(OPSET, Semantics.REASSOCIATES, self.stages[-1].after, newer)
+        final = None if self.stop else self._passes(imported.signature, newer)
+        return replace(trial, stages=tuple(self.stages), stop=self.stop, final=final)
+
+    def _passes(self, signature: Signature, model: ir.Model) -> Final | None:
+        subject, case = self.trial.subject, self.trial.case
+        rewriter = bounded_rewriter(model)
+        context = _context(subject, case, model, signature)
+        start, whole = rewriter.checkpoint(), snapshot(model)
+        for step, pass_ in subject.passes():
+            self._pass(step, pass_, rewriter, context, signature)
+            if self.stop is not None:
+                return None
+        self._legalise(rewriter)
+        if self.stop is not None:
+            return None
+        return _finished(self.trial, rewriter, signature, start, whole)
+
+    def _pass(
+        self,
+        step: Step,
+        pass_: Pass,
+        rewriter: Rewriter,
+        context: CompileContext,
+        signature: Signature,
+    ) -> None:
+        model, notes, before = rewriter.model, Notes(), snapshot(rewriter.model)
+        context.remarks.clear()
+        manager = PassManager(rewriter, context, _instruments(signature))
+        try:
+            done = manager.run(watched(pass_, notes), selector=step.selector)
+        except Exception as error:
+            self.stop = Stop(str(step), error, snapshot(model) == before)
+            return
+        remarks, edits = tuple(context.remarks), len(done.edits)
+        moved = contents_digest(model) != before[0]
+        promise = max(notes.promises, key=list(Semantics).index, default=Semantics.EXACT)
+        promise = Semantics.EXACT if self.trial.subject.exact else promise
+        again = 0
+        if promise is not Semantics.LOSSY:
+            again = self._again(step, pass_, rewriter, context, signature)
+        self._add(
+            str(step), promise, self.stages[-1].after, model, edits=edits, moved=moved,
+            touched=tuple(notes.touched), again=again, remarks=remarks,
+            problems=tuple(violations(model, signature)),
+        )  # fmt: skip
+
+    def _again(
+        self,
+        step: Step,
+        pass_: Pass,
+        rewriter: Rewriter,
+        context: CompileContext,
+        signature: Signature,
+    ) -> int:
+        """Edits that the pass makes when it runs once more; they are taken back."""
+        mark = rewriter.checkpoint()
+        manager = PassManager(rewriter, context, [VerifyEach(signature)])
+        try:
+            return len(manager.run(pass_, selector=step.selector).edits)
+        except Exception as error:
+            self.stop = Stop(f"{step}, run again", error)
+            return 0
+        finally:
+            rewriter.rollback(mark)
+
+    def _legalise(self, rewriter: Rewriter) -> None:
+        with rewriter.edit(LEGALISE):
+            done = legalise(rewriter)
+        if done:
+            lossy = any(s.promise is Semantics.LOSSY for s in self.stages)
+            promise = Semantics.LOSSY if lossy else Semantics.REASSOCIATES
+            self._add(LEGALISE, promise, self.stages[-1].after, rewriter.model)
+
+    def _add(
+        self, name: str, promise: Semantics, before: Runs, model: ir.Model, **more: object
+    ) -> None:
+        """Note a stage, unless its graph does not run."""
+        try:
+            after = run_all(to_bytes(model), self.trial.case.feeds)
+        except Exception as error:
+            self.stop = self.stop or Stop(name, error, running=True)
+            return
+        tolerance = whole_graph_tolerance(model)
+        self.stages.append(Stage(name, promise, before, after, tolerance, **more))  # type: ignore[arg-type]
+
+
+def _raised(model: ir.Model) -> ir.Model:
+    """As a compile does: at an opset that can be quantized, where that can be had."""
+    try:
+        return raised(model, QDQ_OPSET)
+    except InputError:
+        return model
+
+
+def _context(subject: Subject, case: Case, model: ir.Model, signature: Signature) -> CompileContext:
+    feeds = calibration(case.feeds, signature)
+    return CompileContext(
+        subject.load_target(), model, feeds, True, None, 1, Silent(), pipeline=subject.pipeline
+    )
+
+
+def _instruments(signature: Signature) -> Sequence[Instrument]:
+    """The checks of a compile; the others only watch."""
+    return [VerifyEach(signature), RegionCheck()]
+
+
+def _finished(
+    trial: Trial, rewriter: Rewriter, signature: Signature, start: int, whole: tuple[object, ...]
+) -> Final:
+    model = rewriter.model.clone()
+    with tempfile.TemporaryDirectory(prefix="planish-") as folder:
+        path = Path(folder, "model.onnx")
+        save_model(model, path)
+        data, loaded = path.read_bytes(), ir.load(path)
+        plain, optimized = (_ran(path, trial.case, how) for how in ("none", "all"))
+    digests = contents_digest(model), contents_digest(loaded)
+    rewriter.rollback(start)
+    return Final(
+        model,
+        Signature.of(loaded),
+        tuple(violations(model, signature)),
+        plain,
+        optimized,
+        digests,
+        restored=snapshot(rewriter.model) == whole,
+        bytes=data,
+        second=_second(trial),
+        untrue=tuple(untrue(model, trial.case.feeds)),
+    )
+
+
+def _ran(path: Path, case: Case, how: str) -> Runs | PlanishError:
+    try:
+        return run_all(path, case.feeds, how)  # type: ignore[arg-type]
+    except PlanishError as error:
+        return error
+
+
+def _second(trial: Trial) -> bytes | Exception:
+    """The file's bytes when all is done again from the start."""
+    subject, case = trial.subject, trial.case
+    try:
+        imported = load_model(case.model)
+        model = _raised(imported.model)
+        rewriter = bounded_rewriter(model)
+        context = _context(subject, case, model, imported.signature)
+        manager = PassManager(rewriter, context, _instruments(imported.signature))
+        for step, pass_ in subject.passes():
+            manager.run(pass_, selector=step.selector)
+        with rewriter.edit(LEGALISE):
+            legalise(rewriter)
+        return to_bytes(rewriter.model)
+    except Exception as error:
+        return error
+
+
+def as_skip(stop: Stop) -> str:
+    """Why a stop is no failure: what the user asked for does not fit this model; else empty."""
+    if isinstance(stop.error, UsageError):
+        return f"{stop.stage}: {stop.error.what}"
+    return ""
