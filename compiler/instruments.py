@@ -260,6 +260,21 @@ class Reproducer(Instrument):
         (self.folder / "command.txt").write_text(self.command + "\n", encoding="utf8")
 
 
+def check_lowered(event: EditEvent) -> None:
+    """Raise ``RejectedError`` where the lowered region does not compute its reference."""
+    if event.perturbation is None or event.reference is None:
+        return
+    check = compare(
+        event.during.model,
+        event.perturbation,
+        _bounds(event),
+        event.reference,
+        event.during.context.threads,
+    )
+    if not check.agrees:
+        raise RejectedError("region-differs", f"the lowered region differs: {check.sentence}")
+
+
 def _bounds(event: EditEvent) -> dict[str, ir.Value]:
     """The values that bound the edited region and are still there, by name."""
     assert event.perturbation is not None
