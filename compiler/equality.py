@@ -114,6 +114,8 @@ def _unequal(before: np.ndarray, after: np.ndarray) -> np.ndarray | None:
 def _far(before: np.ndarray, after: np.ndarray, tolerance: float) -> np.ndarray | None:
     if before.size == 0:
         return None
+    if _narrow_float(before.dtype):
+        before, after = before.astype(np.float64), after.astype(np.float64)
     if before.dtype.kind != "f":
         differs = np.asarray(before != after)
         return differs if float(differs.mean()) > FLIPPED_SHARE else None
@@ -121,6 +123,11 @@ def _far(before: np.ndarray, after: np.ndarray, tolerance: float) -> np.ndarray 
     bound = tolerance * (float(np.abs(finite).max()) if finite.size else 0.0)
     close = np.isclose(after, before, rtol=0.0, atol=bound, equal_nan=True)
     return None if close.all() else ~close
+
+
+def _narrow_float(dtype: np.dtype[Any]) -> bool:
+    """Types of ``ml_dtypes`` such as bfloat16 and float8, which numpy does not take for floats."""
+    return dtype.kind == "V" and ir.DataType.from_numpy(dtype).is_floating_point()
 
 
 def _described(before: np.ndarray, after: np.ndarray, wrong: np.ndarray) -> str:

@@ -91,3 +91,13 @@ def outputs(body: str, more: str = "") -> frozenset[str]:
 )
 def test_what_depends_on_a_random_number_is_known(body: str, more: str, drawn: set[str]) -> None:
     assert outputs(body, more) == drawn
+
+
+@pytest.mark.parametrize("dtype", [ir.DataType.BFLOAT16, ir.DataType.FLOAT8E4M3FN])
+def test_floats_that_numpy_does_not_know_are_compared_as_floats(dtype: ir.DataType) -> None:
+    before = np.array([np.nan, 1, 2]).astype(dtype.numpy())
+    near, far = (np.array([np.nan, x, 2]).astype(dtype.numpy()) for x in (1.125, 1.5))
+    assert difference(before, before.copy(), 0.1) is None
+    assert difference(before, near, 0.1) is None
+    assert "1 of 3 elements differ" in str(difference(before, far, 0.1))
+    assert "1 of 3 elements differ" in str(difference(before, near, None))
