@@ -26,7 +26,7 @@ from ..ir.qdq import (
     weight_view,
 )
 from ..ir.rewriter import Rewriter
-from ..ir.sites import Site
+from ..ir.sites import Site, Sites
 from .api import (
     CALIBRATED,
     SITES,
@@ -50,6 +50,9 @@ MIN_TABLE_BYTES = 1 << 16
 IN_BODY = "it stands inside a branch or a loop, where ranges are not observed; left in float"
 MASK_MAGNITUDE = 1e4
 """A value this far below zero, alone in its range, is an additive mask, not an activation."""
+
+Requests = tuple[tuple[str, int], ...]
+"""Activations by name, each with the axis of its channels."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +104,7 @@ class Quantize(Pass):
     produces = frozenset({QUANTIZED})
     Options = QuantizeOptions
     options: QuantizeOptions
+    _asked: tuple[Sites, Requests] | None = None
 
     def candidates(self, model: ir.Model, ctx: Context) -> Iterator[Candidate | Refusal]:
         sites = ctx.analysis(SITES)
@@ -204,10 +208,16 @@ class Quantize(Pass):
             )
         return None
 
-    def _requests(self, ctx: Context) -> tuple[tuple[str, int], ...]:
+    def _requests(self, ctx: Context) -> Requests:
         """All activations that this pass may ask for, so that they are observed in one go."""
+        sites = ctx.analysis(SITES)
+        if self._asked is None or self._asked[0] is not sites:
+            self._asked = sites, self._wanted(sites, ctx)
+        return self._asked[1]
+
+    def _wanted(self, sites: Sites, ctx: Context) -> Requests:
         wanted: dict[str, int] = {}
-        for site in ctx.analysis(SITES):
+        for site in sites:
             if site.kind not in ("linear", "conv") or FLOAT not in site.facts:
                 continue
             if _refuse_any(site, ctx) is not None or _too_small(site, ctx) is not None:

@@ -7,6 +7,7 @@ sign keep the other end at zero. A constant tensor always gets its exact range.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -28,6 +29,10 @@ __all__ = [
     "mse",
     "percentile",
 ]
+
+
+# Histograms are compared by identity, and the same ones are asked for in every build of a compile.
+_kept = functools.lru_cache(maxsize=1024)
 
 
 class Calibrator(Protocol):
@@ -70,6 +75,7 @@ def percentile(
     return (low, high) if low < high else (lo, hi)
 
 
+@_kept
 def mse(histogram: Histogram, *, dtype: str, symmetric: bool) -> tuple[float, float]:
     """The range of least expected squared error, rounding and clipping taken together."""
     lo, hi = minmax(histogram, dtype=dtype, symmetric=symmetric)
@@ -78,6 +84,7 @@ def mse(histogram: Histogram, *, dtype: str, symmetric: bool) -> tuple[float, fl
     return least_squares_range(histogram, lo, hi, dtype=dtype, symmetric=symmetric)
 
 
+@_kept
 def entropy(histogram: Histogram, *, dtype: str, symmetric: bool) -> tuple[float, float]:
     """The range whose quantized histogram diverges least (Kullback-Leibler) from the data's.
 

@@ -538,3 +538,17 @@ def test_a_real_network_keeps_its_answers(task: Any, graphs: ModuleType, scheme:
     assert 0 < noise < 1e-2
     assert all(e.loss is not None and 0 < e.loss < 1e-2 for e in outcome.edits)
     assert isinstance(model, ir.Model)
+
+
+def test_what_is_observed_is_decided_once_a_pass(graphs: ModuleType) -> None:
+    layers = 40  # more than are perturbed in one go
+    body = " ".join(f"x{i + 1} = MatMul(x{i}, w{i})" for i in range(layers))
+    text = head("float[n, 32] x0", f"float[n, 32] x{layers}") + f"{{ {body} }}"
+    weights = {f"w{i}": array(32, 32) / np.float32(6) for i in range(layers)}
+    bench = graphs.Bench(graphs.parse(text, **weights), [{"x0": array(8, 32)}])
+    asked = []
+    answer = bench.context._statistics
+    bench.context._statistics = lambda requests: asked.append(requests) or answer(requests)
+    assert len(bench.run("quantize", scheme="static").edits) == layers
+    assert len(asked) > layers
+    assert len({id(requests) for requests in asked}) == 1  # not found anew for each layer

@@ -10,6 +10,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from planish.ir.errors import UsageError
+from planish.passes.math import calibrate
 from planish.passes.math.affine import affine_params
 from planish.passes.math.calibrate import (
     CALIBRATORS,
@@ -260,3 +261,15 @@ def test_any_data_give_a_grid(
 def test_an_unknown_type_is_refused(method: str) -> None:
     with pytest.raises(UsageError, match="int16"):
         CALIBRATORS[method](Histogram.of(SAMPLES["relu"]), dtype="int16", symmetric=False)
+
+
+def test_a_range_is_searched_once_a_histogram(monkeypatch: pytest.MonkeyPatch) -> None:
+    searched: list[Histogram] = []
+    monkeypatch.setattr(
+        calibrate, "least_squares_range", lambda h, *rest, **kind: searched.append(h) or (-1.0, 1.0)
+    )
+    one, two = (Histogram(-2.0, 2.0, np.ones(8), -2.0, 2.0) for _ in range(2))
+    for histogram in (one, two, one):
+        calibrate.mse(histogram, dtype="uint8", symmetric=False)
+    calibrate.mse(one, dtype="int8", symmetric=False)
+    assert [id(h) for h in searched] == [id(one), id(two), id(one)]
