@@ -9,9 +9,10 @@ import onnx.version_converter
 import onnx_ir as ir
 
 from .errors import InputError
-from .graph import all_nodes, operator, opset
+from .graph import all_graphs, all_nodes, operator, opset
 from .normalise import lift_constants, unique_names
 from .shapes import infer_shapes
+from .tensors import in_memory
 
 
 def raised(model: ir.Model, version: int) -> ir.Model:
@@ -23,6 +24,12 @@ def raised(model: ir.Model, version: int) -> ir.Model:
     """
     if opset(model) >= version:
         return model
+    if opset(model) < MASK_OPSET <= version and any(map(_masks, all_nodes(model))):
+        raise InputError(
+            f"opset {opset(model)} cannot be raised to {version}: the mask of a Dropout is used, "
+            f"and since opset {MASK_OPSET} it holds something else",
+            hint="export the model again at a newer opset",
+        )
     stripped = model.clone()
     weights = _strip(stripped)
     try:
@@ -38,12 +45,30 @@ def raised(model: ir.Model, version: int) -> ir.Model:
     return converted
 
 
+MASK_OPSET = 12
+"""Before, runtimes filled the mask of an inactive Dropout with zeros, since then with ones."""
+
+
+def _masks(node: ir.Node) -> bool:
+    """Whether somebody reads the mask of a Dropout."""
+    mask = node.outputs[1] if operator(node) == ("", "Dropout") and len(node.outputs) > 1 else None
+    return mask is not None and (bool(mask.uses()) or mask.is_graph_output())
+
+
 STRIP_ELEMENTS = 64
 """Smaller initializers stay: conversions read axes, pads and shapes from them."""
 
 
 def _strip(model: ir.Model) -> dict[str, ir.TensorProtocol]:
-    """Turn large initializers into plain inputs; returns their tensors by name."""
+    """Turn large initializers into plain inputs; returns their tensors by name.
+
+    Those that stay (small ones, and those of subgraphs) are read: the converter opens no files.
+    """
+    for graph in all_graphs(model):
+        for value in graph.initializers.values():
+            small = value.const_value is not None and value.const_value.size <= STRIP_ELEMENTS
+            if value.const_value is not None and (small or graph is not model.graph):
+                value.const_value = in_memory(value.const_value)
     weights: dict[str, ir.TensorProtocol] = {}
     for name, value in list(model.graph.initializers.items()):
         tensor = value.const_value
@@ -72,7 +97,14 @@ def _restore(
 
 
 def _tidy(converted: ir.Model, original: ir.Model) -> None:
-    """What the converter loses or leaves undone: metadata of nodes, names, constants, types."""
+    """What the converter loses or leaves undone: metadata of nodes, names, constants, types.
+
+    It writes sizes into the signature that it made up: those of the original are put back.
+    """
+    pairs = [(original.graph.outputs, converted.graph.outputs)]
+    pairs.append((original.graph.inputs, converted.graph.inputs))
+    for old, new in (pair for ports in pairs for pair in zip(*ports, strict=True)):
+        new.type, new.shape = old.type, None if old.shape is None else old.shape.copy()
     known = {node.name: node.metadata_props for node in all_nodes(original)}
     for node in all_nodes(converted):
         node.metadata_props.update(known.get(node.name, {}))

@@ -1,17 +1,23 @@
 from __future__ import annotations
 
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
 from planish.ir.digest import contents_digest
 from planish.ir.errors import InputError
 from planish.ir.graph import constant_tensor, opset
+from planish.ir.load import load_model
 from planish.ir.opset import raised
 from planish.ir.provenance import ORIGIN_KEY, SCOPE_KEY
+from planish.ir.save import to_bytes
+from planish.ir.signature import Signature
 from planish.ir.verify import violations
+from planish.targets.runtime import open_session
 
 TEXT = """
 <ir_version: 8, opset_import: ["" : 13]>
@@ -42,6 +48,28 @@ X = RNG.normal(size=(3, 16)).astype(np.float32)
 def model(graphs: ModuleType) -> ir.Model:
     parsed: ir.Model = graphs.parse(TEXT, **TENSORS)
     return parsed
+
+
+OLD = """
+<ir_version: 8, opset_import: ["" : 10]>
+g (float[n, m] x) => (OUTPUTS)
+{ r = Relu(x) y, mask = Dropout(r) z = Concat<axis = 0>(y, y) }
+"""
+
+
+def test_the_signature_stays(graphs: ModuleType) -> None:
+    """The converter would write unk__0 where the size has no name."""
+    old = graphs.parse(OLD.replace("OUTPUTS", "float[?, m] z, float[n, m] y"))
+    newer = raised(old, 13)
+    assert Signature.of(newer) == Signature.of(old)
+    assert violations(newer, Signature.of(old)) == []
+
+
+def test_a_mask_that_would_change_keeps_the_opset(graphs: ModuleType) -> None:
+    old = graphs.parse(OLD.replace("OUTPUTS", "float[?, m] z, bool[n, m] mask"))
+    with pytest.raises(InputError, match="mask of a Dropout"):
+        raised(old, 13)
+    assert opset(raised(old, 11)) == 11
 
 
 def test_the_function_and_the_names_stay(model: ir.Model, graphs: ModuleType) -> None:
@@ -87,3 +115,25 @@ def test_what_cannot_be_converted_is_said(graphs: ModuleType) -> None:
     with pytest.raises(InputError, match="opset 12 cannot be raised to 18: Invented is unknown"):
         raised(model, 18)
     assert contents_digest(model) == before
+
+
+def test_weights_in_files_are_found_again(tmp_path: Path) -> None:
+    text = """<ir_version: 7, opset_import: ["" : 11]>
+    g (float[n, 4] x, bool b) => (float[n, 4] y) {
+      s = Add(x, small)
+      y = If (b) <then_branch = t () => (float[n, 4] p) { p = MatMul(s, large) },
+                  else_branch = e () => (float[n, 4] q) { q = Add(s, inner) }>
+    }"""
+    proto = onnx.parser.parse_model(text)
+    arrays = {"small": np.ones(4), "large": np.eye(4), "inner": np.full((16, 4), 2.0)}
+    tensors = {k: onnx.numpy_helper.from_array(v.astype(np.float32), k) for k, v in arrays.items()}
+    proto.graph.initializer.extend([tensors["small"], tensors["large"]])
+    branch = next(a.g for a in proto.graph.node[1].attribute if a.name == "else_branch")
+    branch.initializer.append(tensors["inner"])
+    path = tmp_path / "model.onnx"
+    onnx.save(proto, path, save_as_external_data=True, location="w.bin", size_threshold=0)
+    newer = raised(load_model(path).model, 13)
+    x = np.zeros((16, 4), np.float32)
+    for b, expected in ((True, 1.0), (False, 3.0)):
+        [y] = open_session(to_bytes(newer), threads=1).run({"x": x, "b": np.array(b)})
+        np.testing.assert_array_equal(y, np.full((16, 4), expected))
