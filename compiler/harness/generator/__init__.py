@@ -107,7 +107,9 @@ def made(draws: Draws, profile: Profile, name: str) -> Case:
     """One case."""
     opset = draws.integer(*profile.opsets)
     version = draws.integer(*profile.ir_versions)
-    world = World(draws, opset, version, Names(draws), scoped=draws.chance(50))
+    world = World(
+        draws, opset, version, Names(draws), scoped=draws.chance(50), wide=draws.chance(50)
+    )
     scope = Scope(world)
     given = inputs(scope, FEEDS)
     scope.wires += given

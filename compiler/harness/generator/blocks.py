@@ -29,7 +29,7 @@ def feed_forward(scope: Scope) -> None:
     if x is None:
         return
     x = scope.tame(x)
-    hidden = scope.draws.pick([32, 8, 64, 2])
+    hidden = scope.draws.pick([32, 64] if scope.world.wide else [32, 8, 64, 2])
     up = project(scope, x, hidden, plain=True)
     acted = _activation(scope, scope.tame(up))
     if scope.draws.chance(30):

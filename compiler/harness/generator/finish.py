@@ -90,8 +90,11 @@ def _list_weights(scope: Scope, graph: onnx.GraphProto) -> None:
         return
     outputs = {o.name for o in graph.output}
     listed = [t for t in graph.initializer if all_of_them or scope.draws.chance(40)]
-    for tensor in listed:
-        if all_of_them or tensor.name not in outputs:
+    scales = {
+        name for node in graph.node if "quantize" in node.op_type.lower() for name in node.input
+    }
+    for tensor in listed:  # a scale that becomes constant makes the runtime choose other kernels
+        if all_of_them or not (tensor.name in outputs | scales or not tensor.dims):
             info = helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims))
             graph.input.append(info)
 

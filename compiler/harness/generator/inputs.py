@@ -5,16 +5,17 @@ from __future__ import annotations
 from .scope import Dim, Scope, Wire
 
 _FEATURES = (32, 4, 8, 64, 16, 1, 3, 6, 2)
+_WIDE = (32, 64)
 
 
 def inputs(scope: Scope, feeds: int) -> list[Wire]:
     """One to four inputs: sequences, images, matrices, vectors, scalars, ids, masks, flags."""
     draws, world = scope.draws, scope.world
     batch, length = _sizes(scope, feeds)
-    channels = draws.pick([4, 16, 1, 3, 8])
+    channels = draws.pick([16, 32] if world.wide else [4, 16, 1, 3, 8])
     side = draws.pick([4, 1, 3, 5])
     dtype = draws.weighted([(12, "float32"), (1, "float16"), (1, "float64")])
-    size = draws.pick(_FEATURES)
+    size = draws.pick(_WIDE if world.wide else _FEATURES)
     kinds: list[tuple[int, Wire]] = [
         (5, Wire("", dtype, (batch, length, size))),
         (3, Wire("", "float32", (batch, channels, side, side))),

@@ -7,11 +7,12 @@ from .scope import Dim, Scope, Wire
 from .weights import Role, content
 
 WIDTHS = (4, 8, 32, 64, 1, 2, 3, 16, 33)
+WIDE = (32, 64, 48)
 
 
 def width(scope: Scope) -> int:
     """A number of features."""
-    return scope.draws.pick(WIDTHS)
+    return scope.draws.pick(WIDE if scope.world.wide and scope.draws.chance(80) else WIDTHS)
 
 
 def linear(scope: Scope) -> None:
@@ -173,6 +174,8 @@ def _convolved(scope: Scope, x: Wire) -> Wire:
     kernel = draws.pick([1, 3])
     per_group = draws.pick([1, 2, 4, 16]) if groups <= 4 else 1
     outs = groups * per_group if groups > 1 else draws.pick([channels, 4, 16, 1])
+    if scope.world.wide and groups == 1:
+        outs = draws.pick([16, 32])
     w = scope.weight((outs, channels // groups, *[kernel] * spatial), x.dtype, "filters")
     bias = scope.weight((outs,), x.dtype, "vector") if draws.chance(50) else None
     same = (
@@ -251,7 +254,7 @@ def normalised(scope: Scope, x: Wire) -> Wire:
         square = scope.one("Mul", [centred, centred], peak=centred.peak**2)
     else:
         square = scope.one("Pow", [centred, scope.constant(2.0, x.dtype)], peak=centred.peak**2)
-    variance = scope.one("Add", [_mean(scope, square), scope.constant(1e-2, x.dtype)])
+    variance = scope.one("Add", [_mean(scope, square), scope.constant(1e-5, x.dtype)])
     y = scope.one("Div", [centred, scope.one("Sqrt", [variance])], peak=4.0)
     y = scope.one("Mul", scope.draws.pick([[y, scale], [scale, y]]), y.shape, peak=8.0)
     return y if bias is None else scope.one("Add", [y, bias], y.shape)

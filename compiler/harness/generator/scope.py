@@ -54,7 +54,11 @@ class Wire:
 
 @dataclass
 class World:
-    """What all graphs of one model share. sizes: of each symbol, in each feed."""
+    """What all graphs of one model share.
+
+    sizes: of each symbol, in each feed. scoped: nodes tell the module they come from. wide:
+    layers are as large as what targets ask for before they compute in integers.
+    """
 
     draws: Draws
     opset: int
@@ -64,6 +68,7 @@ class World:
     domains: dict[str, int] = field(default_factory=dict)
     functions: list[onnx.FunctionProto] = field(default_factory=list)
     scoped: bool = False
+    wide: bool = False
 
     def symbol(self, sizes: Sequence[int], name: str = "") -> Dim:
         """A size that may differ between feeds; a number where it does not and has no name."""
