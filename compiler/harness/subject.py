@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from ...passes.api import Pass
@@ -30,8 +31,13 @@ class Subject:
         return instantiate(parse(self.pipeline))
 
     def load_target(self) -> Target:
-        """The target's description. Raises UsageError, TargetError."""
-        return load_target(self.target)
+        """The target's description, read once. Raises UsageError, TargetError."""
+        return _target(self.target)
 
     def __str__(self) -> str:
         return f"{self.pipeline} for {self.target}"
+
+
+@functools.cache
+def _target(name: str) -> Target:
+    return load_target(name)

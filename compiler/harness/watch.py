@@ -80,6 +80,8 @@ class _Watched(Pass):
         return offers
 
     def perturb(self, model: ir.Model, candidate: Candidate, ctx: Context) -> Perturbation | None:
+        if type(self.inner).perturb is Pass.perturb:
+            return None  # most lossless passes: nothing to watch, and a digest costs more
         before = snapshot(model)
         found = self.inner.perturb(model, candidate, ctx)
         if snapshot(model) != before:
