@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..ir.errors import InputError, near
+from ..ir.shown import json_escaped
 from .headline import headline
 from .result import CompileResult, Plan
 from .selftest import SCHEMA
@@ -66,7 +67,7 @@ def encode_in_order(table: Mapping[str, Any]) -> dict[str, Any]:
 
 def dumps(document: Mapping[str, Any]) -> str:
     """The text of a document: UTF-8 friendly, two spaces, a newline at the end."""
-    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json_escaped(json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)) + "\n"
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import jinja2
 
+from ..ir.shown import printable
 from ..ir.signature import Signature, shape_text
 from . import selftest, summary
 from .headline import headline, quality_phrase, size
@@ -15,6 +16,7 @@ from .result import CompileResult
 
 TEMPLATES = Path(__file__).parent / "templates"
 
+_TICKS = re.compile("`+")
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")
 
 
@@ -39,18 +41,22 @@ def render_verify() -> str:
 
 def text(value: object) -> str:
     """A name or sentence that cannot break the table or the page it stands in."""
-    words = " ".join(str(value).split()).replace("|", "\\|")
+    words = _words(value).replace("](", "]\\(")  # no links, no pictures from elsewhere
     return _TAG.sub("&lt;", words)
 
 
 def code(value: object) -> str:
     """A name as a code span; it may hold backquotes itself. A dash for no name."""
-    words = " ".join(str(value).split()).replace("|", "\\|")
+    words = _words(value)
     if not words:
         return "–"
-    fence = "``" if "`" in words else "`"
+    fence = "`" * (1 + max((len(run) for run in _TICKS.findall(words)), default=0))
     pad = " " if words.startswith("`") or words.endswith("`") else ""
     return f"{fence}{pad}{words}{pad}{fence}"
+
+
+def _words(value: object) -> str:
+    return printable(" ".join(str(value).split())).replace("|", "\\|")
 
 
 def base(source: str) -> str:

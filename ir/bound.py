@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Mapping
 from typing import TypeAlias
 
@@ -13,6 +14,7 @@ from onnx.reference import ReferenceEvaluator
 from .contrib import contrib_dims
 from .errors import PassError
 from .graph import Array, all_graphs, attribute, constant_array, constant_tensor, dims
+from .limits import made_elements
 from .shapes import SMALL_BYTES, infer_node, infer_shapes
 
 Dims: TypeAlias = tuple[int | str | None, ...]
@@ -28,6 +30,7 @@ _COUNTING = frozenset(
     }
 )
 """What exporters compute sizes with."""
+_EXPRESSION = re.compile(r"[\w.+\-*/%(), ]{1,100}")
 
 
 def symbols(model: ir.Model) -> list[str]:
@@ -61,8 +64,19 @@ def _bound(shape: ir.Shape | None, bindings: Mapping[str, int]) -> ir.Shape | No
 def _size(size: int | ir.SymbolicDim, bindings: Mapping[str, int]) -> int | str | None:
     if isinstance(size, int):
         return size
-    found = size.evaluate(bindings)
+    name = size.value
+    if name is None or name in bindings or not _is_expression(name):
+        return bindings.get(name or "", name)
+    try:
+        found = size.evaluate(bindings)
+    except (ArithmeticError, RecursionError, TypeError, ValueError):  # only looks like one
+        return name
     return found if isinstance(found, int) else found.value
+
+
+def _is_expression(name: str) -> bool:
+    """Whether an axis is named by what computes it, ``2*batch``; powers could run for ever."""
+    return bool(_EXPRESSION.fullmatch(name)) and "**" not in name and name.count("(") <= 10
 
 
 def _values(model: ir.Model) -> list[ir.Value]:
@@ -123,6 +137,8 @@ def _sizes(node: ir.Node, opsets: Mapping[str, int]) -> list[Array]:
     ):
         return []
     feeds = {str(v.name): constant_array(v) for v in node.inputs if v is not None}
+    if made_elements(node.op_type, [a for a in feeds.values() if a is not None]) > SMALL_BYTES:
+        return []
     try:
         evaluator = ReferenceEvaluator(ir.to_proto(node), opsets=dict(opsets))
         results = [np.asarray(result) for result in evaluator.run(None, feeds)]

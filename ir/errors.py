@@ -6,6 +6,8 @@ import difflib
 from collections.abc import Iterable
 from typing import ClassVar
 
+from .shown import clipped, printable
+
 
 class PlanishError(Exception):
     """Root of every error planish raises on purpose.
@@ -18,17 +20,22 @@ class PlanishError(Exception):
 
     def __init__(self, what: str, *, where: str = "", hint: str = "") -> None:
         super().__init__(what)
-        self.what = what
-        self.where = where
-        self.hint = hint
+        self.what = _shown(what)
+        self.where = _shown(where)
+        self.hint = _shown(hint)
 
     def __str__(self) -> str:
         parts = [self.what]
         if self.where:
-            parts.append(f"  where: {self.where}")
+            parts.append(f"  where: {_shown(self.where)}")
         if self.hint:
-            parts.append(f"  try:   {self.hint}")
+            parts.append(f"  try:   {_shown(self.hint)}")
         return "\n".join(parts)
+
+
+def _shown(sentence: str) -> str:
+    """Fit for a screen: names in it may come from a file that wants to do harm."""
+    return printable(clipped(sentence))
 
 
 class UsageError(PlanishError):

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from graphlib import CycleError, TopologicalSorter
-from math import prod
+from math import inf, prod
 
 import onnx_ir as ir
 
 from .errors import InputError
-from .graph import all_graphs
+from .graph import Array, all_graphs
 from .tensors import all_tensors
 from .wire import MAX_NODES
 
@@ -72,6 +72,19 @@ def check_sizes(model: ir.Model, available: int | None, where: str) -> None:
                 where=where,
                 hint="check the shape; export the model with smaller or symbolic sizes",
             )
+
+
+def made_elements(op_type: str, inputs: Sequence[Array]) -> float:
+    """How many elements an operator makes of a few numbers; 0 for those that make no more of them.
+
+    inputs: in order. ``ConstantOfShape`` makes as many as its shape says, ``Range`` as fit.
+    """
+    if op_type == "ConstantOfShape" and len(inputs) == 1:
+        return prod(max(int(size), 0) for size in inputs[0].reshape(-1))
+    if op_type == "Range" and len(inputs) == 3 and all(a.size == 1 for a in inputs):
+        start, limit, delta = (float(a.reshape(-1)[0]) for a in inputs)
+        return max((limit - start) / delta, 0.0) if delta else inf
+    return 0
 
 
 def _values(model: ir.Model) -> Iterator[ir.Value]:

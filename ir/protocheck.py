@@ -91,6 +91,10 @@ def _is_text(message: Any) -> bool:
 
 
 def _check_attributes(node: onnx.NodeProto, where: str) -> None:
+    if not f"{node.domain}{node.op_type}".isprintable():
+        hint = "do not trust this file unless you know who made it"
+        what = f"an operator is called {node.op_type!r} of domain {node.domain!r}"
+        raise InputError(what, where=where, hint=hint)
     for attribute in node.attribute:
         label = f"attribute {attribute.name!r} of {node.op_type} {node.name!r}"
         if attribute.type == onnx.AttributeProto.UNDEFINED:

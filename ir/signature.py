@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from .shown import inline
+
 Dim = int | str | None
 
 
@@ -29,7 +31,7 @@ class TensorSpec:
         return cls(value.name or "", type_name(value.type), shape_of(value))
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.dtype}{shape_text(self.shape)}"
+        return inline(f"{self.name}: {self.dtype}{shape_text(self.shape)}")
 
 
 @dataclass(frozen=True)

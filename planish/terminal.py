@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 
 from .compiler.manifest import dumps, encode_in_order
+from .ir.shown import printable
 
 PIPE_WIDTH = 160
 
@@ -65,10 +67,21 @@ VerboseOption = Annotated[
 ]  # fmt: skip
 
 
+class SafeConsole(Console):
+    """Writes out what a name would make the terminal do; its own colours and bars are its own."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            known = segment.control is None
+            yield segment._replace(text=printable(segment.text)) if known else segment
+
+
 def _console(*, stderr: bool) -> Console:
-    console = Console(stderr=stderr, highlight=False)
+    console = SafeConsole(stderr=stderr, highlight=False)
     return (
         console
         if console.is_terminal
-        else Console(stderr=stderr, highlight=False, width=PIPE_WIDTH)
+        else SafeConsole(stderr=stderr, highlight=False, width=PIPE_WIDTH)
     )

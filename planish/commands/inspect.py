@@ -17,6 +17,7 @@ from ..compiler.source import Source, resolve_source
 from ..ir.bound import bound_shapes, symbols
 from ..ir.count import SiteRow, Totals, site_table, totals
 from ..ir.errors import UsageError, near
+from ..ir.shown import inline
 from ..ir.signature import Signature, TensorSpec
 from ..ir.sites import find_sites
 from ..terminal import JsonOption, VerboseOption, terminal_of
@@ -116,7 +117,7 @@ def cells(row: SiteRow) -> tuple[str, ...]:
     flops = "?" if row.flops is None else operations(row.flops)
     counts = (f"{row.parameters:,}", size(row.bytes)) if row.parameters or row.bytes else ("", "")
     inside = " (in a body)" if row.nested else ""
-    return (row.name, row.kind + uses + inside, shape, *counts, flops, " ".join(row.facts))
+    return (inline(row.name), row.kind + uses + inside, shape, *counts, flops, " ".join(row.facts))
 
 
 def total_line(total: Totals, sites: int) -> str:
