@@ -12,7 +12,8 @@ import onnx_ir as ir
 
 from ..ir.count import parameters
 from ..ir.errors import InputError, PlanishError
-from ..ir.graph import all_graphs, dims, opset
+from ..ir.filesize import model_bytes
+from ..ir.graph import dims, opset
 from ..ir.index_limits import index_limits
 from ..ir.opset import raised
 from ..ir.provenance import Remark
@@ -162,10 +163,7 @@ def prepare(request: Request, scratch: Path, progress: Progress) -> Prepared:
 
 def file_bytes(path: Path) -> int:
     """Bytes of a model file and of the external data it names."""
-    model = ir.load(path)
-    tensors = [v.const_value for g in all_graphs(model) for v in g.initializers.values()]
-    outside = {t.path for t in tensors if isinstance(t, ir.ExternalTensor)}
-    return path.stat().st_size + sum(Path(p).stat().st_size for p in outside)
+    return model_bytes(path)
 
 
 def _data(
