@@ -27,11 +27,14 @@ CARD = "README.md"
 VERIFY = "verify.py"
 
 
-def write_artifact(result: CompileResult, folder: Path) -> None:
+def write_artifact(
+    result: CompileResult, folder: Path, known: Mapping[Path, str] | None = None
+) -> None:
     """Write everything but the model itself into ``folder``, which holds ``model.onnx``.
 
-    The manifest comes last and lists every other file with its size and SHA-256. Raises
-    InputError where there is no model in the folder.
+    known: SHA-256 of files in the folder, made while they were written. The manifest comes last
+    and lists every other file with its size and SHA-256. Raises InputError where there is no
+    model in the folder.
     """
     if not (folder / MODEL).is_file():
         raise InputError("there is no model to write the documents for", where=str(folder / MODEL))
@@ -41,17 +44,21 @@ def write_artifact(result: CompileResult, folder: Path) -> None:
     _write(folder / REPORT, render_report(result))
     _write(folder / CARD, render_card(result, signature, sample))
     _write(folder / VERIFY, render_verify())
-    files = {"samples": samples, "files": file_table(folder)}
+    files = {"samples": samples, "files": file_table(folder, known)}
     _write(folder / manifests.MANIFEST, manifests.dumps(manifests.to_json(result) | files))
 
 
-def file_table(folder: Path) -> dict[str, dict[str, Any]]:
-    """Size and SHA-256 of every file in a folder but the manifest, by relative path."""
+def file_table(folder: Path, known: Mapping[Path, str] | None = None) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 of every file in a folder but the manifest, by relative path.
+
+    Files whose SHA-256 is ``known`` are not read.
+    """
+    found = known or {}
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     return {
         path.relative_to(folder).as_posix(): {
             "bytes": path.stat().st_size,
-            "sha256": file_digest(path),
+            "sha256": found.get(path) or file_digest(path),
         }
         for path in paths
         if path != folder / manifests.MANIFEST

@@ -9,7 +9,7 @@ import numpy as np
 
 from ..ir.errors import PassError, TargetError, VerifyError
 from ..ir.rewriter import Rewriter
-from .backends.spellings import SPELLINGS
+from .backends.spellings import SPELLINGS, may_apply
 from .drift import DriftMeter, OutputDrift
 from .judge import Judge
 from .policy import Goal
@@ -80,6 +80,9 @@ def write_as(judged: Judged, names: Sequence[str], workshop: Workshop) -> Judged
     None where none of them applies, where it is not well formed, where the runtime does not
     take it, or where it does not compute the same. The quality is not judged again here.
     """
+    names = [name for name in names if may_apply(name, judged.build.model.graph)]
+    if not names:
+        return None
     rewriter = Rewriter(judged.build.model.clone())
     count = 0
     try:
@@ -137,7 +140,7 @@ def rejudged(
     """The written build with its own verdict, or the plain one where that verdict is worse."""
     if not names:
         return plain, ()
-    quality = workshop.judge.judge(written.session, written.answers)
+    quality = workshop.judge.judge(written.session, written.kept)
     worse = plain.quality.verdict in ACCEPTABLE and quality.verdict not in ACCEPTABLE
     return (plain, ()) if worse else (replace(written, quality=quality), names)
 

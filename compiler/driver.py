@@ -13,10 +13,12 @@ from typing import Any
 from ..ir.errors import UsageError, near
 from ..ir.provenance import drop_implied_origins
 from ..ir.save import save_model
+from ..ir.stamp import check_unchanged
 from ..targets.loader import load_target
 from ..targets.runtime import open_session
 from ..targets.schema import Target
 from .artifact import write_artifact
+from .available import parse_size
 from .backends.kernels import UNEXPLAINED, count_kernels
 from .backends.spellings import SPELLINGS
 from .choose import ACCEPTABLE, Choice, choose, choose_spellings, measure_speed, rejudged, write_as
@@ -27,11 +29,16 @@ from .pipeline import parse
 from .policy import GOALS, LOSSLESS, Goal, propose
 from .prepare import Prepared, Request, prepare
 from .progress import Progress, Silent
-from .result import Built, Plan, Speed, Trial
+from .result import Built, Kernels, Plan, Speed, Trial
 from .staging import staging
 from .summary import some
+from .unrun import without_runs
 from .workshop import MODEL, Judged, instantiate
 
+IN_ONE_FILE = 1 << 30
+"""Bytes of weights up to which the model is one file; larger ones lie in a file beside it."""
+STREAMED = 1 << 24
+"""The same where memory is short: one file is made in memory, several times over."""
 UNPAID: Mapping[Goal, tuple[str, ...]] = {
     "latency": ("no-gain", "slower"),
     "balanced": ("slower",),
@@ -67,6 +74,7 @@ def compile_model(
     snapshots: Path | None = None,
     progress: Progress | None = None,
     command: str = "",
+    max_memory: str | int | float | None = None,
 ) -> Built:
     """Compile ``source`` for ``target`` into the folder ``output``; see ``planish.compile``.
 
@@ -93,21 +101,20 @@ def compile_model(
         snapshots,
         output,
         command,
+        max_memory,
     )
     replayed = _check(request, plan)
     with staging(output, force) as folder, _scratch(folder) as scratch:
         prepared = prepare(request, scratch, progress or Silent())
-        finished = _search(prepared) if replayed is None else _replay(replayed, prepared)
-        finished = _emit(finished, prepared, folder)
-        kernels = count_kernels(
-            folder / MODEL,
-            finished.judged.build.model,
-            finished.judged.build.remarks,
-            threads=threads,
-            otherwise=finished.why_float or UNEXPLAINED,
-        )
+        if not prepared.estimate.fits:
+            finished = without_runs(prepared, replayed)
+        else:
+            finished = _search(prepared) if replayed is None else _replay(replayed, prepared)
+        finished, known = _emit(finished, prepared, folder)
+        kernels = _kernels(finished, prepared, folder)
         result = describe(finished, prepared, kernels, folder, time.perf_counter() - start)
-        write_artifact(result, folder)
+        write_artifact(result, folder, known)
+        check_unchanged(prepared.source.imported.stamps)
     return Built(result, output)
 
 
@@ -209,14 +216,41 @@ def _speed(judged: Judged, prepared: Prepared) -> Speed:
     return measure_speed(judged, prepared.timing_feeds, prepared.workshop.judge, request.threads)
 
 
-def _emit(finished: Finished, prepared: Prepared, folder: Path) -> Finished:
-    """Write the model, and load what was written: from here on that is what speaks."""
+def _emit(finished: Finished, prepared: Prepared, folder: Path) -> tuple[Finished, dict[Path, str]]:
+    """Write the model, and load what was written: from here on that is what speaks.
+
+    The files' SHA-256 comes with it. Nothing is loaded where the model is too large for that.
+    """
+    prepared.workshop.context.progress.phase("writing the model")
     model = finished.judged.build.model.clone()
     drop_implied_origins(model)
     limit = prepared.request.target.runtime.max_ir_version
-    save_model(model, folder / MODEL, ir_version=min(model.ir_version or limit, limit))
+    known: dict[Path, str] = {}
+    fits = prepared.estimate.fits
+    save_model(
+        model,
+        folder / MODEL,
+        ir_version=min(model.ir_version or limit, limit),
+        record=known,
+        hash_tensors=fits,
+        external_threshold=IN_ONE_FILE if fits else STREAMED,
+    )
+    if not fits:
+        return finished, known
     session = open_session(folder / MODEL, threads=prepared.request.threads)
-    return replace(finished, judged=replace(finished.judged, session=session))
+    return replace(finished, judged=replace(finished.judged, loaded=session)), known
+
+
+def _kernels(finished: Finished, prepared: Prepared, folder: Path) -> Kernels:
+    if not prepared.estimate.fits:
+        return Kernels()
+    return count_kernels(
+        folder / MODEL,
+        finished.judged.build.model,
+        finished.judged.build.remarks,
+        threads=prepared.request.threads,
+        otherwise=finished.why_float or UNEXPLAINED,
+    )
 
 
 def _target(target: str | Path | Target) -> Target:
@@ -239,6 +273,8 @@ def _check(request: Request, given: Path | str | Mapping[str, Any] | None) -> Pl
     if request.snapshots is not None and request.snapshots.is_file():
         what = f"snapshots cannot go to {str(request.snapshots)!r}, which is a file"
         raise UsageError(what, hint="give a folder")
+    if request.max_memory is not None:
+        parse_size(request.max_memory)
     if request.threads < 0:
         raise UsageError(f"{request.threads} threads are too few", hint="0 means one per core")
     if given is None:

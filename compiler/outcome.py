@@ -11,17 +11,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..ir.count import parameters
-from ..ir.digest import contents_digest, file_digest
+from ..ir.digest import contents_digest, file_digest, structure_digest
 from ..targets.host import read_machine
 from .calibration.coverage import coverage, static_ranges
 from .choose import Choice
 from .context import head
 from .prepare import Prepared
 from .result import CompileResult, Kernels, Plan, Sample, Speed
+from .unreached import unreached
 from .workshop import Judged
 
 SAMPLES = 3
@@ -80,7 +82,21 @@ def describe(
         samples=samples,
         tolerance=_tolerance(samples),
         settings={"threads": request.threads, "seed": request.seed, "goal": request.goal},
+        memory=_memory(prepared),
     )
+
+
+def _memory(prepared: Prepared) -> dict[str, Any]:
+    """The estimate, and what was checked on regions where no whole model was run."""
+    found: dict[str, Any] = dict(prepared.estimate.to_json())
+    regions = prepared.regions
+    if regions is not None:
+        found["regions"] = {
+            "equal": regions.checked,
+            "forms": len(regions.forms),
+            "not_checked": dict(sorted(regions.left.items())),
+        }
+    return found
 
 
 def _coverage(finished: Finished, prepared: Prepared) -> dict[str, float]:
@@ -106,6 +122,9 @@ def _notes(finished: Finished, prepared: Prepared) -> tuple[str, ...]:
         notes.append(f"{given_back} sites were given back to float to hold the quality bound")
     if prepared.timing_feeds is None:
         notes.append(f"not run on the target: {prepared.not_timed}")
+    build = finished.judged.build
+    if beyond := unreached(build.model, {remark.site for remark in build.remarks}):
+        notes.append(beyond)
     return tuple(notes)
 
 
@@ -113,13 +132,21 @@ def _digests(finished: Finished, prepared: Prepared) -> dict[str, str]:
     target = json.dumps(prepared.request.target.to_json(), sort_keys=True, default=str)
     found = {
         "source": prepared.source.imported.file_digest or file_digest(prepared.source.baseline),
-        "model": contents_digest(finished.judged.build.model),
+        **_model_digest(finished, prepared),
         "holdout": prepared.holdout.digest,
         "target": hashlib.blake2b(target.encode(), digest_size=16).hexdigest(),
     }
     if prepared.calibration is not None:
         found["calibration"] = prepared.calibration.digest
     return found
+
+
+def _model_digest(finished: Finished, prepared: Prepared) -> dict[str, str]:
+    """Of the structure alone where weights were only passed through: their files have digests."""
+    model = finished.judged.build.model
+    if prepared.estimate.fits:
+        return {"model": contents_digest(model)}
+    return {"model structure": structure_digest(model)}
 
 
 def _environment() -> dict[str, str]:
@@ -145,7 +172,10 @@ def _peak_rss() -> int:
 
 
 def _samples(judged: Judged, prepared: Prepared) -> tuple[Sample, ...]:
-    """A few held-out feeds, cut small, with both models' answers."""
+    """A few held-out feeds, cut small, with both models' answers where these can be run."""
+    if not prepared.estimate.fits:
+        count = min(SAMPLES, len(prepared.holdout))
+        return tuple(Sample(head(prepared.holdout, i, SAMPLE_ROWS), {}, {}) for i in range(count))
     original = prepared.workshop.judge.original
     made = []
     for index in range(min(SAMPLES, len(prepared.holdout))):

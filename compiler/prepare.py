@@ -15,6 +15,7 @@ from ..ir.errors import InputError, PlanishError
 from ..ir.filesize import model_bytes
 from ..ir.graph import dims, opset
 from ..ir.index_limits import index_limits
+from ..ir.limits import check_sizes
 from ..ir.opset import raised
 from ..ir.provenance import Remark
 from ..ir.rewriter import Rewriter
@@ -25,8 +26,7 @@ from ..targets.schema import Target
 from .calibration.observers import Masking
 from .context import CompileContext
 from .drift import DriftGate
-from .execution import weight_bytes
-from .feeds import FeedSet, load_feeds, split, synthetic, token_mask
+from .feeds import FeedSet, available_memory, load_feeds, split, synthetic, token_mask
 from .instruments import (
     Bisect,
     Instrument,
@@ -37,9 +37,11 @@ from .instruments import (
     VerifyEach,
 )
 from .judge import Judge
+from .memory import Estimate, estimate
 from .outputs import output_kinds
 from .policy import QDQ_OPSET, Goal
 from .progress import Progress
+from .regionruns import RegionRuns
 from .scores import Budget
 from .source import Source, resolve_source
 from .usercode import load_function
@@ -72,11 +74,16 @@ class Request:
     snapshots: Path | None
     output: Path
     command: str
+    max_memory: str | int | float | None = None
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """Everything a compile works with. timing_feeds: None where nothing can be timed."""
+    """Everything a compile works with. timing_feeds: None where nothing can be timed.
+
+    estimate: of memory; where the whole model does not fit, none is run, and ``regions`` tells
+    what was checked instead.
+    """
 
     request: Request
     source: Source
@@ -89,6 +96,8 @@ class Prepared:
     bytes_before: int
     parameters_before: int
     remarks: tuple[Remark, ...]
+    estimate: Estimate
+    regions: RegionRuns | None = None
 
 
 def prepare(request: Request, scratch: Path, progress: Progress) -> Prepared:
@@ -109,14 +118,15 @@ def prepare(request: Request, scratch: Path, progress: Progress) -> Prepared:
         scratch / "source",
         keep_overridable=request.keep_overridable,
     )
+    check_sizes(source.imported.model, available_memory(), source.label)
     signature = Signature.of(source.imported.model)
     model, kept = _raised(source.imported.model)
-    progress.note(_estimate(model))
     calibration, holdout = _data(request, model, signature)
+    room = estimate(model, request.max_memory, holdout)
+    progress.note(room.sentence)
+    _refuse_data(request, room)
     masking, found = _masking(request, model, signature, calibration or holdout)
     remarks = [*source.imported.remarks, *kept, *found]
-    original = open_session(source.baseline, threads=request.threads)
-    _check_generated(original, holdout)
     context = CompileContext(
         request.target,
         model,
@@ -127,25 +137,31 @@ def prepare(request: Request, scratch: Path, progress: Progress) -> Prepared:
         progress,
     )
     timing = Timing()
-    judge = Judge(
-        original,
-        holdout,
-        output_kinds(model.graph.outputs),
-        masking.input if masking else None,
-        evaluate,
-        budget,
-        gate,
-        request.seed,
-    )
+    judge, regions = None, None
+    if room.fits:
+        original = open_session(source.baseline, threads=request.threads)
+        _check_generated(original, holdout)
+        judge = Judge(
+            original,
+            holdout,
+            output_kinds(model.graph.outputs),
+            masking.input if masking else None,
+            evaluate,
+            budget,
+            gate,
+            request.seed,
+        )
+    else:
+        regions = RegionRuns(limit=room.limit, seed=request.seed)
     workshop = Workshop(
         Rewriter(model),
         context,
-        _instruments(request, signature, timing),
+        _instruments(request, signature, timing, regions or RegionCheck()),
         judge,
         scratch / "builds",
     )
     here = executable_here(request.target)
-    feeds = _timing_feeds(holdout) if here.ok else None
+    feeds = _timing_feeds(holdout) if here.ok and room.fits else None
     return Prepared(
         request,
         source,
@@ -154,10 +170,12 @@ def prepare(request: Request, scratch: Path, progress: Progress) -> Prepared:
         calibration,
         holdout,
         feeds,
-        here.reason,
+        here.reason if room.fits else room.reason,
         file_bytes(source.baseline),
         parameters(source.imported.model),
         tuple(remarks),
+        room,
+        regions,
     )
 
 
@@ -185,6 +203,24 @@ def _data(
     if held is not None:
         return given, held
     return split(given, seed=request.seed)
+
+
+def _refuse_data(request: Request, room: Estimate) -> None:
+    """What is only good for running the whole model is refused where that does not fit."""
+    given = {
+        "--calibration": request.calibration,
+        "--holdout": request.holdout,
+        "--evaluate": request.evaluate,
+        "--max-drop": request.max_drop,
+        "--max-drift": request.max_drift,
+    }
+    names = [name for name, value in given.items() if value is not None]
+    if names and not room.fits:
+        raise InputError(
+            f"{', '.join(names)} cannot be used: {room.reason}",
+            hint=f"leave {'it' if len(names) == 1 else 'them'} out for a compile without runs, "
+            "give more with --max-memory, or use a larger machine",
+        )
 
 
 def _check_generated(original: Session, feeds: FeedSet) -> None:
@@ -224,11 +260,13 @@ def _raised(model: ir.Model) -> tuple[ir.Model, list[Remark]]:
     return newer, [Remark("note", "import", "model", "opset-raised", sentence)]
 
 
-def _instruments(request: Request, signature: Signature, timing: Timing) -> list[Instrument]:
+def _instruments(
+    request: Request, signature: Signature, timing: Timing, check: Instrument
+) -> list[Instrument]:
     reproducer = Reproducer(
         request.output.with_name(request.output.name + "-repro"), request.command
     )
-    instruments: list[Instrument] = [VerifyEach(signature), RegionCheck(), timing, reproducer]
+    instruments: list[Instrument] = [VerifyEach(signature), check, timing, reproducer]
     if request.snapshots is not None:
         instruments.append(Snapshots(request.snapshots))
     if request.bisect_limit is not None:
@@ -239,9 +277,3 @@ def _instruments(request: Request, signature: Signature, timing: Timing) -> list
 def _timing_feeds(holdout: FeedSet) -> list[dict[str, np.ndarray]]:
     """The first held-out feeds; more would only repeat the same shapes."""
     return [holdout[i] for i in range(min(len(holdout), TIMING_FEEDS))]
-
-
-def _estimate(model: ir.Model) -> str:
-    """Peak memory that the work will take, roughly: weights in float, twice, and in int8."""
-    weights = weight_bytes(model)
-    return f"{weights / 1e6:.0f} MB of weights; expect about {(2.5 * weights + 3e8) / 1e9:.1f} GB"

@@ -126,7 +126,10 @@ class Plan:
 
 @dataclass(frozen=True)
 class Sample:
-    """One held-out feed and what the compiled and the original model answered."""
+    """One held-out feed and what the compiled and the original model answered.
+
+    Without answers where no whole model could be run.
+    """
 
     feeds: Mapping[str, np.ndarray]
     outputs: Mapping[str, np.ndarray]
@@ -162,6 +165,12 @@ class CompileResult:
     samples: tuple[Sample, ...] = ()
     tolerance: Mapping[str, float] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    memory: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def ran_whole(self) -> bool:
+        """Whether whole models were run; not where the memory was too small for that."""
+        return not self.memory.get("bounded", False)
 
     @property
     def lossless(self) -> bool:

@@ -24,6 +24,7 @@ DOCUMENTS = (".md",)  # people add to a model card; that breaks nothing
 CHUNK = 1 << 20
 TIMED_RUNS = 20
 TIMED_SECONDS = 2.0
+SESSION_BYTES = 2.2  # that a loaded model takes for each byte of weights
 
 Arrays = Mapping[str, Any]
 RunModel = Callable[[Arrays], Arrays]
@@ -63,21 +64,29 @@ class Outcome:
         return "\n".join([*self.lines, *failures, "PASS" if self.passed else "FAIL"])
 
 
-def check(folder: Path, open_model: Callable[[Path], RunModel]) -> Outcome:
+def check(
+    folder: Path, open_model: Callable[[Path], RunModel], original: Path | None = None
+) -> Outcome:
     """Check the artifact in ``folder``; ``open_model`` loads a file and returns what runs it.
 
-    Raises BrokenArtifactError where there is no manifest or the model does not load.
+    original: the file that was compiled, to compare the answers with; of the two models one is in
+    memory at a time. Raises BrokenArtifactError where there is no manifest or a model does not
+    load.
     """
     manifest = read_manifest(folder)
     outcome = Outcome([f"planish verify: {folder}"])
     about = f"{manifest.get('source')} for {manifest.get('target')}"
     outcome.say("model", f"{about}: {manifest.get('headline')}")
     check_files(folder, manifest, outcome)
-    if outcome.failures:
+    if outcome.failures or (original is None and too_large(manifest, outcome)):
         return outcome
-    run = open_model(folder / MODEL)
     samples = [read_sample(folder / name) for name in manifest["samples"]]
+    if original is not None:
+        answer(open_model, original, samples)
+    run = open_model(folder / MODEL)
     check_samples(run, samples, manifest["tolerance"], outcome)
+    if original is not None and is_lossless(manifest):
+        check_originals(run, samples, outcome)
     if samples and not outcome.failures:
         outcome.milliseconds = time_runs(run, samples[0]["feed"])
         outcome.say("time", f"{outcome.milliseconds:.3f} ms a run of sample 0 (median)")
@@ -98,6 +107,54 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         if not isinstance(manifest.get(key), kind):
             raise BrokenArtifactError(f"{folder / 'manifest.json'} has no proper {key!r}")
     return manifest
+
+
+def too_large(manifest: Mapping[str, Any], outcome: Outcome) -> bool:
+    """Whether the model was too large to run where it was compiled, and is so here."""
+    memory = manifest.get("memory") or {}
+    if not memory.get("bounded"):
+        return False
+    needed, free = SESSION_BYTES * memory.get("weights_bytes", 0), free_bytes()
+    if free is None or free >= needed:
+        return False
+    text = f"not run: the model takes about {needed / 1e9:.1f} GB of memory"
+    outcome.say("samples", f"{text}, {free / 1e9:.1f} GB are free")
+    return True
+
+
+def free_bytes() -> int | None:
+    """Memory that the system says is available; None where it does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text("ascii").splitlines()
+    except (OSError, ValueError):
+        return None
+    found = [line.split()[1] for line in lines if line.startswith("MemAvailable:")]
+    return int(found[0]) * 1024 if found else None
+
+
+def is_lossless(manifest: Mapping[str, Any]) -> bool:
+    """Whether no edit that loses anything was made, so that answers must be those before."""
+    return all(edit.get("loss") is None for edit in manifest.get("edits", ()))
+
+
+def answer(
+    open_model: Callable[[Path], RunModel], original: Path, samples: list[dict[str, Any]]
+) -> None:
+    """Put the original model's answers into the samples; it is gone from memory afterwards."""
+    if not original.is_file():
+        raise BrokenArtifactError(f"there is no model {original}")
+    run = open_model(original)
+    for sample in samples:
+        sample["original"] = dict(run(sample["feed"]))
+
+
+def check_originals(run: RunModel, samples: list[dict[str, Any]], outcome: Outcome) -> None:
+    """Hold a lossless model against the original: 1e-3 of the largest magnitude, or equal."""
+    for number, sample in enumerate(samples):
+        got = run(sample["feed"])
+        for name, wanted in sample["original"].items():
+            where = f"sample {number}, output {name!r} of the original"
+            compare(where, name, got, np.asarray(wanted), {}, outcome)
 
 
 def check_files(folder: Path, manifest: Mapping[str, Any], outcome: Outcome) -> None:
@@ -158,11 +215,19 @@ def check_samples(
         before = len(outcome.failures)
         for name, wanted in sample["output"].items():
             compare(f"sample {number}, output {name!r}", name, got, wanted, tolerance, outcome)
-            if name in got and name in sample["original"]:
+        for name in sample["original"]:
+            if name in got:
                 pairs.setdefault(name, []).append((sample["original"][name], got[name]))
         good += len(outcome.failures) == before
     outcome.samples = len(samples)
-    outcome.say("samples", f"{good} of {len(samples)} give the recorded outputs" + spread(outcome))
+    recorded = any(sample["output"] for sample in samples)
+    if recorded or not samples:
+        text = f"{good} of {len(samples)} give the recorded outputs" + spread(outcome)
+    else:
+        text = f"{len(samples)} were run; no outputs were recorded where the model was compiled"
+    outcome.say("samples", text)
+    if not recorded and samples and not pairs:
+        outcome.say("original", "not compared: give --original MODEL for that")
     for name, both in pairs.items():
         if measured := fidelity(both):
             outcome.fidelity[name] = measured

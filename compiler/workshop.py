@@ -37,7 +37,8 @@ MODEL = "model.onnx"
 class Build:
     """One pipeline applied: a copy of the model, its file, and what was done.
 
-    floating: the graph before its last pass, which calibrated ranges speak of.
+    path: not written where no whole model is run. floating: the graph before its last pass, which
+    calibrated ranges speak of.
     """
 
     pipeline: str
@@ -56,22 +57,37 @@ class Build:
 
 @dataclass(frozen=True)
 class Judged:
-    """A build that was loaded back and compared with the original."""
+    """A build that was loaded back and compared with the original.
+
+    loaded, kept: None where no whole model is run.
+    """
 
     build: Build
-    session: Session
+    loaded: Session | None
     quality: Quality
-    answers: Answers
+    kept: Answers | None
+
+    @property
+    def session(self) -> Session:
+        """The loaded build."""
+        assert self.loaded is not None, "no whole model is run"
+        return self.loaded
+
+    @property
+    def answers(self) -> Answers:
+        """What it answers on the held-out feeds."""
+        assert self.kept is not None, "no whole model is run"
+        return self.kept
 
 
 @dataclass
 class Workshop:
-    """Where the builds of one compile are made."""
+    """Where the builds of one compile are made. bench: None where no whole model is run."""
 
     rewriter: Rewriter
     context: CompileContext
     instruments: Sequence[Instrument]
-    judge: Judge
+    bench: Judge | None
     folder: Path
     _count: int = 0
     _losses: dict[tuple[str, str, str], float] = field(default_factory=dict)
@@ -81,6 +97,12 @@ class Workshop:
     def __post_init__(self) -> None:
         self._start = self.rewriter.checkpoint()
         self._signature = Signature.of(self.rewriter.model)
+
+    @property
+    def judge(self) -> Judge:
+        """What compares builds with the original."""
+        assert self.bench is not None, "no whole model is run"
+        return self.bench
 
     def build(self, text: str, given_back: GivenBack | None = None) -> Build:
         """Apply a pipeline to the imported model and write the result to a folder of its own.
@@ -106,7 +128,7 @@ class Workshop:
             manager.stage += f" but {sorted(exclude)}" if exclude else ""
             edits.extend(outcome.edits)
         self._legalise()
-        return self._write(text, edits, back, self.context.before)
+        return self._write(text, edits, back, self.context.kept)
 
     def build_imported(self) -> Build:
         """The imported graph as it is, no pass run."""
@@ -176,7 +198,8 @@ class Workshop:
         self, text: str, edits: Sequence[Edit], back: GivenBack, floating: ir.Model | None
     ) -> Build:
         model = self._sound(self.rewriter.model).clone()
-        path, remarks = self._save(model), tuple(self.context.remarks)
+        path = self.folder / MODEL if self.bench is None else self._save(model)
+        remarks = tuple(self.context.remarks)
         return Build(text, model, path, tuple(edits), remarks, back, floating)
 
     def _sound(self, model: ir.Model) -> ir.Model:

@@ -47,6 +47,7 @@ def save_model(
     external_threshold: int = 1 << 30,
     ir_version: int | None = None,
     record: dict[Path, str] | None = None,
+    hash_tensors: bool = True,
 ) -> list[Path]:
     """Write the model and, where its weights exceed ``external_threshold`` bytes, a data file.
 
@@ -54,7 +55,7 @@ def save_model(
     data file stands beside the model as ``<name>.data``, or ``<name>-1.data`` and so on where the
     model's own tensors read from that one. ir_version: written instead of the model's own.
     record: gets the SHA-256 of each file, made while it is written, as the digests of its tensors
-    are then. Large weights pass through memory in pieces.
+    are then unless ``hash_tensors`` says no. Large weights pass through memory in pieces.
 
     Returns the files written, the model file first. Raises ``PlanishError`` when the disk is full
     or the folder cannot be written to; then no file is changed, half written or left behind.
@@ -71,7 +72,7 @@ def save_model(
         data = _data_path(model, path)
         plan, proto = _external_proto(model, data.name, ir_version)
         message = _serialized(proto)
-        write = plan.write if record is None else plan.write_hashed
+        write = plan.write if record is None else plan.hashed_writer(hash_tensors)
         write_together({data: write, path: lambda file: _write(file, message)})
         if record is not None:
             record[data] = plan.sha256
@@ -98,7 +99,7 @@ def total_bytes(model: ir.Model) -> int:
 class _DataFile:
     """Where each tensor goes in a data file; a tensor held by several values goes there once.
 
-    sha256: of the whole file, once ``write_hashed`` has written it.
+    sha256: of the whole file, once a ``hashed_writer`` has written it.
     """
 
     name: str
@@ -122,8 +123,12 @@ class _DataFile:
             file.write(bytes(offset - file.tell()))
             write_bytes(tensor, file.write)
 
-    def write_hashed(self, file: IO[bytes]) -> None:
-        """``write``, hashing file and tensors on the way, in threads beside the writing."""
+    def hashed_writer(self, tensors: bool) -> Callable[[IO[bytes]], None]:
+        """``write``, hashing on the way: the file, and the tensors if these are asked for."""
+        return lambda file: self._write_hashed(file, tensors)
+
+    def _write_hashed(self, file: IO[bytes], tensors: bool) -> None:
+        """Hashes are made in threads beside the writing."""
         whole = hashlib.sha256()
         states: list[tuple[ir.TensorProtocol, Hash]] = []
         consumers: tuple[Callable[[_Piece], object], ...] = (
@@ -135,7 +140,7 @@ class _DataFile:
         with Fan[_Piece](*consumers) as fan:
             for offset, tensor in self.places.values():
                 fan.put((bytes(offset - position), None))
-                state = None if is_hashed(tensor) else hasher(tensor)
+                state = hasher(tensor) if tensors and not is_hashed(tensor) else None
                 for piece in pieces(tensor):
                     fan.put((piece, state))
                 position = offset + tensor.nbytes

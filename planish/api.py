@@ -41,6 +41,7 @@ def compile(
     force: bool = False,
     keep_overridable: bool = False,
     seed: int = 0,
+    max_memory: str | int | float | None = None,
     progress: bool | None = None,
 ) -> Artifact:
     """Compile a model for a target; the artifact, whatever its verdict.
@@ -65,7 +66,9 @@ def compile(
     core. output: the folder to write; without it the artifact lives in a temporary folder until
     it is ``save``d or garbage. force: replace a folder that is there. keep_overridable: keep
     initializers that are also inputs. seed: of every random choice. progress: show it; None:
-    where stderr is a terminal.
+    where stderr is a terminal. max_memory: what the process may grow to, such as ``"1.5GB"`` or
+    ``"2GiB"``, None for 80 % of what is free; a model that cannot be run within it is compiled
+    without running it, and nothing is measured.
 
     Raises InputError, UsageError, TargetError or PassError; nothing is left behind then.
     """
@@ -74,7 +77,7 @@ def compile(
         "pipeline": pipeline, "plan": plan, "calibration": calibration, "holdout": holdout,
         "token_mask": token_mask, "evaluate": evaluate, "max_drop": max_drop,
         "max_drift": max_drift, "threads": threads, "force": force,
-        "keep_overridable": keep_overridable, "seed": seed,
+        "keep_overridable": keep_overridable, "seed": seed, "max_memory": max_memory,
     }  # fmt: skip
     shown = sys.stderr.isatty() if progress is None else progress
     if output is not None:

@@ -117,6 +117,15 @@ def compile_command(
     threads: Annotated[
         int, typer.Option(metavar="N", min=0, help="Threads of the runtime; 0: one per core.")
     ] = 0,
+    max_memory: Annotated[
+        str | None,
+        typer.Option(
+            "--max-memory",
+            metavar="SIZE",
+            help="What the process may grow to: 1500MB, 1.5GB, 2GiB; default: 80 % of what is "
+            "free. A model that cannot be run within it is compiled without running it.",
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="DIR", help="Default: MODEL-TARGET, here."),
@@ -160,7 +169,8 @@ def compile_command(
         "holdout": holdout, "token_mask": token_mask, "evaluate": evaluate,
         "max_drop": max_drop, "max_drift": max_drift, "threads": threads, "force": force,
         "keep_overridable": keep_overridable, "seed": seed, "bisect_limit": bisect_limit,
-        "snapshots": snapshots, "command": shlex.join(["planish", *sys.argv[1:]]),
+        "snapshots": snapshots, "max_memory": max_memory,
+        "command": shlex.join(["planish", *sys.argv[1:]]),
     }  # fmt: skip
     folder = output or Path(default_output(model, target))
     built = build(

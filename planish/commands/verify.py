@@ -10,6 +10,7 @@ import typer
 from ..compiler.artifact import Artifact
 from ..compiler.selftest import BrokenArtifactError, Outcome, RunModel, check
 from ..ir.errors import InputError
+from ..ir.shown import printable
 from ..targets.runtime import open_session
 from ..terminal import JsonOption, VerboseOption, terminal_of
 
@@ -19,6 +20,10 @@ def verify_command(
     artifact: Annotated[
         Path, typer.Argument(help="The folder that compile wrote.", metavar="ARTIFACT")
     ],
+    original: Annotated[
+        Path | None,
+        typer.Option(metavar="MODEL", help="The model that was compiled, to compare with."),
+    ] = None,
     json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> int:
@@ -28,19 +33,19 @@ def verify_command(
     its verify.py, but none of its code is run. Exit code 3 where it fails.
     """
     terminal = terminal_of(ctx)
-    outcome = checked(artifact)
+    outcome = checked(artifact, original)
     if terminal.json:
         terminal.document(as_json(artifact, outcome))
     else:
-        print(outcome.text())
+        print(printable(outcome.text()))
     return 0 if outcome.passed else InputError.exit_code
 
 
-def checked(folder: Path) -> Outcome:
+def checked(folder: Path, original: Path | None = None) -> Outcome:
     """The outcome of the self-test. Raises InputError for what is no artifact."""
     Artifact.open(folder)
     try:
-        return check(folder, open_model)
+        return check(folder, open_model, original)
     except BrokenArtifactError as error:
         raise InputError(str(error), where=str(folder), hint="compile the model again") from error
 

@@ -1,0 +1,194 @@
+"""How much memory a compile will take, how much there is, and whether whole models may be run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from ..ir.bound import Shapes, bound_shapes
+from ..ir.errors import PassError, UsageError
+from ..ir.graph import all_graphs
+from .available import limit_of, resident
+from .headline import size
+
+FLOOR = 192 << 20
+"""Bytes of the interpreter, the runtime and the graph itself (measured: 130 to 170 MB)."""
+STREAMING = 160 << 20
+"""Bytes for blocks of weights on their way from file to file (``ir.derived``, ``ir.fan``)."""
+SESSION = 2.2
+"""Bytes that a session takes for each byte of weights: the weights, and copies of those that its
+kernels want in another order. Measured on Gemm and MatMul models; convolutions take less."""
+QUANTIZED_SESSION = 0.6
+"""The same where the weights are int8."""
+ORIGINAL, LOSSLESS, QUANTIZED = 1, 1, 2
+"""Sessions that live side by side while a compile chooses."""
+BYTES_PER_SECOND = 3e8
+"""Weights that a compile with runs gets through, timing left out; a rough figure."""
+STREAMED_PER_SECOND = 6e8
+"""Weights that are read, checked, hashed, transposed and written; a rough figure."""
+NOMINAL = {"batch": 4, "other": 32}
+"""Sizes of open axes where no feed says more: the largest that generated feeds have."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a compile takes at its peak, bytes of resident memory, and what it may take.
+
+    weights: of the stored constants. activations: of one run on the largest feed, as far as
+    shapes are known. whole: peak where whole models are run. bounded: peak where they are not.
+    limit: what may be used; why: where that comes from. seconds: a rough figure for the work.
+    """
+
+    weights: int
+    activations: int
+    whole: int
+    bounded: int
+    limit: int
+    why: str
+    seconds: float
+
+    @property
+    def fits(self) -> bool:
+        """Whether whole models may be run."""
+        return self.whole <= self.limit
+
+    @property
+    def sentence(self) -> str:
+        """One line for the user, before the work starts."""
+        peak = self.whole if self.fits else self.bounded
+        text = (
+            f"{size(self.weights)} of weights: about {size(peak)} of memory at the peak, "
+            f"{size(self.limit)} may be used ({self.why}); roughly {duration(self.seconds)}"
+        )
+        return text if self.fits else f"{text}; {self.reason}"
+
+    @property
+    def reason(self) -> str:
+        """Why no whole model is run; empty where they are."""
+        if self.fits:
+            return ""
+        return (
+            f"not run: running the whole model would take about {size(self.whole)} of memory, "
+            f"{size(self.limit)} may be used"
+        )
+
+    def to_json(self) -> dict[str, int | float | str | bool]:
+        """For the manifest."""
+        return {
+            "weights_bytes": self.weights,
+            "activations_bytes": self.activations,
+            "whole_model_bytes": self.whole,
+            "bounded_bytes": self.bounded,
+            "limit_bytes": self.limit,
+            "limit": self.why,
+            "seconds": round(self.seconds, 1),
+            "bounded": not self.fits,
+        }
+
+
+def estimate(
+    model: ir.Model, max_memory: str | int | float | None, feeds: Iterable[Mapping[str, object]]
+) -> Estimate:
+    """What compiling the imported ``model`` takes, and what it may take.
+
+    feeds: those it will be run on; their sizes bind the open axes (without any: the largest that
+    are generated). Raises UsageError where the limit leaves no room even for the bounded way.
+    """
+    weights = weight_bytes(model)
+    limit, why = limit_of(max_memory)
+    activations = activation_bytes(model, bindings_of(model, feeds))
+    sessions = SESSION * (ORIGINAL + LOSSLESS) + QUANTIZED_SESSION * QUANTIZED
+    base = max(FLOOR, resident())
+    found = Estimate(
+        weights,
+        activations,
+        int(base + sessions * weights + 2 * activations),
+        int(base + min(STREAMING, weights)),
+        limit,
+        why,
+        weights / BYTES_PER_SECOND,
+    )
+    if found.bounded > limit:
+        raise UsageError(
+            f"{size(limit)} of memory are too little ({why}): even without running the model "
+            f"about {size(found.bounded)} are needed",
+            hint="give more with --max-memory, or free some memory",
+        )
+    if found.fits:
+        return found
+    return Estimate(**{**vars(found), "seconds": weights / STREAMED_PER_SECOND})
+
+
+def weight_bytes(model: ir.Model) -> int:
+    """Bytes of all initializers, of subgraphs too, each tensor once."""
+    values = (v for graph in all_graphs(model) for v in graph.initializers.values())
+    found = {id(t): t for v in values if (t := v.const_value) is not None}
+    return sum(t.nbytes for t in found.values() if t.dtype != ir.DataType.STRING)
+
+
+def bindings_of(
+    model: ir.Model,
+    feeds: Iterable[Mapping[str, object]],
+    nominal: Mapping[str, int] = NOMINAL,
+) -> dict[str, int]:
+    """The largest size of each named axis of the inputs over all feeds; else a nominal one."""
+    found: dict[str, int] = {}
+    for value in model.graph.inputs:
+        for axis, name in enumerate(_symbols(value)):
+            if name:
+                found[name] = max(found.get(name, 0), nominal["other" if axis else "batch"])
+    given: dict[str, int] = {}
+    inputs = {str(v.name): v for v in model.graph.inputs}
+    for feed in feeds:
+        for name, array in feed.items():
+            shape = getattr(array, "shape", ())
+            for symbol, count in zip(_symbols(inputs.get(name)), shape, strict=False):
+                if symbol:
+                    given[symbol] = max(given.get(symbol, 0), int(count))
+    return found | given
+
+
+def activation_bytes(model: ir.Model, bindings: Mapping[str, int]) -> int:
+    """Most bytes of values that are alive at one time in the main graph; of known shape only."""
+    try:
+        shapes = bound_shapes(model, bindings)
+    except PassError:
+        return 0
+    last = {v: i for i, node in enumerate(model.graph) for v in node.inputs if v is not None}
+    ends: dict[int, int] = {}
+    live = peak = 0
+    for index, node in enumerate(model.graph):
+        for value in node.outputs:
+            count = _value_bytes(value, shapes)
+            live += count
+            end = last.get(value, index)
+            ends[end] = ends.get(end, 0) + count
+        peak = max(peak, live)
+        live -= ends.pop(index, 0)
+    return peak
+
+
+def duration(seconds: float) -> str:
+    """``less than 10 seconds``, ``40 seconds``, ``3 minutes``."""
+    if seconds < 10:
+        return "less than 10 seconds"
+    return f"{seconds:.0f} seconds" if seconds < 100 else f"{seconds / 60:.0f} minutes"
+
+
+def _symbols(value: ir.Value | None) -> list[str | None]:
+    shape = None if value is None else value.shape
+    return [] if shape is None else [getattr(d, "value", None) for d in shape]
+
+
+def _value_bytes(value: ir.Value, shapes: Shapes) -> int:
+    shape, dtype = shapes.get(str(value.name)), value.dtype
+    if shape is None or dtype is None or dtype == ir.DataType.STRING:
+        return 0
+    count = 1
+    for extent in shape:
+        if not isinstance(extent, int):
+            return 0
+        count *= extent
+    return count * dtype.bitwidth // 8
