@@ -17,7 +17,7 @@ from rich.text import Text
 
 from . import __version__
 from .commands import compile as compile_
-from .commands import inspect, passes, targets, verify
+from .commands import inspect, passes, targets, test_pass, verify
 from .ir.errors import PlanishError, UsageError
 from .terminal import Terminal
 
@@ -35,6 +35,7 @@ EXIT_CODES = {
     6: "slower than the original",
     7: "undecided: too few samples; the message says how many would do",
     8: "no gain in speed: unless a pipeline was given, the lossless model is handed over",
+    test_pass.BROKEN: "test-pass: a pass broke a promise",
     INTERRUPTED: "interrupted, nothing was written",
 }
 
@@ -55,6 +56,7 @@ app = typer.Typer(
 app.command("compile")(compile_.compile_command)
 app.command("inspect")(inspect.inspect_command)
 app.command("verify")(verify.verify_command)
+app.command("test-pass")(test_pass.pass_test_command)
 app.add_typer(passes.app, name="passes")
 app.add_typer(targets.app, name="targets")
 

@@ -28,8 +28,8 @@ def folder_cases(folder: Path) -> Iterator[Case]:
     return (file_case(path, str(path.relative_to(folder))) for path in paths)
 
 
-def file_case(path: Path, name: str) -> Case:
-    """One model with generated feeds; without any where import refuses it.
+def file_case(path: Path, name: str, feeds: tuple[Feed, ...] | None = None) -> Case:
+    """One model, with generated feeds where none are given; without any where import refuses it.
 
     Raises InputError where the file is no model, its weights do not fit into memory as one
     message, or its inputs cannot be generated.
@@ -38,9 +38,9 @@ def file_case(path: Path, name: str) -> Case:
     try:
         imported = load_model(path)
     except PlanishError:
-        return Case(name, proto, ())  # whether that is right is for the check to say
+        return Case(name, proto, feeds or ())  # whether that is right is for the check to say
     _hold(proto, path)
-    return Case(name, proto, _feeds(imported))
+    return Case(name, proto, _feeds(imported) if feeds is None else feeds)
 
 
 def _hold(proto: onnx.ModelProto, path: Path) -> None:

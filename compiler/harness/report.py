@@ -1,0 +1,96 @@
+"""A run of the harness on one screen, and as a document for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+from .check import RULES
+from .reproduce import model_text
+from .run import Report, Shrunk
+
+MOST_LINES = 14
+"""Of a model's text; so that the first failures fit a screen."""
+MOST_SKIPS = 3
+
+
+def screen(report: Report, console: Console) -> None:
+    """Print the verdict, the failures by rule, and the smallest case of each kind."""
+    style = "bold red" if report.failures else "bold green"
+    console.print(Text(headline(report), style=style), soft_wrap=True)
+    for reason, count in report.skipped.most_common(MOST_SKIPS):
+        console.print(Text(f"  skipped {count}: {reason}"), soft_wrap=True)
+    for line in by_rule(report):
+        console.print(Text(line), soft_wrap=True)
+    for shrunk in report.shrunk:
+        console.print()
+        for line in lines_of(shrunk):
+            console.print(Text(line), soft_wrap=True)
+
+
+def headline(report: Report) -> str:
+    """What was checked and what came of it, one sentence."""
+    skipped = report.skipped.total()
+    checked = f"{report.checked} cases checked" + (f", {skipped} skipped" if skipped else "")
+    found = f"{report.failing_cases} failed" if report.failures else "no failure"
+    return f"{found}: {report.subject}, {checked}, {report.edits} edits"
+
+
+def by_rule(report: Report) -> list[str]:
+    """For each broken rule how many cases break it, and what it demands."""
+    broken: dict[str, set[str]] = {}
+    for failure in report.failures:
+        broken.setdefault(failure.rule, set()).add(failure.case)
+    return [
+        f"  {rule.name}: {_some(broken[rule.name])}: {rule.summary}"
+        for rule in RULES
+        if rule.name in broken
+    ]
+
+
+def _some(cases: set[str]) -> str:
+    shown = ", ".join(sorted(cases)[:3])
+    return f"{len(cases)} ({shown}{', …' if len(cases) > 3 else ''})"
+
+
+def lines_of(shrunk: Shrunk) -> list[str]:
+    """The failure, the model that shows it, and the command."""
+    count = len(shrunk.case.model.graph.node)
+    lines = [str(shrunk.failure), f"  {shrunk.failure.case}: {_sizes(shrunk.nodes_before, count)}"]
+    text = (model_text(shrunk.case.model) or "").splitlines()
+    lines += [f"    {line[:110]}" for line in text[:MOST_LINES]]
+    lines += [f"    … {len(text) - MOST_LINES} lines more"] if len(text) > MOST_LINES else []
+    return lines + ([f"  again: {shrunk.command}"] if shrunk.command else [])
+
+
+def document(report: Report) -> Mapping[str, Any]:
+    """All of it for ``--json``."""
+    return {
+        "pipeline": report.subject.pipeline,
+        "target": report.subject.target,
+        "checked": report.checked,
+        "edits": report.edits,
+        "skipped": dict(report.skipped),
+        "failures": [
+            {"rule": f.rule, "case": f.case, "stage": f.stage, "sentence": f.sentence}
+            for f in report.failures
+        ],
+        "shrunk": [
+            {
+                "rule": s.failure.rule,
+                "case": s.failure.case,
+                "sentence": s.failure.sentence,
+                "nodes": len(s.case.model.graph.node),
+                "model": model_text(s.case.model),
+                "command": s.command,
+            }
+            for s in report.shrunk
+        ],
+    }
+
+
+def _sizes(before: int, after: int) -> str:
+    return f"{after} nodes" + (f", shrunk from {before}" if before != after else "")

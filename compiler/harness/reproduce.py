@@ -1,0 +1,71 @@
+"""Write a failing case to a folder, with the command that shows the failure again."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import onnx
+
+from .case import Case
+from .check import Failure
+from .feedfile import write_feeds
+from .subject import DEFAULT_TARGET, Subject
+
+MODEL, TEXT, FEEDS, COMMAND = "model.onnx", "model.txt", "feeds.npz", "command.txt"
+LARGEST_TEXT = 200_000
+"""Characters; nobody reads a longer model, and its numbers stand in the file."""
+
+
+def write_reproducer(folder: Path, case: Case, failure: Failure, command: str) -> Path:
+    """Write model, text, feeds, failure and command; returns the folder.
+
+    model.txt is ONNX text that parses back to the model where ONNX can write it so; else its first
+    line says that it does not. It is left out where it would be very long.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MODEL).write_bytes(case.model.SerializeToString(deterministic=True))
+    write_feeds(folder / FEEDS, case.feeds)
+    text = model_text(case.model)
+    if text is not None:
+        (folder / TEXT).write_text(text, encoding="utf8")
+    (folder / COMMAND).write_text(f"{command}\n# {failure}\n", encoding="utf8")
+    return folder
+
+
+def command_for(subject: Subject, folder: Path) -> str:
+    """The command line that checks the reproducer in a folder."""
+    words = ["planish", "test-pass", subject.pipeline]
+    words += ["--model", str(folder / MODEL), "--feeds", str(folder / FEEDS)]
+    words += ["--target", subject.target] if subject.target != DEFAULT_TARGET else []
+    return shlex.join([*words, *(["--exact"] if subject.exact else [])])
+
+
+def model_text(model: onnx.ModelProto) -> str | None:
+    """The model as ONNX text; None where it is too long to be read."""
+    if model.ByteSize() > LARGEST_TEXT:
+        return None
+    text = str(onnx.printer.to_text(model))
+    if len(text) > LARGEST_TEXT:
+        return None
+    return text if _parses_back(text, model) else f"# does not parse back: use {MODEL}\n{text}"
+
+
+def _parses_back(text: str, model: onnx.ModelProto) -> bool:
+    """Whether ONNX's own parser makes the same model of the text, constants included."""
+    try:
+        parsed = onnx.parser.parse_model(text)
+    except Exception:
+        return False
+    return _bare(parsed) == _bare(model)
+
+
+def _bare(model: onnx.ModelProto) -> bytes:
+    """The model with its tensors in one of the ways that ONNX has for their bytes."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for tensor in copy.graph.initializer:
+        if not tensor.raw_data and tensor.data_type != onnx.TensorProto.STRING:
+            array = onnx.numpy_helper.to_array(tensor)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+    return copy.SerializeToString(deterministic=True)
