@@ -46,8 +46,13 @@ def read_proto(path: Path) -> tuple[onnx.ModelProto, Stamp]:
         proto.ParseFromString(data)
     except Exception as error:  # protobuf's DecodeError, which is no dependency of its own
         raise _not_onnx(path, data) from error
-    if not proto.HasField("graph") or not proto.HasField("ir_version"):
+    if not proto.HasField("graph"):
         raise _not_onnx(path, data)
+    if not proto.HasField("ir_version"):
+        if not proto.graph.node:
+            raise _not_onnx(path, data)
+        hint = "it was not written by an ONNX exporter; set model.ir_version and save it again"
+        raise InputError("the model names no IR version", where=str(path), hint=hint)
     return proto, stamp
 
 
