@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
+import onnx_ir as ir
+
 from ...ir.graph import consumers, is_constant
 from ...ir.rewriter import Rewriter
 from .attention import fuse_attention
@@ -43,3 +45,14 @@ SPELLINGS: Mapping[str, Spelling] = {
     "fused-attention": fuse_attention,
     "integer-bias": fuse_integer_bias,
 }
+NEEDED: Mapping[str, frozenset[str]] = {
+    "sum-before-norm": frozenset({"Add", "LayerNormalization"}),
+    "fused-attention": frozenset({"Softmax", "MatMul", "Reshape", "Transpose"}),
+    "integer-bias": frozenset({"DequantizeLinear", "MatMul"}),
+}
+"""Operators without which a spelling changes nothing: then no copy is made to try it on."""
+
+
+def may_apply(name: str, graph: ir.Graph) -> bool:
+    """Whether the graph has what a spelling rewrites."""
+    return NEEDED.get(name, frozenset()) <= {node.op_type for node in graph}

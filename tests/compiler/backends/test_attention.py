@@ -10,6 +10,7 @@ import onnx_ir as ir
 import pytest
 
 from planish.compiler.backends.attention import fuse_attention
+from planish.compiler.backends.spellings import may_apply
 from planish.ir.digest import contents_digest
 from planish.ir.load import load_model
 from planish.ir.rewriter import Rewriter
@@ -130,6 +131,7 @@ def attention(feed: Feeds, scale: float, masked: bool = True) -> np.ndarray:
 def fused(spelling: Spelling, feed: Feeds) -> np.ndarray:
     """What the model computes once it is fused; that it was, runs so, and is well formed."""
     rewriter = Rewriter(build(spelling))
+    assert may_apply("fused-attention", rewriter.graph)
     assert fuse_attention(rewriter) == 1
     assert violations(rewriter.model) == []
     digest = contents_digest(rewriter.model)
@@ -203,6 +205,7 @@ def test_two_guarded_blocks_share_the_guard_of_their_mask() -> None:
     feed["keep"][0, 0, 2] = False
     serialized = to_bytes(rewriter.model)
     before = open_session(serialized, optimize="none").run(feed)[0]
+    assert may_apply("fused-attention", rewriter.graph)
     assert fuse_attention(rewriter) == 2
     assert violations(rewriter.model) == []
     assert sum(node.op_type == "ReduceMax" for node in rewriter.graph) == 1

@@ -11,7 +11,7 @@ import onnx_ir as ir
 import pytest
 
 from planish.compiler.backends.integer_linear import fuse_integer_bias
-from planish.compiler.backends.spellings import SPELLINGS, sum_before_norm
+from planish.compiler.backends.spellings import SPELLINGS, may_apply, sum_before_norm
 from planish.ir.digest import contents_digest
 from planish.ir.graph import constant_array
 from planish.ir.load import load_model
@@ -79,6 +79,7 @@ def check(name: str, rewriter: Rewriter, count: int, rtol: float = 1e-5) -> Mapp
     """Kernels of the graph in that spelling, which computes what it did and applies once."""
     before = open_session(to_bytes(rewriter.model), optimize="none").run(feed(rewriter))
     start, mark = contents_digest(rewriter.model), rewriter.checkpoint()
+    assert may_apply(name, rewriter.graph) or count == 0
     assert SPELLINGS[name](rewriter) == count
     assert violations(rewriter.model) == []
     digest = contents_digest(rewriter.model)
