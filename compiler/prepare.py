@@ -40,6 +40,7 @@ from .judge import Judge
 from .memory import Estimate, estimate
 from .outputs import output_kinds
 from .policy import QDQ_OPSET, Goal
+from .ports import check_ports
 from .progress import Progress
 from .regionruns import RegionRuns
 from .scores import Budget
@@ -120,6 +121,7 @@ def prepare(request: Request, scratch: Path, progress: Progress) -> Prepared:
     )
     check_sizes(source.imported.model, available_memory(), source.label)
     signature = Signature.of(source.imported.model)
+    check_ports(signature, source.label)
     model, kept = _raised(source.imported.model)
     calibration, holdout = _data(request, model, signature)
     room = estimate(model, request.max_memory, holdout)
