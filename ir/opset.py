@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 
 import onnx
 import onnx.version_converter
@@ -24,12 +25,7 @@ def raised(model: ir.Model, version: int) -> ir.Model:
     """
     if opset(model) >= version:
         return model
-    if opset(model) < MASK_OPSET <= version and any(map(_masks, all_nodes(model))):
-        raise InputError(
-            f"opset {opset(model)} cannot be raised to {version}: the mask of a Dropout is used, "
-            f"and since opset {MASK_OPSET} it holds something else",
-            hint="export the model again at a newer opset",
-        )
+    _check_meanings(model, version)
     stripped = model.clone()
     weights = _strip(stripped)
     try:
@@ -45,14 +41,31 @@ def raised(model: ir.Model, version: int) -> ir.Model:
     return converted
 
 
-MASK_OPSET = 12
-"""Before, runtimes filled the mask of an inactive Dropout with zeros, since then with ones."""
+def _check_meanings(model: ir.Model, version: int) -> None:
+    """Refuse what the converter hands through although its meaning changes on the way."""
+    for changed, concerns, sentence in _CHANGED_MEANINGS:
+        if opset(model) < changed <= version and any(map(concerns, all_nodes(model))):
+            raise InputError(
+                f"opset {opset(model)} cannot be raised to {version}: {sentence}",
+                hint="export the model again at a newer opset",
+            )
+
+
+def _scans(node: ir.Node) -> bool:
+    return operator(node) == ("", "Scan")
 
 
 def _masks(node: ir.Node) -> bool:
     """Whether somebody reads the mask of a Dropout."""
     mask = node.outputs[1] if operator(node) == ("", "Dropout") and len(node.outputs) > 1 else None
     return mask is not None and (bool(mask.uses()) or mask.is_graph_output())
+
+
+_CHANGED_MEANINGS: tuple[tuple[int, Callable[[ir.Node], bool], str], ...] = (
+    (9, _scans, "before opset 9 a Scan runs over batches, since then over one sequence"),
+    # Runtimes filled the mask of an inactive Dropout with zeros, and fill it with ones since.
+    (12, _masks, "the mask of a Dropout is used, and since opset 12 it holds something else"),
+)
 
 
 STRIP_ELEMENTS = 64

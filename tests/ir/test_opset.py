@@ -72,6 +72,23 @@ def test_a_mask_that_would_change_keeps_the_opset(graphs: ModuleType) -> None:
     assert opset(raised(old, 11)) == 11
 
 
+OLD_SCAN = """
+<ir_version: 3, opset_import: ["" : 8]>
+g (float[1, 2] first, float[1, 3, 2] x) => (float[1, 2] last, float[1, 3, 2] z)
+{
+  last, z = Scan <num_scan_inputs = 1, body = body (float[2] sum_in, float[2] next)
+    => (float[2] sum_out, float[2] out) { sum_out = Add(sum_in, next) out = Identity(sum_out) }>
+    (, first, x)
+}
+"""
+
+
+def test_a_scan_over_batches_keeps_the_opset(graphs: ModuleType) -> None:
+    old = graphs.parse(OLD_SCAN)
+    with pytest.raises(InputError, match="Scan runs over batches"):
+        raised(old, 13)
+
+
 def test_the_function_and_the_names_stay(model: ir.Model, graphs: ModuleType) -> None:
     before = contents_digest(model)
     newer = raised(model, 18)
