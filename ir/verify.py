@@ -12,6 +12,7 @@ from graphlib import CycleError, TopologicalSorter
 import onnx_ir as ir
 
 from .errors import VerifyError
+from .kinds import kinds
 from .scopes import Definitions, Scope, ancestors, definitions_of, describe
 from .signature import Signature
 
@@ -209,4 +210,5 @@ RULES: tuple[tuple[str, Rule], ...] = (
     ("initializers", _initializers),
     ("imported-domains", _domains),
     ("functions", _functions),
+    ("value-kinds", kinds),
 )

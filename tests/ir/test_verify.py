@@ -139,6 +139,10 @@ def call_a_missing_overload(model: ir.Model) -> None:
     node(model, "last").overload = "v2"
 
 
+def take_a_tensor_for_a_sequence(model: ir.Model) -> None:
+    node(model, "first").op_type = "SequenceLength"
+
+
 BROKEN: list[tuple[Callable[[ir.Model], None], str, str]] = [
     (rename_value, "unique-value-names", "two values of the graph are named 'a'"),
     (shadow, "unique-value-names", "'z' in then_branch of If 'choose' hides"),
@@ -163,6 +167,7 @@ BROKEN: list[tuple[Callable[[ir.Model], None], str, str]] = [
     (forget_the_opset, "imported-domains", "'ai.onnx', which the graph does not import"),
     (use_an_unknown_domain, "imported-domains", "Mul 'inner_t' is of domain 'com.example'"),
     (call_a_missing_overload, "functions", "Neg 'last' calls overload 'v2'"),
+    (take_a_tensor_for_a_sequence, "value-kinds", "'first' reads 'x', which is typed FLOAT"),
 ]
 
 
