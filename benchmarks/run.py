@@ -44,6 +44,7 @@ BENCHMARKS = {
     "tiny": "guards:tiny",
     "cost": "cost:cost",
     "replay": "replay:replay",
+    "big-model": "large:large",
     "tasks": "tasks:everything",
     "peers-minilm": "comparison:minilm",
     "peers-resnet20": "comparison:resnet20",

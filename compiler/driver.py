@@ -10,8 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..ir.derived import holding
 from ..ir.errors import UsageError, near
-from ..ir.provenance import drop_implied_origins
+from ..ir.provenance import Remark, drop_implied_origins
 from ..ir.save import save_model
 from ..ir.stamp import check_unchanged
 from ..targets.loader import load_target
@@ -106,16 +107,20 @@ def compile_model(
     replayed = _check(request, plan)
     with staging(output, force) as folder, _scratch(folder) as scratch:
         prepared = prepare(request, scratch, progress or Silent())
-        if not prepared.estimate.fits:
-            finished = without_runs(prepared, replayed)
-        else:
-            finished = _search(prepared) if replayed is None else _replay(replayed, prepared)
-        finished, known = _emit(finished, prepared, folder)
+        with holding(prepared.estimate.block):
+            finished = _built(prepared, replayed)
+            finished, known = _emit(finished, prepared, folder)
         kernels = _kernels(finished, prepared, folder)
         result = describe(finished, prepared, kernels, folder, time.perf_counter() - start)
         write_artifact(result, folder, known)
         check_unchanged(prepared.source.imported.stamps)
     return Built(result, output)
+
+
+def _built(prepared: Prepared, replayed: Plan | None) -> Finished:
+    if not prepared.estimate.fits:
+        return without_runs(prepared, replayed)
+    return _search(prepared) if replayed is None else _replay(replayed, prepared)
 
 
 def _search(prepared: Prepared) -> Finished:
@@ -128,13 +133,25 @@ def _search(prepared: Prepared) -> Finished:
     proposals = propose(
         workshop.rewriter.model, request.target, calibrated=workshop.context.calibrated
     )
-    candidates = [lossless, *(workshop.hold(p.pipeline) for p in proposals)]
+    candidates = [lossless]
+    for proposal in proposals:
+        held = workshop.hold(proposal.pipeline)
+        if all(held is not candidate for candidate in candidates):
+            candidates.append(held)
     workshop.context.progress.phase("timing the candidates")
     choice = choose(candidates, request.goal, prepared.timing_feeds, workshop)
     finished = _finish(choice.judged, choice, prepared)
     if choice.judged is lossless or finished.speed.verdict in UNPAID[request.goal]:
-        return _lossless(lossless, choice, finished, prepared)
+        found = _lossless(lossless, choice, finished, prepared)
+        return replace(found, refused=_refused(candidates[1:]))
     return finished
+
+
+def _refused(lossy: Sequence[Judged]) -> tuple[Remark, ...]:
+    """The last refusal of each site that no candidate made lossy."""
+    made = {e.site for c in lossy for e in c.build.edits if e.loss is not None}
+    remarks = (r for c in lossy for r in c.build.remarks if r.kind == "refused")
+    return tuple({r.site: r for r in remarks if r.site not in made}.values())
 
 
 def _replay(plan: Plan, prepared: Prepared) -> Finished:
@@ -247,7 +264,7 @@ def _kernels(finished: Finished, prepared: Prepared, folder: Path) -> Kernels:
     return count_kernels(
         folder / MODEL,
         finished.judged.build.model,
-        finished.judged.build.remarks,
+        (*finished.judged.build.remarks, *finished.refused),
         threads=prepared.request.threads,
         otherwise=finished.why_float or UNEXPLAINED,
     )

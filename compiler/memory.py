@@ -13,10 +13,12 @@ from ..ir.graph import all_graphs
 from .available import limit_of, resident
 from .headline import size
 
-FLOOR = 192 << 20
-"""Bytes of the interpreter, the runtime and the graph itself (measured: 130 to 170 MB)."""
-STREAMING = 160 << 20
-"""Bytes for blocks of weights on their way from file to file (``ir.derived``, ``ir.fan``)."""
+FLOOR = 160 << 20
+"""Bytes of the interpreter, the runtime and the graph itself (measured: 130 to 160 MB)."""
+STREAMING = 40 << 20
+"""Bytes for pieces of weights on their way from file to file (``ir.stream``, ``ir.fan``)."""
+LEAST_BLOCK, MOST_BLOCK = 16 << 20, 512 << 20
+"""Bytes of a weight that are held to transpose it: a fifth of the limit, within these bounds."""
 SESSION = 2.2
 """Bytes that a session takes for each byte of weights: the weights, and copies of those that its
 kernels want in another order. Measured on Gemm and MatMul models; convolutions take less."""
@@ -48,6 +50,11 @@ class Estimate:
     limit: int
     why: str
     seconds: float
+
+    @property
+    def block(self) -> int:
+        """Bytes of one weight that may be held to transpose it."""
+        return block_of(self.limit)
 
     @property
     def fits(self) -> bool:
@@ -105,7 +112,7 @@ def estimate(
         weights,
         activations,
         int(base + sessions * weights + 2 * activations),
-        int(base + min(STREAMING, weights)),
+        int(base + min(STREAMING + block_of(limit), weights)),
         limit,
         why,
         weights / BYTES_PER_SECOND,
@@ -119,6 +126,11 @@ def estimate(
     if found.fits:
         return found
     return Estimate(**{**vars(found), "seconds": weights / STREAMED_PER_SECOND})
+
+
+def block_of(limit: int) -> int:
+    """Bytes of one weight that may be held where the process may grow to ``limit``."""
+    return min(max(limit // 5, LEAST_BLOCK), MOST_BLOCK)
 
 
 def weight_bytes(model: ir.Model) -> int:

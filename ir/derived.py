@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import numpy as np
 import onnx_ir as ir
 
 from .stream import PIECE, Array, array_of, is_packed, little, pieces
 
-BLOCK = 1 << 26  # bytes of a weight that are held to transpose it
+BLOCK = 1 << 26  # bytes of a weight that are held to transpose it, unless ``holding`` says more
 LINE = 64  # bytes of a cache line
 ROWS = 256  # rows written side by side: few enough that their lines stay in the cache
+
+
+_block: ContextVar[int | None] = ContextVar("block", default=None)
+
+
+@contextmanager
+def holding(block: int) -> Iterator[None]:
+    """While open, up to ``block`` bytes are held to transpose a weight.
+
+    A larger weight is read once for every block of the result.
+    """
+    before = _block.set(block)
+    try:
+        yield
+    finally:
+        _block.reset(before)
 
 
 class Derived(ir.LazyTensor):
@@ -60,10 +78,10 @@ class Derived(ir.LazyTensor):
         elif not self.transposed:
             for piece in pieces(self.source):
                 yield self._scaled(np.frombuffer(piece, little(self.dtype)))
-        elif self.nbytes <= BLOCK:
+        elif self.nbytes <= (block := _block.get() or BLOCK):
             yield from self._turned(array_of(self.source))
         else:
-            yield from self._gathered()
+            yield from self._gathered(block)
 
     def _turned(self, source: Array) -> Iterator[Array]:
         """Of a source in memory."""
@@ -74,11 +92,11 @@ class Derived(ir.LazyTensor):
             transpose_into(block, source[:, start : start + step])
             yield self._scaled(block)
 
-    def _gathered(self) -> Iterator[Array]:
-        """Of a large source: it is read once for every ``BLOCK`` bytes of the result."""
+    def _gathered(self, held: int) -> Iterator[Array]:
+        """Of a large source: it is read once for every ``held`` bytes of the result."""
         rows, columns = self.source.shape.numpy()
         dtype = little(self.dtype)
-        step = max(1, BLOCK // (rows * dtype.itemsize))
+        step = max(1, held // (rows * dtype.itemsize))
         panel = max(1, PIECE // (columns * dtype.itemsize)) * columns * dtype.itemsize
         for start in range(0, columns, step):
             block = np.empty((min(step, columns - start), rows), dtype)

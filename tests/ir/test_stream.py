@@ -134,3 +134,18 @@ def test_derived_twice_is_derived_once_more(tmp_path: Path) -> None:
     array = RNG.standard_normal((20, 30)).astype(np.float32)
     twice = Derived(Derived(external(tmp_path, array), True), True, 2.0)
     assert joined(twice) == (array * np.float32(2)).tobytes()
+
+
+def test_how_much_is_held_can_be_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    array = RNG.standard_normal((70, 90)).astype(np.float32)
+    monkeypatch.setattr(derived, "BLOCK", 1 << 10)
+    reads: list[int] = []
+    whole = stream.pieces
+    monkeypatch.setattr(derived, "pieces", lambda *given: reads.append(1) or whole(*given))
+    tensor = Derived(external(tmp_path, array), True)
+    with derived.holding(1 << 20):
+        assert joined(tensor) == np.ascontiguousarray(array.T).tobytes()
+    assert not reads
+    with derived.holding(array.nbytes // 3):
+        assert joined(tensor) == np.ascontiguousarray(array.T).tobytes()
+    assert len(reads) == 3

@@ -1,6 +1,6 @@
 """A transformer-like model of any size, made from a seed, whose weights never lie in memory.
 
-    python -m benchmarks.bigmodel FOLDER --bytes 6e9 --files 1
+    python -m benchmarks.large_model FOLDER --bytes 6e9 --files 1
 
 An embedding table of about a sixth of the bytes, then equal layers: LayerNormalization, four
 projections, LayerNormalization and a feed-forward pair. Each linear layer is a ``Gemm`` with
@@ -23,6 +23,7 @@ MODEL = "model.onnx"
 ITEM = 4  # bytes of a float32
 PAGE = 4096
 CHUNK = 1 << 22  # elements made in one go
+TILE = 128  # rows and columns of what is compared at a time
 WIDTHS = (64, 128, 256, 512, 768, 1024, 2048, 4096)
 FEWEST_LAYERS = 3
 
@@ -76,6 +77,58 @@ def make(folder: Path, plan: Plan, seed: int = 0) -> Path:
     path = folder / MODEL
     path.write_bytes(model.SerializeToString(deterministic=True))
     return path
+
+
+def differing_weights(source: Path, compiled: Path, tiles: int = 32, seed: int = 1) -> list[str]:
+    """Names of weights that a lossless compile changed, held against the source tile by tile.
+
+    Weights are looked up by the compiler's own names: ``…_t`` is the transpose of ``…``. Corners
+    and ``tiles`` random tiles are compared bit by bit; small weights whole. A weight of the source
+    that is not in the result counts as well.
+    """
+    rng = np.random.default_rng(seed)
+    before, after = _arrays(source), _arrays(compiled)
+    wrong: list[str] = []
+    for name, array in before.items():
+        turned = name not in after
+        other = after.get(f"{name}_t" if turned else name)
+        view = None if other is None else other.T if turned else other
+        if view is None or view.shape != array.shape or view.dtype != array.dtype:
+            wrong.append(f"{name} is missing")
+        elif not all(_same(array, view, place) for place in _places(array.shape, tiles, rng)):
+            wrong.append(f"{name} has other numbers")
+    return wrong
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    """The large weights of a model, mapped from their files."""
+    found: dict[str, np.ndarray] = {}
+    for tensor in onnx.load(path, load_external_data=False).graph.initializer:
+        if tensor.data_location != TensorProto.EXTERNAL:
+            continue
+        entry = {e.key: e.value for e in tensor.external_data}
+        found[tensor.name] = np.memmap(
+            path.parent / entry["location"],
+            np.float32,
+            "r",
+            int(entry["offset"]),
+            tuple(tensor.dims),
+        )
+    return found
+
+
+def _places(
+    shape: tuple[int, ...], tiles: int, rng: np.random.Generator
+) -> Iterator[tuple[int, ...]]:
+    yield (0,) * len(shape)
+    yield tuple(max(0, size - TILE) for size in shape)
+    for _ in range(tiles):
+        yield tuple(int(rng.integers(0, max(1, size - TILE + 1))) for size in shape)
+
+
+def _same(one: np.ndarray, other: np.ndarray, place: tuple[int, ...]) -> bool:
+    where = tuple(slice(start, start + TILE) for start in place)
+    return bool(one[where].tobytes() == other[where].tobytes())
 
 
 def _weights(plan: Plan) -> Iterator[tuple[str, tuple[int, ...]]]:
