@@ -157,6 +157,6 @@ def each_difference(
 ) -> Iterator[tuple[str, str]]:
     """Name and difference of each output of ``before`` that differs in ``after``."""
     for name, value in before.items():
-        found = difference(value, after[name], tolerance)
+        found = difference(value, after[name], tolerance) if name in after else "it is gone"
         if found is not None:
             yield name, found

@@ -50,6 +50,10 @@ class BrokenPromiseError(PassError):
         self.promise = promise
 
 
+class StrayEditError(PassError):
+    """A pass changed the graph behind the rewriter's back, so rollback cannot undo it."""
+
+
 @dataclass(frozen=True)
 class PassEvent:
     """A pass at work on a model."""
@@ -123,7 +127,7 @@ class VerifyEach(Instrument):
         found = list(strays(self._look, event.model, self._touched)) if self._look else []
         self._look = None
         if found:
-            raise PassError(
+            raise StrayEditError(
                 f"the pass changed the graph behind the rewriter's back: {', '.join(found[:3])}",
                 where=name,
                 hint="change graphs through the rewriter only; this one is not as it was before",

@@ -11,8 +11,8 @@ import numpy as np
 from ...ir.errors import EndlessError, PassError, PlanishError, UsageError, VerifyError
 from ...passes.api import Semantics
 from ..equality import difference, whole_graph_tolerance
-from ..instruments import BrokenPromiseError
-from .trial import IMPORT, Runs, Stage, Trial
+from ..instruments import BrokenPromiseError, StrayEditError
+from .trial import IMPORT, Runs, Stage, Stop, Trial
 
 SIGNATURE = "signature: "
 
@@ -50,7 +50,7 @@ def _refused(trial: Trial) -> Iterator[Found]:
     stop = trial.stop
     if stop is None or stop.running or list(_crash(trial)):
         return
-    told = (BrokenPromiseError, EndlessError, UsageError, VerifyError)
+    told = (BrokenPromiseError, EndlessError, StrayEditError, UsageError, VerifyError)
     if isinstance(stop.error, PlanishError) and not isinstance(stop.error, told):
         yield Found(_line(stop.error.what), stop.stage)
 
@@ -85,7 +85,9 @@ def _verify(trial: Trial) -> Iterator[Found]:
 
 
 def _signature(trial: Trial) -> Iterator[Found]:
-    yield from (found for found in _broken(trial) if SIGNATURE in found.sentence)
+    for place in (*trial.stages, trial.stop):
+        if place is not None:
+            yield from (Found(sentence, _name(place)) for sentence in place.faces)
     if trial.final is None or trial.signature is None:
         return
     for sentence in trial.signature.difference(trial.final.signature):
@@ -93,6 +95,10 @@ def _signature(trial: Trial) -> Iterator[Found]:
     names = list(trial.plain[0]) if trial.plain else []
     if isinstance(trial.final.plain, tuple) and list(trial.final.plain[0]) != names:
         yield Found(f"the original's outputs are {names}, now {list(trial.final.plain[0])}")
+
+
+def _name(place: Stage | Stop) -> str:
+    return place.name if isinstance(place, Stage) else place.stage
 
 
 def _shapes(trial: Trial) -> Iterator[Found]:
@@ -247,8 +253,11 @@ def _digest(trial: Trial) -> Iterator[Found]:
 
 
 def _rollback(trial: Trial) -> Iterator[Found]:
-    if trial.stop is not None and not trial.stop.restored:
-        yield Found("the failing pass left the graph changed", trial.stop.stage)
+    stop = trial.stop
+    if stop is not None and isinstance(stop.error, StrayEditError):
+        yield Found(_line(stop.error.what), stop.stage)
+    elif stop is not None and not stop.restored:
+        yield Found("the failing pass left the graph changed", stop.stage)
     if trial.final is not None and not trial.final.restored:
         yield Found("rolling back does not restore the imported graph")
 

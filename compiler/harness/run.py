@@ -52,7 +52,7 @@ class Run:
     subject: Subject
     keep: Path | None = None
     budget: int = DEFAULT_BUDGET
-    advance: Callable[[Case, Outcome], None] = lambda case, outcome: None
+    advance: Callable[[Case, Outcome], None] | None = None
     seen: int = 0
     edits: int = 0
     failing: int = 0
@@ -78,7 +78,8 @@ class Run:
         self.failures.extend(outcome.failures)
         if outcome.skipped:
             self.skipped[outcome.skipped] += 1
-        self.advance(case, outcome)
+        if self.advance is not None:
+            self.advance(case, outcome)
         for failure in outcome.failures[:1]:  # the others of a case mostly follow from it
             self._make_small(failure, case)
 

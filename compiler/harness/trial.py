@@ -47,7 +47,8 @@ class Stage:
 
     promise: the weakest of what was offered. before, after: outputs of each feed, the runtime's
     optimisations off. tolerance: for REASSOCIATES. moved: whether the contents digest did.
-    touched: hooks that changed the graph where they must not. again: edits when the pass runs a
+    touched: hooks that changed the graph where they must not. faces: what edits changed of the
+    signature. again: edits when the pass runs a
     second time. problems: broken structural rules.
     """
 
@@ -59,6 +60,7 @@ class Stage:
     edits: int = 0
     moved: bool = False
     touched: tuple[str, ...] = ()
+    faces: tuple[str, ...] = ()
     again: int = 0
     remarks: tuple[Remark, ...] = ()
     problems: tuple[str, ...] = ()
@@ -76,6 +78,7 @@ class Stop:
     error: Exception
     restored: bool = True
     running: bool = False
+    faces: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -225,7 +228,8 @@ class _Attempt:
         try:
             done = manager.run(watched(pass_, notes), selector=step.selector)
         except Exception as error:
-            self.stop = Stop(str(step), error, snapshot(model) == before)
+            restored, faces = snapshot(model) == before, tuple(notes.faces)
+            self.stop = Stop(str(step), error, restored, faces=faces)
             return
         remarks, edits = tuple(context.remarks), len(done.edits)
         moved = contents_digest(model) != before[0]
@@ -236,7 +240,7 @@ class _Attempt:
             again = self._again(step, pass_, rewriter, context, signature)
         self._add(
             str(step), promise, self.stages[-1].after, model, edits=edits, moved=moved,
-            touched=tuple(notes.touched), again=again, remarks=remarks,
+            touched=tuple(notes.touched), faces=tuple(notes.faces), again=again, remarks=remarks,
             problems=tuple(violations(model, signature)),
         )  # fmt: skip
 

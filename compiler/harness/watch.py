@@ -12,6 +12,7 @@ from ...ir.digest import contents_digest
 from ...ir.errors import EndlessError
 from ...ir.graph import all_graphs, all_nodes
 from ...ir.rewriter import Rewriter
+from ...ir.signature import Signature
 from ...passes.api import (
     Candidate,
     Context,
@@ -32,10 +33,12 @@ class Notes:
     """What was seen of one run of a pass.
 
     promises: of the candidates offered. touched: the hooks that changed the graph, in words.
+    faces: what edits changed of the signature, in words.
     """
 
     promises: set[Semantics] = field(default_factory=set)
     touched: list[str] = field(default_factory=list)
+    faces: list[str] = field(default_factory=list)
 
 
 def snapshot(model: ir.Model) -> tuple[Any, ...]:
@@ -96,4 +99,6 @@ class _Watched(Pass):
         rewriter: Rewriter,
         ctx: Context,
     ) -> None:
+        before = Signature.of(model)
         self.inner.lower(model, candidate, perturbation, rewriter, ctx)
+        self.notes.faces += before.difference(Signature.of(model))
