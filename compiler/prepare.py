@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..ir.count import parameters
-from ..ir.errors import InputError, PlanishError
+from ..ir.errors import InputError
 from ..ir.filesize import model_bytes
 from ..ir.graph import dims, opset
 from ..ir.index_limits import index_limits
@@ -21,8 +21,8 @@ from ..ir.provenance import Remark
 from ..ir.rewriter import Rewriter
 from ..ir.signature import Signature
 from ..targets.host import executable_here
-from ..targets.runtime import Session, open_session
 from ..targets.schema import Target
+from .baseline import check_generated, open_baseline, undivided
 from .calibration.observers import Masking
 from .context import CompileContext
 from .drift import DriftGate
@@ -129,6 +129,12 @@ def prepare(request: Request, scratch: Path, progress: Progress) -> Prepared:
     _refuse_data(request, room)
     masking, found = _masking(request, model, signature, calibration or holdout)
     remarks = [*source.imported.remarks, *kept, *found]
+    if room.fits:
+        original, mended = open_baseline(source, request.threads, scratch)
+        remarks += mended
+        check_generated(original, holdout)
+        holdout = undivided(original, holdout)
+        calibration = None if calibration is None else undivided(original, calibration)
     context = CompileContext(
         request.target,
         model,
@@ -141,8 +147,6 @@ def prepare(request: Request, scratch: Path, progress: Progress) -> Prepared:
     timing = Timing()
     judge, regions = None, None
     if room.fits:
-        original = open_session(source.baseline, threads=request.threads)
-        _check_generated(original, holdout)
         judge = Judge(
             original,
             holdout,
@@ -223,20 +227,6 @@ def _refuse_data(request: Request, room: Estimate) -> None:
             hint=f"leave {'it' if len(names) == 1 else 'them'} out for a compile without runs, "
             "give more with --max-memory, or use a larger machine",
         )
-
-
-def _check_generated(original: Session, feeds: FeedSet) -> None:
-    """Say whose feeds they were where the model refuses generated ones."""
-    if not feeds.synthetic:
-        return
-    try:
-        original.run(feeds[0])
-    except PlanishError as error:
-        raise InputError(
-            f"no data was given, and the model cannot run on generated feeds: {error.what}",
-            where=error.where,
-            hint="give --calibration (or --holdout) with data that the model was made for",
-        ) from error
 
 
 def _masking(
