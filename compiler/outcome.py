@@ -17,6 +17,7 @@ import numpy as np
 
 from ..ir.count import parameters
 from ..ir.digest import contents_digest, file_digest, structure_digest
+from ..ir.provenance import Remark
 from ..targets.host import read_machine
 from .calibration.coverage import coverage, static_ranges
 from .choose import Choice
@@ -35,7 +36,8 @@ PACKAGES = ("planish", "onnxruntime", "onnx", "onnx-ir", "numpy", "torch")
 class Finished:
     """The model that is handed over, and the choices that led to it.
 
-    why_float: where one reason holds for all layers that no pass spoke of.
+    why_float: where one reason holds for all layers that no pass spoke of. refused: what the
+    quantized models that were not chosen left float, and why.
     """
 
     judged: Judged
@@ -44,6 +46,7 @@ class Finished:
     speed: Speed
     notes: tuple[str, ...] = ()
     why_float: str = ""
+    refused: tuple[Remark, ...] = ()
 
 
 def describe(
@@ -119,7 +122,10 @@ def _notes(finished: Finished, prepared: Prepared) -> tuple[str, ...]:
     if finished.judged.quality.warning:
         notes.append(finished.judged.quality.warning)
     if given_back:
-        notes.append(f"{given_back} sites were given back to float to hold the quality bound")
+        quality = finished.judged.quality
+        own = "" if quality.rows else "; a metric of your own (--evaluate) may allow more"
+        sites = f"{given_back} site{'s were' if given_back > 1 else ' was'} given back to float"
+        notes.append(f"{sites} to hold the quality bound, {quality.gate}{own}")
     if prepared.timing_feeds is None:
         notes.append(f"not run on the target: {prepared.not_timed}")
     build = finished.judged.build

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from ..ir.digest import contents_digest
 from ..ir.errors import UsageError
 from ..ir.facts import FLOAT
 from ..ir.provenance import Edit, Remark
@@ -91,6 +92,7 @@ class Workshop:
     folder: Path
     _count: int = 0
     _losses: dict[tuple[str, str, str], float] = field(default_factory=dict)
+    _held: dict[str, Judged] = field(default_factory=dict)
     _start: int = field(init=False)
     _signature: Signature = field(init=False)
 
@@ -147,9 +149,17 @@ class Workshop:
         """Build a pipeline; over the bound, give back sites until it holds.
 
         Sites go in order of loss per byte saved; the fewest that suffice are found by
-        galloping and bisection. Where none suffice, all are given back.
+        galloping and bisection. Where none suffice, all are given back. A pipeline that comes to
+        the same graph as an earlier one gets what that one got, the same object.
         """
-        first = self.judged(self.build(text))
+        build = self.build(text)
+        digest = contents_digest(build.model)
+        if digest not in self._held:
+            self._held[digest] = self._hold(build)
+        return self._held[digest]
+
+    def _hold(self, build: Build) -> Judged:
+        first, text = self.judged(build), build.pipeline
         if first.quality.verdict != "over-budget":
             return first
         order = loss_per_saving(first.build.edits)
