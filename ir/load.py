@@ -29,6 +29,7 @@ from .normalise import (
 from .protocheck import check_proto, check_versions
 from .provenance import Remark
 from .read import read_proto
+from .sealed import seal
 from .shapes import infer_shapes
 from .signature import Signature
 from .sparse import densify
@@ -106,6 +107,7 @@ def _finish(
     load_attributes(model.graph)
     remarks += _sorted(model, where)
     lift_constants(model)
+    seal(model)
     if not keep_overridable:
         remarks += drop_overridable(model)
     unique_names(model)

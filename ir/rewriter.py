@@ -27,6 +27,7 @@ from .index import Index
 from .journal import Action, Journal
 from .moved import contents_moved
 from .provenance import EDIT_KEY, ORIGIN_KEY, SCOPE_KEY
+from .sealed import read_only, sealed
 from .shapes import infer_node
 from .signature import Signature
 from .sound import doubts, verify_edit
@@ -530,5 +531,5 @@ def _captures(node: ir.Node) -> list[tuple[ir.Node, int]]:
 def _tensor(data: np.ndarray | ir.TensorProtocol) -> ir.TensorProtocol:
     # ascontiguousarray would give a number the shape [1]
     if isinstance(data, (np.ndarray, np.generic)):
-        return ir.tensor(np.asarray(data, order="C"))
-    return data
+        return ir.tensor(read_only(np.asarray(data, order="C")))
+    return sealed(data)
