@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from ..ir.derived import holding
 from ..ir.errors import UsageError, near
 from ..ir.provenance import Remark, drop_implied_origins
 from ..ir.save import save_model
@@ -106,16 +107,20 @@ def compile_model(
     replayed = _check(request, plan)
     with staging(output, force) as folder, _scratch(folder) as scratch:
         prepared = prepare(request, scratch, progress or Silent())
-        if not prepared.estimate.fits:
-            finished = without_runs(prepared, replayed)
-        else:
-            finished = _search(prepared) if replayed is None else _replay(replayed, prepared)
-        finished, known = _emit(finished, prepared, folder)
+        with holding(prepared.estimate.block):
+            finished = _built(prepared, replayed)
+            finished, known = _emit(finished, prepared, folder)
         kernels = _kernels(finished, prepared, folder)
         result = describe(finished, prepared, kernels, folder, time.perf_counter() - start)
         write_artifact(result, folder, known)
         check_unchanged(prepared.source.imported.stamps)
     return Built(result, output)
+
+
+def _built(prepared: Prepared, replayed: Plan | None) -> Finished:
+    if not prepared.estimate.fits:
+        return without_runs(prepared, replayed)
+    return _search(prepared) if replayed is None else _replay(replayed, prepared)
 
 
 def _search(prepared: Prepared) -> Finished:
