@@ -92,12 +92,10 @@ def single_consumer(value: ir.Value) -> ir.Node | None:
 
 def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
     """The graphs among a node's attributes, in attribute order."""
-    for attr in node.attributes.values():
-        if attr.is_ref():
-            continue
-        if attr.type == ir.AttributeType.GRAPH:
+    for attr in node.attributes.data.values():
+        if attr.type == ir.AttributeType.GRAPH and not attr.is_ref():
             yield attr.as_graph()
-        elif attr.type == ir.AttributeType.GRAPHS:
+        elif attr.type == ir.AttributeType.GRAPHS and not attr.is_ref():
             yield from attr.as_graphs()
 
 
@@ -107,7 +105,9 @@ def all_graphs(model: ir.Model | ir.Graph) -> Iterator[ir.Graph]:
     while pending:
         graph = pending.pop()
         yield graph
-        pending.extend(reversed([inner for node in graph for inner in subgraphs(node)]))
+        # Asked for often, of large graphs: most nodes have no attributes, and none holds a graph.
+        holders = [node for node in graph if node.attributes.data]
+        pending.extend(reversed([inner for node in holders for inner in subgraphs(node)]))
 
 
 def all_nodes(model: ir.Model | ir.Graph) -> Iterator[ir.Node]:

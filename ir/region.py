@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -12,26 +12,40 @@ from .graph import captured_values
 
 
 def region_nodes(inputs: Sequence[ir.Value], outputs: Sequence[ir.Value]) -> list[ir.Node]:
-    """The nodes between ``inputs`` and ``outputs``, in graph order.
+    """The nodes between ``inputs`` and ``outputs``, each behind those that it reads.
 
-    Raises PassError where an output depends on a graph input that is not among ``inputs``.
+    Only the region is walked over, not the graph. Raises PassError where an output depends on a
+    graph input that is not among ``inputs``.
     """
-    stop, found = set(inputs), set[ir.Node]()
-    todo = [o for o in outputs if o not in stop]
+    stop, order = set(inputs), dict[ir.Node, None]()
+    todo = [(o.producer(), o) for o in reversed(outputs) if o not in stop]
     while todo:
-        value = todo.pop()
-        node = value.producer()
+        node, value = todo[-1]
         if node is None:
-            if value.is_graph_input() and not value.is_initializer():
-                raise PassError(f"the region also reads the graph input {value.name!r}")
+            _check_inside(value)
+            todo.pop()
             continue
-        if node in found:
-            continue
-        found.add(node)
-        reads = [v for v in node.inputs if v is not None] + list(captured_values(node))
-        todo.extend(v for v in reads if v not in stop)
-    graph = next(iter(found)).graph if found else None
-    return [n for n in graph if n in found] if graph is not None else []
+        reads = [] if node in order else _reads(node, stop)
+        for read in (v for v in reads if v.producer() is None):
+            _check_inside(read)
+        missing = [(made, v) for v in reads if (made := v.producer()) and made not in order]
+        if missing:
+            todo.extend(reversed(missing))
+        else:
+            todo.pop()
+            order[node] = None
+    return list(order)
+
+
+def _check_inside(value: ir.Value) -> None:
+    if value.is_graph_input() and not value.is_initializer():
+        raise PassError(f"the region also reads the graph input {value.name!r}")
+
+
+def _reads(node: ir.Node, stop: Container[ir.Value]) -> list[ir.Value]:
+    """What the node and its subgraphs read from the region, in order."""
+    read = [v for v in node.inputs if v is not None] + captured_values(node)
+    return [v for v in read if v not in stop]
 
 
 def extract(

@@ -5,7 +5,7 @@ A model that was quantized and loads proves nothing; only the kernels do.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -95,11 +95,11 @@ class Census:
 
     def by_weight(self) -> dict[str, tuple[KernelRow, ...]]:
         """Rows by weight name; a shared weight has several."""
-        rows: dict[str, tuple[KernelRow, ...]] = {}
+        rows: defaultdict[str, list[KernelRow]] = defaultdict(list)
         for row in self.kernels:
             for name in row.weight_names:
-                rows[name] = (*rows.get(name, ()), row)
-        return rows
+                rows[name].append(row)
+        return {name: tuple(found) for name, found in rows.items()}
 
     def foreign_weights(self, written: Collection[str]) -> tuple[StoredTensor, ...]:
         """Integer tensors of two or more axes that are not among the names ``written``.

@@ -122,3 +122,18 @@ def test_any_value_can_become_an_output(model: ir.Model, graphs: ModuleType) -> 
     assert graphs.value(copy, "w").const_value is graphs.value(model, "w").const_value
     with pytest.raises(PassError, match="no value named 'nope'"):
         with_outputs(model, ["nope"])
+
+
+def test_a_region_reads_constants_that_callers_may_override(graphs: ModuleType) -> None:
+    model = graphs.parse(TEXT, w=W, bias=B)
+    model.graph.inputs.append(model.graph.initializers["w"])
+    nodes = region_nodes([graphs.value(model, "x")], [graphs.value(model, "b")])
+    assert names(nodes) == ["one", "two"]
+
+
+def test_only_the_region_is_walked_over(
+    model: ir.Model, graphs: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x, b = graphs.value(model, "x"), graphs.value(model, "b")
+    monkeypatch.setattr(ir.Graph, "__iter__", None)
+    assert names(region_nodes([x], [b])) == ["one", "two"]
