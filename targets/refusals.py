@@ -31,7 +31,29 @@ _HINTS = (
         "the runtime has no kernel for this op with these types: export it in float32",
     ),
     ("not a registered function", "the op is unknown to the runtime: export with standard ops"),
+    ("No Op registered for", "the op is unknown to the runtime: export with standard ops"),
+    ("two nodes with same node name", "give every node a name of its own, or none"),
 )
+
+_PLAINER = (
+    (
+        re.compile(
+            r"This is an invalid model\. In Node,.* Error No Op registered for (\S+) with "
+            r"domain_version of (\d+)"
+        ),
+        r"it knows no operator \1 in opset \2",
+    ),
+    (
+        re.compile(r"Fatal error: (\S+?)\(-?\d+\) is not a registered function/op"),
+        r"it knows no operator \1",
+    ),
+    (
+        re.compile(r"Could not find an implementation for (\w+)\(\d+\) node with name '[^']*'"),
+        r"it has no kernel for \1 with these types",
+    ),
+    (re.compile(r"^This is an invalid model\. (?:Error: )?"), ""),
+)
+"""What the runtime says, and how users of a compiler would say it."""
 
 
 def loading_error(error: Exception, label: str) -> PlanishError:
@@ -70,6 +92,8 @@ def clean(text: str) -> str:
     while match := _SOURCE_PLACE.search(text):
         text = text[: match.start()] + _after_signature(text[match.end() :])
     text = " ".join(_SHORT_PLACE.sub("", text).split())
+    for pattern, plain in _PLAINER:
+        text = pattern.sub(plain, text)
     return text if len(text) <= _LONGEST else text[:_LONGEST].rstrip() + " …"
 
 
