@@ -62,8 +62,11 @@ def _without(case: Case, path: Path, place: int, source: str | None) -> Case:
             graph = list(bodies(graph.node[index]))[which]
         gone = list(graph.node[place].output)
         del graph.node[place]
-        for node in graph.node if source and gone else ():
-            rename_reads(node, gone[0], source)
+        if source and gone:
+            for node in graph.node:
+                rename_reads(node, gone[0], source)
+            for output in graph.output:
+                output.name = source if output.name == gone[0] else output.name
         read = {name for node in graph.node for name in reads(node)}
         read |= {o.name for o in graph.output}
         for position in reversed(range(len(graph.initializer))):

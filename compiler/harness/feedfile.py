@@ -19,6 +19,9 @@ from ...ir.errors import InputError
 from .case import Feed
 
 INDEX = "feeds"
+UNREADABLE = (
+    OSError, EOFError, ValueError, KeyError, AttributeError, TypeError, zipfile.BadZipFile,
+)  # fmt: skip
 
 
 def write_feeds(path: Path, feeds: Sequence[Feed]) -> None:
@@ -43,7 +46,7 @@ def read_feeds(path: Path) -> tuple[Feed, ...]:
         return tuple(
             {name: _value(entry, arrays) for name, entry in feed.items()} for feed in index
         )
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         raise InputError(f"the feeds cannot be read: {error}", where=str(path)) from error
 
 

@@ -34,9 +34,10 @@ def screen(report: Report, console: Console) -> None:
 def headline(report: Report) -> str:
     """What was checked and what came of it, one sentence."""
     skipped = report.skipped.total()
-    checked = f"{report.checked} cases checked" + (f", {skipped} skipped" if skipped else "")
+    cases = counted(report.checked, "case")
+    checked = f"{cases} checked" + (f", {skipped} skipped" if skipped else "")
     found = f"{report.failing_cases} failed" if report.failures else "no failure"
-    return f"{found}: {report.subject}, {checked}, {report.edits} edits"
+    return f"{found}: {report.subject}, {checked}, {counted(report.edits, 'edit')}"
 
 
 def by_rule(report: Report) -> list[str]:
@@ -92,5 +93,10 @@ def document(report: Report) -> Mapping[str, Any]:
     }
 
 
+def counted(count: int, noun: str) -> str:
+    """``1 case``, ``2 cases``."""
+    return f"{count} {noun}" + ("s" if count != 1 else "")
+
+
 def _sizes(before: int, after: int) -> str:
-    return f"{after} nodes" + (f", shrunk from {before}" if before != after else "")
+    return counted(after, "node") + (f", shrunk from {before}" if before != after else "")

@@ -84,6 +84,11 @@ def changes_bits(model: ir.Model, rewriter: Rewriter) -> None:
     swap(model, rewriter, "Relu", "Abs")
 
 
+@liar("spoils-softsign")
+def spoils_softsign(model: ir.Model, rewriter: Rewriter) -> None:
+    swap(model, rewriter, "Softsign", "Tanh")
+
+
 @liar("changes-much", Semantics.REASSOCIATES)
 def changes_much(model: ir.Model, rewriter: Rewriter) -> None:
     swap(model, rewriter, "Relu", "Abs")
