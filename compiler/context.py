@@ -9,23 +9,31 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import onnx_ir as ir
 
+from ..ir.bound import Shapes
 from ..ir.digest import cone_digests
 from ..ir.errors import PassError
+from ..ir.graph import constant_tensor
 from ..ir.opset import raised
 from ..ir.provenance import Remark
 from ..ir.region import with_outputs
 from ..ir.sites import find_sites
-from ..passes.api import CALIBRATED, SITES, STATS, AnalysisKey, ValueStats
+from ..passes.api import CALIBRATED, SITES, STATS, AnalysisKey, Candidate, ValueStats
 from ..targets.schema import Target
+from .available import resident
 from .calibration.collect import collect
 from .calibration.observers import MINIMUM_OPSET, Masking, Request
 from .execution import running
 from .feedset import FeedSet
+from .headline import size
 from .progress import Progress
+from .regioninputs import generated, region_shapes
 
 T = TypeVar("T")
 Arrays = dict[str, np.ndarray]
 
+EDIT_BYTES, EDIT_BASE = 3.5, 96 << 20
+"""What an edit takes at its peak: bytes for each byte of the weight (the weight itself, its codes,
+what they stand for, and one of them once more while its region is run), and others."""
 SAMPLE_ROWS = 16
 """Samples that region checks and site losses are measured on."""
 
@@ -35,7 +43,9 @@ class CompileContext:
     """State shared by the passes of one compile; implements ``passes.api.Context``.
 
     feeds: calibration (or, without data, generated) feeds. calibrated: whether they are real.
-    pipeline: the text that is being built, for reproducers.
+    pipeline: the text that is being built, for reproducers. limit: bytes that the process may grow
+    to where whole models are not run, None where they are; samples are then generated, and there
+    are no statistics.
     """
 
     target: Target
@@ -48,9 +58,11 @@ class CompileContext:
     remarks: list[Remark] = field(default_factory=list)
     pass_name: str = ""
     pipeline: str = ""
+    limit: int | None = None
     _before: ir.Model | None = field(init=False)
     _edited: bool = False
     _values: Mapping[str, ir.Value] | None = None
+    _shapes: Shapes | None = None
     _sites: Any = None
     _answers: dict[Any, Mapping[str, ValueStats]] = field(default_factory=dict)
     _stats: dict[tuple[str, int], ValueStats] = field(default_factory=dict)
@@ -78,6 +90,7 @@ class CompileContext:
         """
         self.pass_name, self.model, self._before = name, model, before
         self._sites, self._values, self._edited, self._answers = None, None, False, {}
+        self._shapes = None
 
     def begin_editing(self) -> None:
         """From here on the graph is no longer as the pass found it."""
@@ -114,6 +127,9 @@ class CompileContext:
 
     def samples(self, model: ir.Model, names: Sequence[str]) -> Arrays:
         """Values of a model on a few calibration samples, by name (graph inputs included)."""
+        if self.limit is not None:
+            self._shapes = self._shapes or region_shapes(self.before)
+            return generated(model, names, self._shapes)
         feed = self.sample_feed()
         wanted = [n for n in names if n not in feed]
         found = {n: feed[n] for n in names if n in feed}
@@ -121,6 +137,19 @@ class CompileContext:
             with running(with_outputs(model, wanted), threads=self.threads) as session:
                 found.update(zip(session.output_names, session.run(feed), strict=True))
         return found
+
+    def no_room(self, candidate: Candidate) -> str:
+        """Why an edit cannot be made and checked within the limit; empty where it can."""
+        if self.limit is None:
+            return ""
+        site = self.analysis(SITES).by_name.get(candidate.site)
+        tensor = None if site is None else constant_tensor(site.weight)
+        if tensor is None:
+            return ""
+        needed = resident() + EDIT_BASE + int(EDIT_BYTES * tensor.nbytes)
+        if needed <= self.limit:
+            return ""
+        return f"it would take about {size(needed)} of memory, {size(self.limit)} may be used"
 
     def _find_sites(self, _: Any) -> Any:
         if self._sites is None:
@@ -145,6 +174,12 @@ class CompileContext:
         return {r[0]: self._stats[k] for r, k in keys.items() if k in self._stats}
 
     def _collect(self, requests: Sequence[Request]) -> Mapping[str, ValueStats]:
+        if self.limit is not None:
+            raise PassError(
+                "statistics of activations take a run of the whole model, which does not fit",
+                where=self.pass_name,
+                hint="give more with --max-memory, or leave the pass out",
+            )
         self.progress.phase("calibrating", 2 * len(self.feeds))
         return collect(
             raised(self.before, MINIMUM_OPSET),

@@ -103,12 +103,13 @@ class PassManager:
         self.context.progress.phase(pass_.name, len(chosen))
         if type(pass_).perturb is not Pass.perturb:
             self.context.values_before  # noqa: B018 - kept, as perturbations speak of it
-        start, size = 0, CHUNK
+        start, size = 0, CHUNK if self.context.limit is None else 1
         while start < len(chosen):
             planned = [(c, self._perturbed(pass_, c)) for c in chosen[start : start + size]]
             samples = self._samples(planned)
             start += size
-            size = _next_size(size, _held_bytes(planned, samples))
+            if self.context.limit is None:
+                size = _next_size(size, _held_bytes(planned, samples))
             yield from self._apply_all(pass_, planned, samples, event)
 
     def _choose(
@@ -126,6 +127,8 @@ class PassManager:
                 self.context.remark(
                     "refused", offer.site, GIVEN_BACK, "left float to hold the quality bound"
                 )
+            elif reason := self.context.no_room(offer):
+                self.context.remark("refused", offer.site, "memory", reason)
             else:
                 key = (offer.site, offer.setting if offer.site == "graph" else "")
                 chosen.setdefault(key, offer)

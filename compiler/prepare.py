@@ -45,6 +45,7 @@ from .progress import Progress
 from .regionruns import RegionRuns
 from .scores import Budget
 from .source import Source, resolve_source
+from .spill import SpillingRewriter
 from .usercode import load_function
 from .workshop import Workshop
 
@@ -143,6 +144,7 @@ def prepare(request: Request, scratch: Path, progress: Progress) -> Prepared:
         masking,
         request.threads,
         progress,
+        limit=None if room.fits else room.limit,
     )
     timing = Timing()
     judge, regions = None, None
@@ -159,8 +161,9 @@ def prepare(request: Request, scratch: Path, progress: Progress) -> Prepared:
         )
     else:
         regions = RegionRuns(limit=room.limit, seed=request.seed)
+    rewriter = Rewriter(model) if room.fits else SpillingRewriter(model, scratch / "weights")
     workshop = Workshop(
-        Rewriter(model),
+        rewriter,
         context,
         _instruments(request, signature, timing, regions or RegionCheck()),
         judge,

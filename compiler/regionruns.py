@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ..ir.bound import Shapes, bound_shapes
+from ..ir.bound import Shapes
 from ..ir.changes import Changed, changed_regions
 from ..ir.derived import Derived
-from ..ir.errors import InputError, PassError, PlanishError
+from ..ir.errors import PassError, PlanishError
 from ..ir.fingerprint import combine, model_fingerprint
 from ..ir.index_limits import index_limits
-from ..ir.region import extract
+from ..ir.region import extract, lift_weights
 from ..ir.signature import Signature
-from ..ir.stream import array_of, is_packed
+from ..ir.stream import array_of
 from ..ir.tensors import tensor_digest, tensor_face
 from ..passes.api import Semantics
 from .available import resident
@@ -32,12 +32,10 @@ from .equality import each_difference, random_outputs, whole_graph_tolerance
 from .execution import running
 from .headline import size
 from .instruments import BrokenPromiseError, EditEvent, PassEvent, RegionCheck
-from .memory import bindings_of
-from .synthetic import synthetic
+from .regioninputs import region_feed, region_shapes
 
 LIFTED = 1 << 20
 """Weights of more bytes are fed; smaller ones stay constants, as some operators need them."""
-SIZES = {"batch": 2, "other": 5}
 NOT_CHECKED = "not-checked"
 CHECKED = "checked-on-regions"
 
@@ -135,7 +133,7 @@ class _Lab:
     _values: tuple[Mapping[str, ir.Value], Mapping[str, ir.Value]] = field(init=False)
 
     def __post_init__(self) -> None:
-        self._shapes = bound_shapes(self.before, bindings_of(self.before, (), SIZES))
+        self._shapes = region_shapes(self.before)
         self._values = values_by_name(self.before), values_by_name(self.after)
 
     def compare(self, region: Changed) -> dict[str, str]:
@@ -191,14 +189,10 @@ class _Lab:
         for name, rows in index_limits(after).items():
             limits[name] = min(rows, limits.get(name, rows))
         specs = {spec.name: spec for m in (before, after) for spec in Signature.of(m).inputs}
-        for spec in specs.values():
-            if spec.shape is None or not all(isinstance(d, int) for d in spec.shape):
-                raise _CannotRunError("the shape of one of its inputs is not known")
         try:
-            signature = Signature(tuple(specs.values()), ())
-            return synthetic(signature, 1, self.seed, limits=limits)[0] if specs else {}
-        except InputError as error:
-            raise _CannotRunError(f"its inputs cannot be generated: {error.what}") from error
+            return region_feed(specs.values(), limits, self.seed)
+        except PassError as error:
+            raise _CannotRunError(error.what) from error
 
     def _check_room(self, *regions: ir.Model) -> None:
         """Twice the weights: those that are fed, and their blocks in the kernels."""
@@ -218,21 +212,6 @@ def _run(model: ir.Model, feeds: Arrays, threads: int) -> dict[str, Any]:
     with running(model, threads=threads, optimize="none") as session:
         given = {name: fed[name] for name in session.input_names}
         return dict(zip(session.output_names, session.run(given), strict=True))
-
-
-def lift_weights(model: ir.Model, above: int) -> dict[str, ir.TensorProtocol]:
-    """Make inputs of the initializers of more than ``above`` bytes; their tensors by name."""
-    lifted: dict[str, ir.TensorProtocol] = {}
-    for name, value in list(model.graph.initializers.items()):
-        tensor = value.const_value
-        if tensor is None or tensor.nbytes <= above or is_packed(tensor.dtype):
-            continue
-        lifted[name] = tensor
-        model.graph.initializers.pop(name)
-        value.const_value = None
-        if value not in model.graph.inputs:
-            model.graph.inputs.append(value)
-    return lifted
 
 
 def _number(region_model: ir.Model, region: Changed) -> None:

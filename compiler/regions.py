@@ -15,8 +15,9 @@ import onnx_ir as ir
 
 from ..ir.errors import PassError
 from ..ir.graph import consumers
-from ..ir.region import extract
+from ..ir.region import extract, lift_weights
 from ..ir.rewriter import Rewriter
+from ..ir.stream import array_of
 from ..passes.api import FakeQuant, Perturbation
 from ..passes.math.affine import fake_quantize
 from .execution import running
@@ -24,6 +25,9 @@ from .execution import running
 REASSOCIATION = 1e-5
 STEP_SHARE = 1e-3
 """Share of elements that may differ by one quantization step behind a quantizer."""
+
+LIFTED = 1 << 25
+"""Weights of more bytes are fed: the runtime would hold them several times over."""
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -182,8 +186,9 @@ def _run(model: ir.Model, inputs: Arrays, threads: int) -> dict[str, np.ndarray]
     for value in model.graph.inputs:
         if value.shape is None:  # the runtime takes an unknown rank for none
             value.shape = ir.Shape([None] * inputs[str(value.name)].ndim)
+    fed = dict(inputs) | {n: array_of(t) for n, t in lift_weights(model, LIFTED).items()}
     with running(model, threads=threads, optimize="none") as session:
-        feeds = {n: a for n, a in inputs.items() if n in session.input_names}
+        feeds = {n: a for n, a in fed.items() if n in session.input_names}
         return dict(zip(session.output_names, session.run(feeds), strict=True))
 
 

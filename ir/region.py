@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from .errors import PassError
 from .graph import captured_values
+from .stream import is_packed
 
 
 def region_nodes(inputs: Sequence[ir.Value], outputs: Sequence[ir.Value]) -> list[ir.Node]:
@@ -120,6 +121,24 @@ def _copy(
 
 def _is_graph(attribute: ir.Attr) -> bool:
     return attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
+
+
+def lift_weights(region: ir.Model, above: int) -> dict[str, ir.TensorProtocol]:
+    """Make inputs of the initializers of more than ``above`` bytes, in place; tensors by name.
+
+    A runtime keeps copies of constants, and none of what it is fed.
+    """
+    lifted: dict[str, ir.TensorProtocol] = {}
+    for name, value in list(region.graph.initializers.items()):
+        tensor = value.const_value
+        if tensor is None or tensor.nbytes <= above or is_packed(tensor.dtype):
+            continue
+        lifted[name] = tensor
+        region.graph.initializers.pop(name)
+        value.const_value = None
+        if value not in region.graph.inputs:
+            region.graph.inputs.append(value)
+    return lifted
 
 
 def with_outputs(model: ir.Model, names: Iterable[str]) -> ir.Model:

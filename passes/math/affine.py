@@ -6,6 +6,7 @@ add the zero point, saturate). A range always contains zero, so that zero is exa
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import numpy as np
@@ -17,6 +18,7 @@ Dtype = Literal["uint8", "int8"]
 
 _LIMITS = {"uint8": (0, 255), "int8": (-128, 127)}
 # The smallest normal float32: runtimes flush smaller scales to zero, then divide by them.
+_PART = 1 << 20  # elements that are converted at a time
 _SMALLEST_SCALE = float(np.finfo(np.float32).tiny)
 
 
@@ -78,7 +80,10 @@ def dequantize(
     """DequantizeLinear: codes [...] -> float32 [...], (q - zero_point) * scale."""
     steps = _along(np.asarray(scale, dtype=np.float32), q.ndim, axis)
     offset = _along(np.asarray(zero_point, dtype=np.int32), q.ndim, axis)
-    result: NDArray[np.float32] = (q.astype(np.int32) - offset).astype(np.float32) * steps
+    result = np.empty(q.shape, np.float32)
+    for part in _parts(q):
+        shifted = q[part].astype(np.int32) - _part(offset, part)
+        result[part] = shifted.astype(np.float32) * _part(steps, part)
     return result
 
 
@@ -107,8 +112,11 @@ def quantize_weight(
     values = np.asarray(w, dtype=np.float32)
     scale = _channel_scales(values, axis, qmax)
     scale = np.maximum(scale, np.asarray(min_scale, dtype=np.float32))
-    codes = np.rint(values / _along(scale, values.ndim, axis))
-    return np.clip(codes, -qmax, qmax).astype(np.int8), scale
+    steps = _along(scale, values.ndim, axis)
+    codes = np.empty(values.shape, np.int8)
+    for part in _parts(values):
+        codes[part] = np.clip(np.rint(values[part] / _part(steps, part)), -qmax, qmax)
+    return codes, scale
 
 
 def pair_sum_safe(q: NDArray[np.int8]) -> bool:
@@ -146,6 +154,21 @@ def _along(values: NDArray[Any], ndim: int, axis: int | None) -> NDArray[Any]:
     shape = [1] * ndim
     shape[axis] = -1
     return values.reshape(shape)
+
+
+def _parts(array: NDArray[Any]) -> Iterator[Any]:
+    """Indices of some rows at a time: temporaries of a whole table would be as large as it."""
+    if array.size <= _PART or array.ndim == 0:
+        yield ...
+        return
+    step = max(1, _PART * array.shape[0] // array.size)
+    for start in range(0, array.shape[0], step):
+        yield slice(start, start + step)
+
+
+def _part(along: NDArray[Any], part: Any) -> NDArray[Any]:
+    """Those of the scales that belong to some rows; all where they do not lie along rows."""
+    return along if along.ndim == 0 or along.shape[0] == 1 else along[part]
 
 
 def _channel_scales(w: NDArray[np.float32], axis: int, qmax: int) -> NDArray[np.float32]:
