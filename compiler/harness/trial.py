@@ -6,11 +6,10 @@ instruments, legalisation and file. Nothing here decides what is a failure.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
+import onnx
 import onnx_ir as ir
 
 from ...ir.digest import contents_digest
@@ -19,10 +18,11 @@ from ...ir.load import load_model
 from ...ir.opset import raised
 from ...ir.provenance import Remark
 from ...ir.rewriter import Rewriter
-from ...ir.save import save_model, to_bytes
+from ...ir.save import to_bytes
 from ...ir.signature import Signature
 from ...ir.verify import violations
 from ...passes.api import Pass, Semantics
+from ...targets.runtime import Optimize
 from ..backends.legalise import legalise
 from ..context import CompileContext
 from ..equality import difference, random_outputs, whole_graph_tolerance
@@ -38,6 +38,7 @@ from .subject import Subject
 from .watch import Notes, bounded_rewriter, snapshot, watched
 
 Runs = tuple[Outputs, ...]
+PLAIN_AND_OPTIMIZED: tuple[Optimize, ...] = ("none", "all")
 IMPORT, OPSET, LEGALISE = "import", "opset", "legalise"
 
 
@@ -308,11 +309,9 @@ def _finished(
     trial: Trial, rewriter: Rewriter, signature: Signature, start: int, whole: tuple[object, ...]
 ) -> Final:
     model = rewriter.model.clone()
-    with tempfile.TemporaryDirectory(prefix="planish-") as folder:
-        path = Path(folder, "model.onnx")
-        save_model(model, path)
-        data, loaded = path.read_bytes(), ir.load(path)
-        plain, optimized = (_ran(path, trial.case, how) for how in ("none", "all"))
+    data = to_bytes(model)  # what a file would hold; files themselves take longer than all else
+    loaded = ir.from_proto(onnx.load_from_string(data))
+    plain, optimized = (_ran(data, trial.case, how) for how in PLAIN_AND_OPTIMIZED)
     digests = contents_digest(model), contents_digest(loaded)
     rewriter.rollback(start)
     return Final(
@@ -329,9 +328,9 @@ def _finished(
     )
 
 
-def _ran(path: Path, case: Case, how: str) -> Runs | PlanishError:
+def _ran(data: bytes, case: Case, how: Optimize) -> Runs | PlanishError:
     try:
-        return run_all(path, case.feeds, how)  # type: ignore[arg-type]
+        return run_all(data, case.feeds, how)
     except PlanishError as error:
         return error
 
