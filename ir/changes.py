@@ -35,13 +35,11 @@ def changed_regions(
     """The regions in which the main graphs differ, in the order of ``after``.
 
     distrusted: names of values that do not mean the same in both graphs, though both have them;
-    regions then reach over these.
+    regions then reach over these, to what is computed from them.
     """
-    first, second = _Side(before), _Side(after)
-    new_first = [n for n, face in first.faces.items() if face not in second.known]
-    new_second = [n for n, face in second.faces.items() if face not in first.known]
-    common = (first.names & second.names) - set(distrusted)
-    ends = _ends(new_first, new_second, common)
+    first, second, doubted = _Side(before), _Side(after), set(distrusted)
+    common = (first.names & second.names) - doubted
+    ends = _ends(first.new(second, doubted), second.new(first, doubted), common)
     found = [_between(name, first, second, common) for name in ends]
     return [_joined(group) for group in _alike(found)]
 
@@ -58,6 +56,14 @@ class _Side:
         self.known = set(self.faces.values())
         self.position = {node: i for i, node in enumerate(model.graph)}
 
+    def new(self, other: _Side, doubted: set[str]) -> list[ir.Node]:
+        """The nodes that the other graph does not have, and those that read what is doubted."""
+        return [
+            node
+            for node, face in self.faces.items()
+            if face not in other.known or any(str(v.name) in doubted for v in _reads(node))
+        ]
+
     def behind(self, name: str, common: set[str]) -> tuple[list[ir.Node], list[str]]:
         """The nodes that compute a value from values in ``common``, and the names of these."""
         nodes: dict[ir.Node, None] = {}
@@ -69,14 +75,18 @@ class _Side:
             if node is None or node in nodes:
                 continue
             nodes[node] = None
-            for read in (*node.inputs, *captured_values(node)):
-                if read is None or is_constant(read):
+            for read in _reads(node):
+                if is_constant(read):
                     continue
                 if str(read.name) in common or read.is_graph_input():
                     inputs[str(read.name)] = None
                 else:
                     todo.append(read)
         return sorted(nodes, key=self.position.__getitem__), list(inputs)
+
+
+def _reads(node: ir.Node) -> list[ir.Value]:
+    return [v for v in (*node.inputs, *captured_values(node)) if v is not None]
 
 
 def _ends(first: Iterable[ir.Node], second: Iterable[ir.Node], common: set[str]) -> list[str]:
