@@ -106,11 +106,21 @@ def choose_spellings(
     All are compared in one run, so that noise hits all alike. A spelling goes where the build
     without it is as fast, or faster; where noise hides the answer it stays.
     """
-    apply = tuple(name for name in SPELLINGS if write_as(judged, [name], workshop) is not None)
-    whole = write_as(judged, apply, workshop) if apply else None
+    written: dict[tuple[str, ...], Judged | None] = {}
+
+    def build(*names: str) -> Judged | None:
+        if names not in written:
+            written[names] = write_as(judged, names, workshop) if names else None
+        return written[names]
+
+    apply = tuple(name for name in SPELLINGS if build(name) is not None)
+    wanted = {apply, *(_without(apply, name) for name in apply)}
+    for names in written.keys() - wanted:  # each holds a session
+        del written[names]
+    whole = build(*apply)
     if whole is None:
         return judged, ()
-    less = {name: write_as(judged, _without(apply, name), workshop) or judged for name in apply}
+    less = {name: build(*_without(apply, name)) or judged for name in apply}
     workshop.context.progress.phase("timing the spellings")
     sessions = [whole.session, judged.session, *(w.session for w in less.values())]
     paired = time_alternating(sessions, feeds, budget=8.0)
@@ -119,8 +129,8 @@ def choose_spellings(
     timed = {apply: 0} | {_without(apply, name): 2 + i for i, name in enumerate(apply)}
     if not kept or paired.ratio(1, timed.get(kept, 0)).value <= 1.0:
         return judged, ()
-    written = whole if not useless else write_as(judged, kept, workshop)
-    return rejudged(judged, written or judged, kept if written else (), workshop)
+    chosen = build(*kept)
+    return rejudged(judged, chosen or judged, kept if chosen else (), workshop)
 
 
 def _without(names: Sequence[str], name: str) -> tuple[str, ...]:
