@@ -23,11 +23,12 @@ def is_graph(attribute: ir.Attr) -> bool:
 
 @dataclass(frozen=True)
 class NodeState:
-    """What a node reads and how it is set, in which graph."""
+    """What a node reads and how it is set, in which graph, and what operator it is."""
 
     inputs: tuple[ir.Value | None, ...]
     attributes: tuple[ir.Attr, ...]
     graph: ir.Graph
+    operator: ir.OperatorIdentifier
 
     @classmethod
     def of(cls, node: ir.Node) -> NodeState | None:
@@ -35,7 +36,7 @@ class NodeState:
         graph = node.graph
         if not isinstance(graph, ir.Graph):
             return None
-        return cls(tuple(node.inputs), tuple(node.attributes.values()), graph)
+        return cls(tuple(node.inputs), tuple(node.attributes.values()), graph, node.op_identifier())
 
 
 @dataclass(frozen=True)

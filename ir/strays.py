@@ -88,7 +88,8 @@ def _same(before: object, after: object) -> bool:
 
 def _parts(state: object) -> tuple[object, ...]:
     if isinstance(state, NodeState):
-        return *map(id, state.inputs), "set", *map(id, state.attributes), id(state.graph)
+        kept = (*map(id, state.inputs), "set", *map(id, state.attributes), id(state.graph))
+        return *kept, *state.operator
     if isinstance(state, WeightState):
         return id(state.tensor), state.default, id(state.graph)
     return tuple(map(id, state)) if isinstance(state, tuple) else (state,)
