@@ -20,6 +20,12 @@ COMPUTE_OPS = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose"})
 a DequantizeLinear and a QuantizeLinear would be quantized by ONNX Runtime on its own."""
 
 
+MOVES = frozenset(
+    "Expand Flatten Gather Identity MaxPool Pad Reshape Slice Squeeze Transpose Unsqueeze".split()
+)
+"""Ops through which ONNX Runtime moves a DequantizeLinear."""
+
+
 def static_view(
     rewriter: Rewriter, value: ir.Value, scale: float, zero_point: int, dtype: str
 ) -> ir.Value:
@@ -55,10 +61,22 @@ def static_view(
 
 
 def redirect_elementwise(rewriter: Rewriter, value: ir.Value, view: ir.Value) -> None:
-    """Let all readers of ``value`` but compute layers and its own pair read ``view``."""
+    """Let all readers of ``value`` but compute layers and its own pair read ``view``.
+
+    And but those that move it into a body: ONNX Runtime (1.31) would move the DequantizeLinear
+    along and abort the process.
+    """
     pair = {view.producer(), *(u.node for u in value.uses() if u.node.op_type == "QuantizeLinear")}
     others = [n for n in consumers(value) if n.op_type not in COMPUTE_OPS and n not in pair]
-    rewriter.replace_uses(value, view, only=others)
+    rewriter.replace_uses(value, view, only=[n for n in others if not _moves_into_body(n)])
+
+
+def _moves_into_body(node: ir.Node) -> bool:
+    """Whether a body reads what the node, and nodes like it behind, do but move."""
+    if node.op_type not in MOVES:
+        return False
+    readers = [reader for output in node.outputs for reader in consumers(output)]
+    return any(r.graph is not node.graph or _moves_into_body(r) for r in readers)
 
 
 def dynamic_view(rewriter: Rewriter, value: ir.Value) -> tuple[ir.Value, ir.Value, ir.Value]:

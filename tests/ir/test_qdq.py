@@ -169,3 +169,28 @@ def test_only_an_activation_that_alone_reads_is_absorbed(
     assert activated(graphs.value(model, "y")) is graphs.value(model, "y")
     model.graph.outputs.append(a)
     assert activated(a) is a
+
+
+def test_what_is_moved_into_a_body_stays_float(graphs: ModuleType) -> None:
+    """ONNX Runtime 1.31 aborts the process where a body reads a moved DequantizeLinear."""
+    text = """<ir_version: 8, opset_import: ["" : 17]>
+g (float[4, 2] x, bool c) => (float[4, 2] y, float[2, 4] z)
+{
+  a = Relu(x)
+  [moved] r = Transpose(a)
+  s = Identity(r)
+  [other] z = Transpose(a)
+  y = If(c) <
+    then_branch = t () => (float[4, 2] p) { p = Transpose(s) },
+    else_branch = e () => (float[4, 2] q) { [inner] q = Neg(a) }
+  >
+}"""
+    model = graphs.parse(text)
+    rewriter, a = Rewriter(model), graphs.value(model, "a")
+    view = static_view(rewriter, a, 0.25, 0, "uint8")
+    redirect_elementwise(rewriter, a, view)
+    readers = {name: graphs.node(model, name).inputs[0] for name in ("moved", "other", "inner")}
+    assert readers == {"moved": a, "other": view, "inner": view}
+    x = np.array([[0.1, 0.2], [0.3, 1], [-1, 0], [2, 0.6]], np.float32)
+    found = graphs.run(model, {"x": x, "c": np.array(True)}, "all")
+    np.testing.assert_array_equal(found["y"], np.maximum(x, 0))
