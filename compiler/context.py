@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from ..ir.bound import Shapes
 from ..ir.digest import cone_digests
-from ..ir.errors import PassError
+from ..ir.errors import InputError, PassError
 from ..ir.graph import constant_tensor
 from ..ir.opset import raised
 from ..ir.provenance import Remark
@@ -181,14 +181,24 @@ class CompileContext:
                 hint="give more with --max-memory, or leave the pass out",
             )
         self.progress.phase("calibrating", 2 * len(self.feeds))
+        try:
+            newer = raised(self.before, MINIMUM_OPSET)
+        except InputError as error:  # the observers are written in newer operators
+            self._say_unobserved(error)
+            return {}
         return collect(
-            raised(self.before, MINIMUM_OPSET),
+            newer,
             requests,
             self.feeds,
             self.masking,
             threads=self.threads,
             advance=self.progress.advance,
         )
+
+    def _say_unobserved(self, error: InputError) -> None:
+        sentence = f"no ranges can be observed: {error.what}"
+        if all(remark.sentence != sentence for remark in self.remarks):
+            self.remark("missed", "model", "not-observed", sentence)
 
 
 def head(feeds: FeedSet, index: int, rows: int) -> Arrays:

@@ -134,3 +134,14 @@ def test_remarks_carry_the_name_of_the_pass(bench: Any) -> None:
     bench.context.remark("note", "site", "code", "sentence")
     remark = bench.context.remarks[-1]
     assert (remark.kind, remark.pass_name, remark.site) == ("note", "one", "site")
+
+
+def test_a_graph_that_observers_cannot_be_put_into_gives_no_statistics(graphs: ModuleType) -> None:
+    """Its opset cannot be raised; passes then refuse, and a remark says why, once."""
+    text = """<ir_version: 8, opset_import: ["" : 10]>
+g (float[n, 8] x) => (float[n, 8] y, bool[n, 8] mask) { a = Relu(x) y, mask = Dropout(a) }"""
+    context = graphs.Bench(graphs.parse(text), FEEDS[:1]).context
+    assert context.analysis(STATS, (("a", 1),)) == {}
+    assert context.analysis(STATS, (("a", 1), ("x", 1))) == {}
+    assert [(r.kind, r.code) for r in context.remarks] == [("missed", "not-observed")]
+    assert "opset 10 cannot be raised" in context.remarks[0].sentence
