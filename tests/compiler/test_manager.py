@@ -285,6 +285,51 @@ def test_promises_are_checked_on_the_whole_graph(
     assert graphs.snapshot(bench.model) == before
 
 
+E, R, L = Semantics.EXACT, Semantics.REASSOCIATES, Semantics.LOSSY
+
+
+@pytest.mark.parametrize(
+    ("of_pass", "edits", "kept"),
+    [
+        # (promise of the candidate, relative change), one edit after the other
+        (R, [(E, 0.0), (R, 1e-6)], True),
+        (R, [(R, 1e-6), (E, 0.0)], True),
+        (R, [(R, 1e-6), (E, 1e-6)], False),
+        (R, [(E, 1e-6), (R, 1e-6)], False),
+        (R, [(E, 1e-6), (E, -1e-6)], False),
+        (R, [(None, 1e-6), (None, 1e-6)], True),
+        (L, [(L, 0.5), (R, 1e-6), (L, 0.5)], True),
+        (L, [(L, 0.5), (R, 1e-2), (L, 0.5)], False),
+        (E, [(L, 1e-6)], False),
+    ],
+)
+def test_each_stretch_of_edits_is_held_to_the_strictest_promise(
+    bench: Any,
+    graphs: ModuleType,
+    of_pass: Semantics,
+    edits: list[tuple[Semantics | None, float]],
+    kept: bool,
+) -> None:
+    """A candidate may promise more than its pass, never less."""
+
+    def lower(model: ir.Model, candidate: Candidate, p: Any, rewriter: Rewriter) -> None:
+        change = edits[int(candidate.setting)][1]
+        old = constant(model, "w3")
+        new = old * np.float32(1 + change) if change else np.where(old == 0, 1, old)
+        rewriter.set_tensor(model.graph.initializers["w3"], new)
+        rewriter.insert("Identity", [model.graph.inputs[0]], name="counted")
+
+    offers = [Candidate("graph", str(i), semantics=e[0]) for i, e in enumerate(edits)]
+    made = toy(
+        lower, semantics=of_pass, offers=offers, perturb=lambda self, model, candidate, ctx: None
+    )
+    if kept:
+        assert len(bench.manager.run(made).edits) == len(edits)
+        return
+    with pytest.raises(PassError, match="although it promises not to"):
+        bench.manager.run(made)
+
+
 @pytest.mark.parametrize("place", ["candidates", "perturb", "lower"])
 def test_a_pass_that_fails_leaves_the_model_untouched(graphs: ModuleType, place: str) -> None:
     log = Log([])
