@@ -16,6 +16,7 @@ from ..compiler.harness.report import document, headline, screen
 from ..compiler.harness.run import Run
 from ..compiler.harness.shrink import DEFAULT_BUDGET
 from ..compiler.harness.subject import DEFAULT_TARGET, Subject
+from ..compiler.progress import Progress, progress_on
 from ..ir.errors import UsageError, near
 from ..terminal import JsonOption, VerboseOption, terminal_of
 
@@ -72,12 +73,17 @@ def pass_test_command(
     subject.passes(), subject.load_target()
     cases = _chosen(case or [], _cases(suite or [], model or [], feeds, generated, seed))
 
-    def advance(case: Case, outcome: Outcome) -> None:
-        if terminal.verbose:
-            said = [str(f) for f in outcome.failures] or [outcome.skipped or "ok"]
-            terminal.stderr().print(f"{case.name}: {'; '.join(said)}", markup=False, soft_wrap=True)
+    console = terminal.stderr()
+    with progress_on(console, live=console.is_terminal, verbose=terminal.verbose) as progress:
 
-    report = Run(subject, keep, budget, advance).over(cases)
+        def advance(case: Case, outcome: Outcome) -> None:
+            if terminal.verbose or outcome.failures:
+                progress.note(f"{case.name}: {_said(outcome)}")
+            progress.advance()
+
+        run = Run(subject, keep, budget, advance)
+        progress.phase("checking")
+        report = run.over(cases)
     if not report.seen:
         raise UsageError(f"no case is called {', '.join(case or [])}", hint="run with -v for names")
     if terminal.json:
@@ -87,6 +93,10 @@ def pass_test_command(
     if report.failures and terminal.json:
         terminal.stderr().print(headline(report), markup=False)
     return BROKEN if report.failures else 0
+
+
+def _said(outcome: Outcome) -> str:
+    return "; ".join(map(str, outcome.failures)) or outcome.skipped or "ok"
 
 
 def _cases(
