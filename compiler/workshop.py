@@ -13,11 +13,12 @@ from pathlib import Path
 import onnx_ir as ir
 
 from ..ir.digest import contents_digest
-from ..ir.errors import UsageError
+from ..ir.errors import UsageError, VerifyError
 from ..ir.facts import FLOAT
 from ..ir.provenance import Edit, Remark
 from ..ir.rewriter import Rewriter
 from ..ir.save import save_model
+from ..ir.shapecheck import shape_conflicts
 from ..ir.signature import Signature
 from ..ir.verify import verify
 from ..passes.api import Pass, pass_class
@@ -214,7 +215,11 @@ class Workshop:
 
     def _sound(self, model: ir.Model) -> ir.Model:
         """A finished graph is checked once more: legalisation or a spelling touched it last."""
-        verify(model, self._signature, where="the finished graph")
+        where = "the finished graph"
+        verify(model, self._signature, where=where)
+        lies = [f"value-shapes: {sentence}" for sentence in shape_conflicts(model)]
+        if lies:
+            raise VerifyError(lies, where=where)
         return model
 
     def _save(self, model: ir.Model) -> Path:

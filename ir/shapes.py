@@ -38,7 +38,7 @@ def infer_shapes(model: ir.Model, *, fill_outputs: bool = False) -> list[Remark]
     for graph in all_graphs(model):
         _describe_initializers(graph)
     try:
-        proto = _without_weights(model)
+        proto = without_weights(model)
     except Exception as error:
         return [_note("model", f"shapes were not inferred: {first_line(error)}")]
     inferred, failure = _infer(proto)
@@ -88,7 +88,7 @@ def _stand_in(value: ir.Value, tensor: ir.TensorProtocol) -> ir.TensorProtocol:
     return external_reference(tensor, "weights", 0, value.name)
 
 
-def _without_weights(model: ir.Model) -> onnx.ModelProto:
+def without_weights(model: ir.Model) -> onnx.ModelProto:
     with substituted(all_graphs(model), _stand_in):
         proto = ir.to_proto(model)
     opsets = model.opset_imports

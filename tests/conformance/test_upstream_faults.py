@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -20,12 +21,14 @@ import onnx_ir as ir
 import pytest
 from onnx_ir.passes import common
 
+from planish.compiler.driver import compile_model
 from planish.compiler.instruments import BrokenPromiseError, StrayEditError
 from planish.ir.errors import EndlessError, PassError, VerifyError
 from planish.ir.load import load_model
 from planish.ir.rewriter import Rewriter
 from planish.ir.signature import Signature
 from planish.ir.verify import violations
+from planish.passes import api
 from planish.passes.api import Candidate, Context, Pass, Perturbation, Semantics
 from planish.passes.canonicalize import CanonicalizeOptions
 
@@ -38,10 +41,12 @@ TEXTS = {
         <then_branch = t () => (float[2] o) { o = Identity(h) },
          else_branch = e () => (float[2] p) { p = Neg(h) }> }""",
     "sequence": """g (int64 n, bool go, float[2] x) => (float[k] y) {
-        e = SequenceEmpty<dtype = 1>() r = Loop(n, go, e) <body = b (int64 i, bool c, seq(float[2]) s)
-        => (bool d, seq(float[2]) t) { d = Identity(c) t = SequenceInsert(s, x) }>
+        e = SequenceEmpty<dtype = 1>() r = Loop(n, go, e) <
+        body = b (int64 i, bool c, seq(float[2]) s) => (bool d, seq(float[2]) t)
+        { d = Identity(c) t = SequenceInsert(s, x) }>
         y = ConcatFromSequence<axis = 0>(r) }""",
-    "layers": "g (float[2, 2] x) => (float[2, 2] y) { h = MatMul(x, w0) r = Relu(h) y = MatMul(r, w1) }",
+    "layers": """g (float[2, 2] x) => (float[2, 2] y)
+        { h = MatMul(x, w0) r = Relu(h) y = MatMul(r, w1) }""",
     "zero": "g (float[2] x) => (float[2] y) { y = Add(x, nought) }",
     "twins": """g (float[2] x) => (float[2] y, float[2] z)
         { b = Exp(x) y = Neg(b) c = Sin(x) d = Abs(c) z = Add(d, y) }""",
@@ -344,3 +349,71 @@ def test_each_fault_is_stopped(row: Fault, bench: Callable[[str], Any], graphs: 
         assert violations(found.model, signature) == []
     if behind:
         assert {v.split(": ", 1)[0] for v in violations(found.model, signature)} == row.rules
+
+
+def state_a_wrong_shape(model: ir.Model, rewriter: Rewriter) -> None:
+    value = model.graph[0].outputs[0]
+    rewriter.set_type(value, ir.DataType.FLOAT, ir.Shape([3, 2]))
+    rewriter.set_attribute(model.graph[0], "note", 1)
+    rewriter.set_attribute(model.graph[0], "note", 2)
+
+
+def write_a_wrong_shape(model: ir.Model, rewriter: Rewriter) -> None:
+    model.graph[1].outputs[0].shape = ir.Shape(["batch", 7])
+
+
+def write_a_wrong_type(model: ir.Model, rewriter: Rewriter) -> None:
+    model.graph[1].outputs[0].type = ir.TensorType(ir.DataType.DOUBLE)
+
+
+@pytest.mark.parametrize("lie", [state_a_wrong_shape, write_a_wrong_shape, write_a_wrong_type])
+def test_what_a_pass_says_of_a_shape_is_checked_before_anything_is_written(
+    lie: Transform, monkeypatch: pytest.MonkeyPatch, compiled: Callable[..., Any], tmp_path: Path
+) -> None:
+    transform = lie
+    named = type("Lying", (Careless,), {
+        "name": "lying", "semantics": Semantics.LOSSY, "__module__": "planish_tests.lying",
+        "__init__": lambda self, options: Careless.__init__(self, transform, Semantics.LOSSY),
+    })  # fmt: skip
+    monkeypatch.setitem(api._REGISTRY, "lying", named)
+    with pytest.raises(VerifyError, match="value-shapes: ") as caught:
+        compiled("lying")
+    assert "the finished graph" in caught.value.where
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def compiled(tmp_path: Path) -> Callable[[str], object]:
+    """The driver on the graph "layers" with a pipeline."""
+
+    def run(pipeline: str) -> object:
+        proto = ir.to_proto(made("layers"))
+        return compile_model(
+            proto, "x86-avx2", output=tmp_path / "out", pipeline=pipeline, threads=1
+        )
+
+    return run
+
+
+def test_onnx_s_own_checker_does_not_see_an_output_handed_out_twice() -> None:
+    model = made("copied output")
+    signature = Signature.of(model)
+    common.IdentityEliminationPass()(model)
+    onnx.checker.check_model(ir.to_proto(model), full_check=True)
+    assert any(v.startswith("unique-outputs: ") for v in violations(model, signature))
+
+
+def test_what_upstream_trips_over_the_rewriter_does_right(bench: Callable[[str], Any]) -> None:
+    """Names that are taken, and a graph input that stands for an output."""
+    found = bench("zero")
+    signature = Signature.of(found.model)
+    last, x = found.model.graph[0], found.model.graph.inputs[0]
+
+    def careful(model: ir.Model, rewriter: Rewriter) -> None:
+        assert rewriter.initializer("nought", WEIGHTS["nought"]).name == "nought_1"
+        rewriter.replace_uses(last.outputs[0], x)
+        rewriter.remove(last)
+
+    assert stopped_by(found, careful, Semantics.LOSSY) == "nobody"
+    assert violations(found.model, signature) == []
+    assert [n.op_type for n in found.model.graph] == ["Identity"]
