@@ -8,10 +8,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import onnx
 import onnx_ir as ir
 
 from ..ir.errors import InputError
-from ..ir.signature import Signature
+from ..ir.signature import Signature, TensorSpec
 from ..targets.runtime import Session, open_session
 from . import manifest as manifests
 from .report import render_card, render_report, render_verify
@@ -38,7 +39,7 @@ def write_artifact(
     """
     if not (folder / MODEL).is_file():
         raise InputError("there is no model to write the documents for", where=str(folder / MODEL))
-    signature = Signature.of(ir.load(folder / MODEL))
+    signature = _signature(folder / MODEL)
     samples = write_samples(result.samples, folder)
     sample = samples[0] if samples else ""
     _write(folder / REPORT, render_report(result))
@@ -46,6 +47,18 @@ def write_artifact(
     _write(folder / VERIFY, render_verify())
     files = {"samples": samples, "files": file_table(folder, known)}
     _write(folder / manifests.MANIFEST, manifests.dumps(manifests.to_json(result) | files))
+
+
+def _signature(path: Path) -> Signature:
+    """Of a model file, from its inputs and outputs alone."""
+    proto = onnx.load(path, load_external_data=False)
+    weights = {tensor.name for tensor in proto.graph.initializer}
+    inputs = [value for value in proto.graph.input if value.name not in weights]
+    return Signature(tuple(map(_spec, inputs)), tuple(map(_spec, proto.graph.output)))
+
+
+def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
+    return TensorSpec.of(ir.serde.deserialize_value_info_proto(value, None))
 
 
 def file_table(folder: Path, known: Mapping[Path, str] | None = None) -> dict[str, dict[str, Any]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..ir.derived import holding
 from ..ir.errors import UsageError, near
-from ..ir.provenance import Remark, drop_implied_origins
+from ..ir.provenance import Remark, without_implied_origins
 from ..ir.save import save_model
 from ..ir.stamp import check_unchanged
 from ..targets.loader import load_target
@@ -239,19 +239,19 @@ def _emit(finished: Finished, prepared: Prepared, folder: Path) -> tuple[Finishe
     The files' SHA-256 comes with it. Nothing is loaded where the model is too large for that.
     """
     prepared.workshop.context.progress.phase("writing the model")
-    model = finished.judged.build.model.clone()
-    drop_implied_origins(model)
+    model = finished.judged.build.model
     limit = prepared.request.target.runtime.max_ir_version
     known: dict[Path, str] = {}
     fits = prepared.estimate.fits
-    save_model(
-        model,
-        folder / MODEL,
-        ir_version=min(model.ir_version or limit, limit),
-        record=known,
-        hash_tensors=fits,
-        external_threshold=IN_ONE_FILE if fits else STREAMED,
-    )
+    with without_implied_origins(model):
+        save_model(
+            model,
+            folder / MODEL,
+            ir_version=min(model.ir_version or limit, limit),
+            record=known,
+            hash_tensors=fits,
+            external_threshold=IN_ONE_FILE if fits else STREAMED,
+        )
     if not fits:
         return finished, known
     session = open_session(folder / MODEL, threads=prepared.request.threads)

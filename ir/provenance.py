@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -79,12 +80,20 @@ class Edit:
         }
 
 
-def drop_implied_origins(model: ir.Model) -> None:
-    """Remove the origin of every node that is still its own: the name says the same.
+@contextmanager
+def without_implied_origins(model: ir.Model) -> Iterator[None]:
+    """The origin of every node that is still its own is gone meanwhile: the name says the same.
 
-    A node keeps its stamp only where it stands for others. In place; for a model that is
-    about to be written, as the rewriter reads the stamps.
+    A node keeps its stamp only where it stands for others. For a model that is being written, as
+    the rewriter and the names of sites read the stamps.
     """
-    for node in all_nodes(model):
-        if node.metadata_props.get(ORIGIN_KEY) == node.name:
-            del node.metadata_props[ORIGIN_KEY]
+    implied = [n for n in all_nodes(model) if n.metadata_props.get(ORIGIN_KEY) == n.name]
+    kept = [dict(node.metadata_props) for node in implied]  # a key that comes back comes last
+    for node in implied:
+        del node.metadata_props[ORIGIN_KEY]
+    try:
+        yield
+    finally:
+        for node, properties in zip(implied, kept, strict=True):
+            node.metadata_props.clear()
+            node.metadata_props.update(properties)
