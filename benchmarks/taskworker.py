@@ -9,6 +9,7 @@ compile itself is another fresh process again, so that its memory is its own.
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -152,6 +153,7 @@ def run_task(name: str, pipeline: str, folder: Path, target: str, threads: int) 
     task = build_task(name, folder.parent)
     data = save_feeds(calibration(task), folder / "calibration")
     out = folder / "artifact"
+    shutil.rmtree(out, ignore_errors=True)  # what an earlier run left would be judged for this one
     words = compile_words(task, data, pipeline, out, target, threads)
     cost, screen, complaint = compile_measured(words, folder)
     (folder / "screen.txt").write_text(screen + complaint, "utf8")
