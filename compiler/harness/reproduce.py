@@ -68,4 +68,5 @@ def _bare(model: onnx.ModelProto) -> bytes:
         if not tensor.raw_data and tensor.data_type != onnx.TensorProto.STRING:
             array = onnx.numpy_helper.to_array(tensor)
             tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
-    return copy.SerializeToString(deterministic=True)
+    data: bytes = copy.SerializeToString(deterministic=True)
+    return data

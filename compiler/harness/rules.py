@@ -271,9 +271,9 @@ def _deterministic(trial: Trial) -> Iterator[Found]:
     if trial.final is None:
         return
     second = trial.final.second
-    if isinstance(second, Exception):
+    if not isinstance(second, bytes):
         yield Found(f"the second time it fails: {type(second).__name__}: {_line(str(second))}")
-    elif second != trial.final.bytes:
+    elif second != trial.final.data:
         yield Found("done twice from the start, the files differ")
 
 

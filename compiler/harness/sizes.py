@@ -57,8 +57,8 @@ def tidier(case: Case) -> Iterator[Case]:
 
 def _forget_notes(model: ModelProto) -> None:
     for name in ("doc_string", "metadata_props"):
-        model.ClearField(name)  # type: ignore[arg-type]
-        model.graph.ClearField(name)  # type: ignore[arg-type]
+        model.ClearField(name)
+        model.graph.ClearField(name)
 
 
 def _all_nodes(model: ModelProto) -> Iterator[onnx.NodeProto]:

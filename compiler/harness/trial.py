@@ -87,8 +87,8 @@ class Final:
     """The finished graph and its file.
 
     signature: as it is read from the file. plain, optimized: what the file computes, or why it
-    does not run. digests: of the contents, before saving and after loading.
-    restored: whether rolling everything back restores the imported graph. second: the file's
+    does not run. digests: of the contents, before saving and after loading. data: the file's
+    bytes. restored: whether rolling everything back restores the imported graph. second: these
     bytes when all is done again from the start, or the error that this gave.
     """
 
@@ -99,7 +99,7 @@ class Final:
     optimized: Runs | PlanishError
     digests: tuple[str, str]
     restored: bool
-    bytes: bytes
+    data: bytes
     second: bytes | Exception
     untrue: tuple[Untrue, ...]
 
@@ -322,7 +322,7 @@ def _finished(
         optimized,
         digests,
         restored=snapshot(rewriter.model) == whole,
-        bytes=data,
+        data=data,
         second=_second(trial),
         untrue=tuple(untrue(model, trial.case.feeds)),
     )

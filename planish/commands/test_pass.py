@@ -16,7 +16,7 @@ from ..compiler.harness.report import document, headline, screen
 from ..compiler.harness.run import Run
 from ..compiler.harness.shrink import DEFAULT_BUDGET
 from ..compiler.harness.subject import DEFAULT_TARGET, Subject
-from ..compiler.progress import Progress, progress_on
+from ..compiler.progress import progress_on
 from ..ir.errors import UsageError, near
 from ..terminal import JsonOption, VerboseOption, terminal_of
 

@@ -205,7 +205,7 @@ def test_sequences_are_recorded_as_inputs(make_case: MakeCase) -> None:
 
 # -- the reproducer ------------------------------------------------------------------------
 
-KINDS = {
+KINDS: dict[str, Any] = {
     "array": np.arange(6, dtype=np.float32).reshape(2, 3),
     "number": np.array(True),
     "sequence": [np.ones(2, np.float32), np.zeros((0, 3), np.int64)],
@@ -255,7 +255,9 @@ def test_text_parses_back_or_says_that_it_does_not(make_case: MakeCase) -> None:
     assert onnx.parser.parse_model(text).graph.node[0].op_type == "Relu"
     # ONNX text has no way to write NaN
     nan = make_case(
-        HEAD + "g (float[1] x) => (float[1] y) { y = Add(x, w) }", {}, w=np.float32([np.nan])
+        HEAD + "g (float[1] x) => (float[1] y) { y = Add(x, w) }",
+        {},
+        w=np.array([np.nan], np.float32),
     )
     assert str(model_text(nan.model)).startswith("# does not parse back")
     assert model_text(make_case(
