@@ -245,8 +245,10 @@ def _region(trial: Trial) -> Iterator[Found]:
 
 
 def _digest(trial: Trial) -> Iterator[Found]:
+    for place in (*trial.stages, trial.stop):
+        if place is not None:
+            yield from (Found(sentence, _name(place)) for sentence in place.touched)
     for stage in trial.stages:
-        yield from (Found(sentence, stage.name) for sentence in stage.touched)
         if stage.moved != bool(stage.edits) and not stage.touched:
             did = "moved" if stage.moved else "did not move"
             yield Found(f"{stage.edits} edits, but the contents digest {did}", stage.name)

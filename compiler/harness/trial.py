@@ -72,13 +72,14 @@ class Stop:
     """Where the way ended early.
 
     restored: whether a failing pass left the graph as it was. running: the runtime failed on
-    what the stage made, not the stage itself.
+    what the stage made, not the stage itself. touched, faces: see ``Stage``.
     """
 
     stage: str
     error: Exception
     restored: bool = True
     running: bool = False
+    touched: tuple[str, ...] = ()
     faces: tuple[str, ...] = ()
 
 
@@ -229,8 +230,8 @@ class _Attempt:
         try:
             done = manager.run(watched(pass_, notes), selector=step.selector)
         except Exception as error:
-            restored, faces = snapshot(model) == before, tuple(notes.faces)
-            self.stop = Stop(str(step), error, restored, faces=faces)
+            restored, seen = snapshot(model) == before, (tuple(notes.touched), tuple(notes.faces))
+            self.stop = Stop(str(step), error, restored, False, *seen)
             return
         remarks, edits = tuple(context.remarks), len(done.edits)
         moved = contents_digest(model) != before[0]
