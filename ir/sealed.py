@@ -9,11 +9,15 @@ from .graph import all_graphs
 
 
 def seal(model: ir.Model) -> None:
-    """Let nobody write into the weights of a model; arrays that a caller holds stay writable."""
-    for graph in all_graphs(model):
-        for value in graph.initializers.values():
-            if value.const_value is not None:
-                value.const_value = sealed(value.const_value)
+    """Let nobody write into the weights of a model; arrays that a caller holds stay writable.
+
+    A tensor that several values hold stays one.
+    """
+    known: dict[int, ir.TensorProtocol] = {}
+    values = [v for graph in all_graphs(model) for v in graph.initializers.values()]
+    held = [(value, value.const_value) for value in values if value.const_value is not None]
+    for value, tensor in held:
+        value.const_value = known.setdefault(id(tensor), sealed(tensor))
 
 
 def sealed(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
