@@ -75,12 +75,16 @@ STRIP_ELEMENTS = 64
 def _strip(model: ir.Model) -> dict[str, ir.TensorProtocol]:
     """Turn large initializers into plain inputs; returns their tensors by name.
 
-    Those that stay (small ones, and those of subgraphs) are read: the converter opens no files.
+    Those that stay (small ones, and those that a body hands out) are read: the converter opens no
+    files.
     """
-    for graph in all_graphs(model):
-        for value in graph.initializers.values():
-            small = value.const_value is not None and value.const_value.size <= STRIP_ELEMENTS
-            if value.const_value is not None and (small or graph is not model.graph):
+    for graph in list(all_graphs(model)):
+        for value in list(graph.initializers.values()):
+            if value.const_value is None:
+                continue
+            if graph is not model.graph and value.const_value.size > STRIP_ELEMENTS:
+                _move_out(value, graph, model)
+            if value.const_value.size <= STRIP_ELEMENTS or value.is_graph_output():
                 value.const_value = in_memory(value.const_value)
     weights: dict[str, ir.TensorProtocol] = {}
     for name, value in list(model.graph.initializers.items()):
@@ -93,6 +97,19 @@ def _strip(model: ir.Model) -> dict[str, ir.TensorProtocol]:
         value.type, value.shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
         model.graph.inputs.append(value)
     return weights
+
+
+def _move_out(value: ir.Value, graph: ir.Graph, model: ir.Model) -> None:
+    """A weight of a body becomes one of the main graph, which the body reads from there."""
+    name, tensor = str(value.name), value.const_value
+    if value.is_graph_output() or value.is_graph_input() or name in model.graph.initializers:
+        value.const_value = None if tensor is None else in_memory(tensor)
+        return
+    outer = ir.Value(name=name, type=value.type, shape=value.shape, const_value=tensor)
+    for user, index in list(value.uses()):
+        user.replace_input_with(index, outer)
+    graph.initializers.pop(name)
+    model.graph.initializers.add(outer)
 
 
 def _restore(

@@ -8,6 +8,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from planish.ir import stream
 from planish.ir.digest import contents_digest
 from planish.ir.errors import InputError
 from planish.ir.graph import constant_tensor, opset
@@ -154,3 +155,46 @@ def test_weights_in_files_are_found_again(tmp_path: Path) -> None:
     for b, expected in ((True, 1.0), (False, 3.0)):
         [y] = open_session(to_bytes(newer), threads=1).run({"x": x, "b": np.array(b)})
         np.testing.assert_array_equal(y, np.full((16, 4), expected))
+
+
+BODIES = """
+<ir_version: 7, opset_import: ["" : 11]>
+g (float[n, 16] x, bool c) => (float[n, 16] y)
+{
+  h = MatMul(x, w)
+  y = If(c) <
+    then_branch = t () => (t_out) { t_out = MatMul(h, inner) },
+    else_branch = e () => (e_out) { e_out = Neg(h) }
+  >
+}
+"""
+
+
+def test_no_large_weight_is_read_wherever_it_stands(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = np.random.default_rng(0).standard_normal((2, 16, 16)).astype(np.float32)
+    (tmp_path / "weights.bin").write_bytes(weights.tobytes())
+    proto = ir.to_proto(ir.from_onnx_text(BODIES))
+    body = next(a.g for n in proto.graph.node for a in n.attribute if a.name == "then_branch")
+    for place, graph in enumerate((proto.graph, body)):
+        tensor = onnx.TensorProto(name="w" if graph is proto.graph else "inner", dims=(16, 16))
+        tensor.data_type, tensor.data_location = onnx.TensorProto.FLOAT, onnx.TensorProto.EXTERNAL
+        for key, value in (("location", "weights.bin"), ("offset", 1024 * place)):
+            tensor.external_data.add(key=key, value=str(value))
+        graph.initializer.append(tensor)
+    (tmp_path / "model.onnx").write_bytes(proto.SerializeToString())
+    model = load_model(tmp_path / "model.onnx").model
+
+    def read(tensor: ir.ExternalTensor, size: int) -> None:
+        raise AssertionError(f"{tensor.name} was read")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stream, "_of_file", read)
+        newer = raised(model, 13)
+    found = {n: v.const_value for g in newer.graphs() for n, v in g.initializers.items()}
+    for name, wanted in zip(("w", "inner"), weights, strict=True):
+        tensor = found[name]
+        assert isinstance(tensor, ir.ExternalTensor)
+        assert np.array_equal(tensor.numpy(), wanted)
+    assert violations(newer) == []
