@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
@@ -13,7 +14,7 @@ DEFAULT_OPSET = 20  # for a model that imports no standard operators but whose f
 
 
 def inline_functions(model: ir.Model, where: str) -> list[Remark]:
-    """Inline all functions, in place; those written for another opset stay, with a remark.
+    """Inline all functions, in place; those whose operators changed since stay, with a remark.
 
     Raises ``InputError`` for functions that call each other in a circle or are called wrongly,
     for calls that would become too many nodes, and for weights of a function in another file.
@@ -45,8 +46,21 @@ def root_cause(error: BaseException) -> str:
 
 
 def _compatible(function: ir.Function, model: ir.Model) -> bool:
+    """Whether the operators of the body mean in the model what they mean in the function."""
     imports = model.opset_imports
-    return all(imports.get(d, v) == v for d, v in function.opset_imports.items())
+    versions = function.opset_imports
+    differing = {d for d, v in versions.items() if imports.get(d, v) != v}
+    nodes = [n for n in function.graph.all_nodes() if n.domain in differing]
+    return all(
+        _since(n, versions[n.domain]) == _since(n, imports[n.domain]) is not None for n in nodes
+    )
+
+
+def _since(node: ir.Node, version: int) -> int | None:
+    """The version in which the operator became what it is in ``version``; None if unknown."""
+    if not onnx.defs.has(node.op_type, version, node.domain):
+        return None
+    return int(onnx.defs.get_schema(node.op_type, version, node.domain).since_version)
 
 
 def _drop_uncalled(model: ir.Model) -> None:
