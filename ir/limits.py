@@ -15,6 +15,9 @@ from .wire import MAX_NODES
 
 COUNTLESS = 10**15
 
+MAX_CALLS = 200
+"""Functions inside functions: inlining writes the names of all callers into each node."""
+
 Calls = dict[ir.OperatorIdentifier, list[ir.OperatorIdentifier]]
 
 
@@ -31,9 +34,18 @@ def check_expansion(model: ir.Model, where: str) -> None:
     except CycleError:
         return
     sizes: dict[ir.OperatorIdentifier, int] = {}
+    depths: dict[ir.OperatorIdentifier, int] = {}
     for name in order:
+        depths[name] = 1 + max((depths[called] for called in calls[name]), default=0)
         size = sum(sizes.get(called, 1) for called in bodies[name])
         sizes[name] = min(size, COUNTLESS)  # or the sums themselves would explode
+    if max(depths.values(), default=0) > MAX_CALLS:
+        raise InputError(
+            f"the functions of the model call each other {max(depths.values()):,} deep; "
+            f"planish takes {MAX_CALLS}",
+            where=where,
+            hint="do not trust this file unless you know who made it",
+        )
     total = sum(sizes.get(called, 1) for called in _operators(model.graph))
     if total > MAX_NODES:
         raise InputError(
