@@ -13,7 +13,7 @@ from typing import Any
 from ..ir.derived import holding
 from ..ir.errors import UsageError, near
 from ..ir.provenance import Remark, without_implied_origins
-from ..ir.save import save_model
+from ..ir.save import one_file_up_to, save_model
 from ..ir.stamp import check_unchanged
 from ..targets.loader import load_target
 from ..targets.runtime import open_session
@@ -25,6 +25,7 @@ from .backends.spellings import SPELLINGS
 from .choose import ACCEPTABLE, Choice, choose, choose_spellings, measure_speed, rejudged, write_as
 from .manager import GIVEN_BACK
 from .manifest import plan_from
+from .memory import Estimate
 from .outcome import Finished, describe
 from .pipeline import parse
 from .policy import GOALS, LOSSLESS, Goal, propose
@@ -36,10 +37,8 @@ from .summary import some
 from .unrun import without_runs
 from .workshop import MODEL, Judged, instantiate
 
-IN_ONE_FILE = 1 << 30
-"""Bytes of weights up to which the model is one file; larger ones lie in a file beside it."""
 STREAMED = 1 << 24
-"""The same where memory is short: one file is made in memory, several times over."""
+"""Bytes of weights above which a model is not saved as one file where memory is short."""
 UNPAID: Mapping[Goal, tuple[str, ...]] = {
     "latency": ("no-gain", "slower"),
     "balanced": ("slower",),
@@ -107,7 +106,7 @@ def compile_model(
     replayed = _check(request, plan)
     with staging(output, force) as folder, _scratch(folder) as scratch:
         prepared = prepare(request, scratch, progress or Silent())
-        with holding(prepared.estimate.block):
+        with _thrifty(prepared.estimate):
             finished = _built(prepared, replayed)
             finished, known = _emit(finished, prepared, folder)
         kernels = _kernels(finished, prepared, folder)
@@ -115,6 +114,16 @@ def compile_model(
         write_artifact(result, folder, known)
         check_unchanged(prepared.source.imported.stamps)
     return Built(result, output)
+
+
+@contextlib.contextmanager
+def _thrifty(room: Estimate) -> Iterator[None]:
+    """Weights pass through memory in blocks, however the model is saved on the way."""
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(holding(room.block))
+        if not room.fits:
+            stack.enter_context(one_file_up_to(STREAMED))
+        yield
 
 
 def _built(prepared: Prepared, replayed: Plan | None) -> Finished:
@@ -250,7 +259,6 @@ def _emit(finished: Finished, prepared: Prepared, folder: Path) -> tuple[Finishe
             ir_version=min(model.ir_version or limit, limit),
             record=known,
             hash_tensors=fits,
-            external_threshold=IN_ONE_FILE if fits else STREAMED,
         )
     if not fits:
         return finished, known

@@ -7,6 +7,7 @@ import hashlib
 import os
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -36,6 +37,8 @@ LIMIT = (1 << 31) - 1  # bytes of one protobuf message
 LARGE, PAGE, LINE = 1 << 20, 4096, 64  # bytes; large tensors start on a page, others on a line
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
+_one_file: ContextVar[int] = ContextVar("one_file", default=1 << 30)
+
 Hash = Any  # hashlib's objects have no public type
 _Piece = tuple[bytes | memoryview, Hash | None]
 
@@ -44,13 +47,14 @@ def save_model(
     model: ir.Model,
     path: Path,
     *,
-    external_threshold: int = 1 << 30,
+    external_threshold: int | None = None,
     ir_version: int | None = None,
     record: dict[Path, str] | None = None,
     hash_tensors: bool = True,
 ) -> list[Path]:
     """Write the model and, where its weights exceed ``external_threshold`` bytes, a data file.
 
+    external_threshold: 1 GB unless ``one_file_up_to`` says otherwise.
     Saving a model twice gives the same bytes. Each file is complete before it takes its name. The
     data file stands beside the model as ``<name>.data``, or ``<name>-1.data`` and so on where the
     model's own tensors read from that one. ir_version: written instead of the model's own.
@@ -64,7 +68,8 @@ def save_model(
     _check_target(model, path)
     load_attributes(model.graph)
     with _explained(path):
-        if total_bytes(model) <= external_threshold:
+        most = _one_file.get() if external_threshold is None else external_threshold
+        if total_bytes(model) <= most:
             message = _serialized(_inline_proto(model, ir_version))
             write_together({path: lambda file: _write(file, message)})
             _record(record, path, message)
@@ -78,6 +83,19 @@ def save_model(
             record[data] = plan.sha256
             _record(record, path, message)
         return [path, data]
+
+
+@contextmanager
+def one_file_up_to(count: int) -> Iterator[None]:
+    """While open, models with more bytes of weights are saved with a data file.
+
+    A model of one file is made in memory, several times over.
+    """
+    before = _one_file.set(count)
+    try:
+        yield
+    finally:
+        _one_file.reset(before)
 
 
 def to_bytes(model: ir.Model, *, ir_version: int | None = None) -> bytes:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -16,10 +17,12 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from planish.ir.derived import Derived
 from planish.ir.digest import contents_digest
 from planish.ir.errors import InputError, PlanishError
 from planish.ir.load import load_model
-from planish.ir.save import save_model, to_bytes, total_bytes
+from planish.ir.save import one_file_up_to, save_model, to_bytes, total_bytes
+from planish.ir.tensors import is_hashed, tensor_digest
 from planish.targets.runtime import open_session
 
 TEXT = """
@@ -423,3 +426,36 @@ def compare(before: Path, after: Path, feeds: dict[str, Any], name: str) -> None
 
 def flat(outputs: Sequence[object]) -> list[object]:
     return [x for o in outputs for x in (o if isinstance(o, list) else [o])]
+
+
+def test_how_much_goes_into_one_file_can_be_said(model: ir.Model, tmp_path: Path) -> None:
+    with one_file_up_to(16):
+        assert len(save_model(model, tmp_path / "a.onnx")) == 2
+        assert len(save_model(model, tmp_path / "b.onnx", external_threshold=1 << 20)) == 1
+    assert len(save_model(model, tmp_path / "c.onnx")) == 1
+
+
+@pytest.mark.parametrize("threshold", [0, 1 << 30])
+def test_hashes_are_made_while_writing(model: ir.Model, tmp_path: Path, threshold: int) -> None:
+    record: dict[Path, str] = {}
+    written = save_model(model, tmp_path / "m.onnx", external_threshold=threshold, record=record)
+    assert record == {p: hashlib.sha256(p.read_bytes()).hexdigest() for p in written}
+    save_model(model, tmp_path / "n.onnx", external_threshold=threshold)
+    plain = (tmp_path / "n.onnx").read_bytes()
+    assert plain.replace(b"n.onnx.data", b"m.onnx.data") == (tmp_path / "m.onnx").read_bytes()
+
+
+def test_digests_of_tensors_are_made_while_writing(tmp_path: Path) -> None:
+    array = np.random.default_rng(0).standard_normal((40, 30)).astype(np.float32)
+    for hash_tensors in (True, False):
+        made = ir.from_onnx_text(
+            '<ir_version: 10, opset_import: ["" : 20]> '
+            "g (float[n, 30] x) => (float[n, 40] y) { y = MatMul(x, w) }",
+            initializers=[ir.tensor(array.T.copy(), name="w")],
+        )
+        tensor = Derived(ir.tensor(array), True)
+        made.graph.initializers["w"].const_value = tensor
+        path = tmp_path / f"{hash_tensors}.onnx"
+        save_model(made, path, external_threshold=0, record={}, hash_tensors=hash_tensors)
+        assert is_hashed(tensor) is hash_tensors
+        assert tensor_digest(tensor) == tensor_digest(ir.tensor(array.T.copy()))
