@@ -24,8 +24,11 @@ def inline_functions(model: ir.Model, where: str) -> list[Remark]:
     check_expansion(model, where)
     for function in model.functions.values():
         _shield(function, model.opset_imports.get("", DEFAULT_OPSET))
+        if _compatible(function, model):
+            imports = model.opset_imports
+            function.opset_imports.update({d: imports.get(d, v) for d, v in _imports(function)})
     try:
-        InlinePass(lambda f: _compatible(f, model))(model)
+        InlinePass(lambda f: _agree(f, model))(model)
         _drop_uncalled(model)
     except Exception as error:
         raise InputError(
@@ -45,11 +48,18 @@ def root_cause(error: BaseException) -> str:
     return lines[0] if lines else type(error).__name__
 
 
+def _imports(function: ir.Function) -> list[tuple[str, int]]:
+    return list(function.opset_imports.items())
+
+
+def _agree(function: ir.Function, model: ir.Model) -> bool:
+    return all(model.opset_imports.get(d, v) == v for d, v in _imports(function))
+
+
 def _compatible(function: ir.Function, model: ir.Model) -> bool:
     """Whether the operators of the body mean in the model what they mean in the function."""
-    imports = model.opset_imports
-    versions = function.opset_imports
-    differing = {d for d, v in versions.items() if imports.get(d, v) != v}
+    imports, versions = model.opset_imports, function.opset_imports
+    differing = {d for d, v in _imports(function) if imports.get(d, v) != v}
     nodes = [n for n in function.graph.all_nodes() if n.domain in differing]
     return all(
         _since(n, versions[n.domain]) == _since(n, imports[n.domain]) is not None for n in nodes
