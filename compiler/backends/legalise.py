@@ -8,6 +8,8 @@ Facts from the runtime's graph optimiser, checked by ``tests/conformance``:
 - A float layer between a DequantizeLinear and a QuantizeLinear gets a per-tensor int8 weight
   that nobody asked for, when its bias is part of it; behind ``Sum`` it does not. Both are moved
   through ops that only move numbers, so that they need not stand next to the layer.
+- A quantized convolution is an integer kernel only where nobody but its QuantizeLinear reads
+  its output.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from ...ir.graph import (
     scalar,
     single_consumer,
 )
-from ...ir.qdq import is_dequantized
+from ...ir.qdq import COMPUTE_OPS, is_dequantized
 from ...ir.rewriter import Rewriter
 
 INT32_LIMIT = float(2**31 - 1)
@@ -59,9 +61,46 @@ def legalise(rewriter: Rewriter) -> list[Legalised]:
     for node in list(rewriter.graph):
         if node.graph is None:
             continue
+        done.extend(_read_unrounded(node, rewriter))
         done.extend(_bias_of_quantized(node, rewriter))
         done.extend(_float_between(node, rewriter))
     return done
+
+
+def _read_unrounded(node: ir.Node, rewriter: Rewriter) -> Iterator[Legalised]:
+    """A quantized convolution of which a float layer reads what is not rounded yet."""
+    if node.op_type != "QuantizeLinear" or not _rounds_quantized_conv(node):
+        return
+    value, pair = node.inputs[0], single_consumer(node.outputs[0])
+    if value is None or pair is None or pair.op_type != "DequantizeLinear":
+        return
+    readers = [reader for reader in consumers(value) if reader is not node]
+    if not readers or value.is_graph_output():
+        return
+    if any(r.op_type not in COMPUTE_OPS or r.graph is not node.graph for r in readers):
+        return
+    rewriter.replace_uses(value, pair.outputs[0], only=readers)
+    yield Legalised(
+        str(value.name),
+        "rounded-for-all",
+        "float layers read it rounded, too, so that the convolution is one integer kernel",
+    )
+
+
+def _rounds_quantized_conv(node: ir.Node) -> bool:
+    """Whether it rounds what a convolution of rounded inputs gives.
+
+    An activation may stand between that a grid which begins at zero absorbs.
+    """
+    made = producer(node.inputs[0])
+    if made is not None and made.op_type in ABSORBED and _begins_at_zero(node):
+        made = producer(made.inputs[0])
+    return made is not None and made.op_type == "Conv" and all(map(is_dequantized, made.inputs[:2]))
+
+
+def _begins_at_zero(node: ir.Node) -> bool:
+    zero = node.inputs[2] if len(node.inputs) > 2 else None
+    return zero is None or (zero.dtype == ir.DataType.UINT8 and scalar(zero) == 0)
 
 
 def _bias_of_quantized(node: ir.Node, rewriter: Rewriter) -> Iterator[Legalised]:

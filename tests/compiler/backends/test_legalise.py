@@ -310,6 +310,51 @@ SANDWICHES: Mapping[str, tuple[str, tuple[str, str], Arrays]] = {
 }
 
 
+CODES, SCALE = quantize_weight(floats(8, 8, 1, 1), 0, 7)
+KERNELS: Arrays = {
+    "k": CODES, "ks": SCALE, "kz": np.zeros(8, np.int8), "small": floats(2, 8, 1, 1),
+}  # fmt: skip
+PLAIN, RELU = "a = Conv(d, v)", "c = Conv(d, v) a = Relu(c)"
+
+
+def conv_read_twice(conv: str, readers: str, zero: str = "") -> Rewriter:
+    """A quantized convolution whose output ``a`` has a pair ``ad``, and its readers."""
+    zero = zero or ("zero" if "Relu" in conv else "z")
+    text = (
+        "q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) "
+        f"v = DequantizeLinear <axis = 0> (k, ks, kz) {conv} "
+        f"aq = QuantizeLinear(a, s, {zero}) ad = DequantizeLinear(aq, s, {zero}) {readers}"
+    )
+    return Rewriter(build(text, (IMAGE[0], 'float["B", "c", 6, 6] y'), KERNELS))
+
+
+@pytest.mark.parametrize("conv", [PLAIN, RELU])
+def test_a_convolution_is_integer_though_a_float_layer_reads_it(conv: str) -> None:
+    rewriter = conv_read_twice(conv, "e = Conv(a, small) r = ReduceSum(ad) y = Add(e, r)")
+    assert [row.integer for row in runtime_census(to_bytes(rewriter.model)).kernels] == [False] * 2
+    (done,) = legalise(rewriter)
+    assert done.code == "rounded-for-all"
+    assert violations(rewriter.model) == []
+    assert legalise(rewriter) == []
+    integer = [row.integer for row in runtime_census(to_bytes(rewriter.model)).kernels]
+    assert sorted(integer) == [False, True]  # and the float layer was not quantized unasked
+    meant = conv_read_twice(conv, "e = Conv(ad, small) r = ReduceSum(ad) y = Add(e, r)")
+    np.testing.assert_array_equal(run(to_bytes(rewriter.model)), run(to_bytes(meant.model)))
+
+
+@pytest.mark.parametrize(
+    "readers", ["f = Conv(a, small) r = Exp(a) e = ReduceSum(f) y = Add(r, e)", "y = Add(a, ad)"]
+)
+def test_a_value_that_others_need_unrounded_stays_so(readers: str) -> None:
+    rewriter = conv_read_twice(RELU, readers)
+    assert "rounded-for-all" not in [item.code for item in legalise(rewriter)]
+
+
+def test_a_relu_that_no_grid_absorbs_keeps_the_convolution_float_anyway() -> None:
+    readers = "e = Conv(a, small) r = ReduceSum(ad) y = Add(e, r)"
+    assert legalise(conv_read_twice(RELU, readers, zero="z")) == []
+
+
 @pytest.mark.parametrize("name", SANDWICHES)
 def test_a_float_layer_between_quantizers_stays_float(name: str) -> None:
     body, ports, weights = SANDWICHES[name]
