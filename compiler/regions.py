@@ -184,6 +184,9 @@ def _fake(array: np.ndarray, quant: FakeQuant | None) -> np.ndarray:
 
 def _run(model: ir.Model, inputs: Arrays, threads: int) -> dict[str, np.ndarray]:
     for value in model.graph.inputs:
+        if value.type is None:  # behind an operator without an ONNX schema
+            dtype = ir.DataType.from_numpy(inputs[str(value.name)].dtype)
+            value.type = ir.TensorType(dtype)
         if value.shape is None:  # the runtime takes an unknown rank for none
             value.shape = ir.Shape([None] * inputs[str(value.name)].ndim)
     fed = dict(inputs) | {n: array_of(t) for n, t in lift_weights(model, LIFTED).items()}

@@ -13,6 +13,7 @@ from .graph import (
     scalar,
     single_consumer,
 )
+from .provenance import ORIGIN_KEY
 from .rewriter import Rewriter
 
 COMPUTE_OPS = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose"})
@@ -83,6 +84,7 @@ def dynamic_view(rewriter: Rewriter, value: ir.Value) -> tuple[ir.Value, ir.Valu
     """Codes uint8, scale and zero point of the value, taken at run time; shared."""
     for node in consumers(value):
         own = node.graph is value.graph  # others are inside bodies, which only those see
+        own = own and not _imported(node)
         if operator(node) == ("", "DynamicQuantizeLinear") and own:
             return node.outputs[0], node.outputs[1], node.outputs[2]
     made = producer(value)
@@ -152,13 +154,18 @@ def _start(rewriter: Rewriter, made: ir.Node | None) -> ir.Node | None:
     return next(iter(rewriter.graph), None) if made is None else None
 
 
+def _imported(node: ir.Node) -> bool:
+    """Whether it came with the model: then it stands anywhere, maybe behind who would read it."""
+    return node.metadata_props.get(ORIGIN_KEY) == node.name
+
+
 def _existing_pair(value: ir.Value, scale: float, zero_point: int, dtype: str) -> ir.Value | None:
     for node in consumers(value):
         code = given(node, 2)
         if operator(node) != ("", "QuantizeLinear") or code is None or code.dtype is None:
             continue
-        if node.graph is not value.graph:
-            continue  # inside a body, which only that body sees
+        if node.graph is not value.graph or _imported(node):
+            continue  # inside a body, which only that body sees, or too far behind
         same = scalar(node.inputs[1]) == float(np.float32(scale)) and scalar(code) == zero_point
         if not same or code.dtype.numpy() != np.dtype(dtype):
             continue

@@ -552,3 +552,39 @@ def test_what_is_observed_is_decided_once_a_pass(graphs: ModuleType) -> None:
     assert len(bench.run("quantize", scheme="static").edits) == layers
     assert len(asked) > layers
     assert len({id(requests) for requests in asked}) == 1  # not found anew for each layer
+
+
+@pytest.mark.parametrize("scheme", ["dynamic", "static"])
+def test_pairs_of_the_model_that_stand_further_back_are_not_used(
+    graphs: ModuleType, scheme: str
+) -> None:
+    """A layer in front of them cannot read what they compute."""
+    text = head("float[n, 64] x", "float[n, 48] y, uint8[n, 64] q, float[n, 64] d") + (
+        "{ y = MatMul(x, w) q, s, z = DynamicQuantizeLinear(x) "
+        "c = QuantizeLinear(x, scale, zero) d = DequantizeLinear(c, scale, zero) }"
+    )
+    x, zero = FEEDS[0]["x"], np.array(0, np.uint8)
+    tensors = {"w": W, "scale": np.array(1, np.float32), "zero": zero}
+    first = graphs.Bench(graphs.parse(text, **tensors), FEEDS)
+    first.run("quantize", scheme=scheme)
+    if scheme == "static":  # the same pair as in front of the layer
+        made = graphs.node(first.model, "MatMul_0").inputs[0].producer()
+        tensors = {"w": W, **{
+            name: constant_array(made.inputs[i]) for name, i in (("scale", 1), ("zero", 2))
+        }}  # fmt: skip
+    bench = graphs.Bench(graphs.parse(text, **tensors), FEEDS)
+    assert len(bench.run("quantize", scheme=scheme).edits) == 1
+    assert graphs.run(bench.model, {"x": x})["y"].shape == (40, 48)
+
+
+def test_a_layer_behind_an_operator_of_the_runtime_is_measured(graphs: ModuleType) -> None:
+    """ONNX infers no type behind it; the samples have one."""
+    text = """<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>
+g (float[b, s, 64] x) => (float[b, s, 48] y)
+{
+  a = com.microsoft.MultiHeadAttention <num_heads = 4> (x, x, x)
+  y = MatMul(a, w)
+}"""
+    model = graphs.parse(text, w=W)
+    bench = graphs.Bench(model, [{"x": array(2, 5, 64)}])
+    assert len(bench.run("quantize", scheme="dynamic").edits) == 1
