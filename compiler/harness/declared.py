@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from ...ir.errors import PlanishError
 from ...ir.region import with_outputs
 from ...ir.save import to_bytes
-from ...ir.signature import shape_of, shape_text
+from ...ir.signature import Dim, shape_of, shape_text, type_name
 from .case import Feed
 from .execute import run_all
 
@@ -24,12 +25,20 @@ FETCHABLE = frozenset(
 """What the runtime hands out as arrays of NumPy's own."""
 
 
+Claim = tuple[str, tuple[Dim, ...] | None]
+"""Dtype and shape, as in a ``TensorSpec``."""
+
+
 @dataclass(frozen=True)
 class Untrue:
-    """A declaration that the runtime contradicts. name: of a value, or of a symbolic size."""
+    """A declaration that the runtime contradicts.
+
+    name: of a value, or of a symbolic size. claim: dtype and shape as declared; None for a size.
+    """
 
     name: str
     sentence: str
+    claim: Claim | None = None
 
 
 def untrue(model: ir.Model, feeds: Sequence[Feed]) -> list[Untrue]:
@@ -56,6 +65,23 @@ def untrue(model: ir.Model, feeds: Sequence[Feed]) -> list[Untrue]:
     return list(found.values())
 
 
+def claims(model: onnx.ModelProto) -> dict[str, Claim | None]:
+    """What a file itself says of the tensors of its main graph, and the sizes that it names."""
+    graph, found = model.graph, dict[str, Claim | None]()
+    for info in (*graph.value_info, *graph.input, *graph.output):
+        kind = info.type.tensor_type
+        dims = tuple(_dim(d) for d in kind.shape.dim) if kind.HasField("shape") else None
+        found[info.name] = onnx.TensorProto.DataType.Name(kind.elem_type), dims
+        found.update(dict.fromkeys(d for d in dims or () if isinstance(d, str)))
+    return found
+
+
+def _dim(dim: onnx.TensorShapeProto.Dimension) -> Dim:
+    if dim.HasField("dim_value"):
+        return dim.dim_value
+    return dim.dim_param or None
+
+
 def _fetchable(value: ir.Value) -> bool:
     return bool(value.name) and isinstance(value.type, ir.TensorType) and value.dtype in FETCHABLE
 
@@ -77,16 +103,18 @@ def _contradictions(values: Sequence[ir.Value], arrays: Mapping[str, Any]) -> It
 def _of_one(value: ir.Value, array: np.ndarray) -> Iterator[Untrue]:
     name, shape = str(value.name), shape_of(value)
     assert value.dtype is not None
+    claim = type_name(value.type), shape
     wanted = np.dtype(value.dtype.numpy())
     if array.dtype != wanted and {array.dtype.kind, wanted.kind} - set("OSU"):
-        yield Untrue(name, f"{name!r} is declared {wanted.name} and is {array.dtype.name}")
+        yield Untrue(name, f"{name!r} is declared {wanted.name} and is {array.dtype.name}", claim)
     if shape is None:
         return
     fits = len(shape) == array.ndim and all(
         not isinstance(d, int) or d == size for d, size in zip(shape, array.shape, strict=False)
     )
     if not fits:
-        yield Untrue(name, f"{name!r} is declared {shape_text(shape)} and is {list(array.shape)}")
+        sentence = f"{name!r} is declared {shape_text(shape)} and is {list(array.shape)}"
+        yield Untrue(name, sentence, claim)
 
 
 def _symbols(value: ir.Value, array: np.ndarray) -> Iterator[tuple[str, int]]:

@@ -12,6 +12,7 @@ from ...ir.errors import EndlessError, PassError, PlanishError, UsageError, Veri
 from ...passes.api import Semantics
 from ..equality import difference, whole_graph_tolerance
 from ..instruments import BrokenPromiseError, StrayEditError
+from .declared import claims
 from .trial import IMPORT, Runs, Stage, Stop, Trial
 
 SIGNATURE = "signature: "
@@ -102,27 +103,14 @@ def _name(place: Stage | Stop) -> str:
 
 
 def _shapes(trial: Trial) -> Iterator[Found]:
-    declared = _declared(trial)
-    known = {item.name for item in trial.untrue}
+    theirs = claims(trial.case.model) if trial.untrue else {}
     for item in trial.untrue:
-        if item.name not in declared:
+        if item.name not in theirs or theirs[item.name] != item.claim:
             yield Found(item.sentence, IMPORT)
+    known = {item.name for item in trial.untrue}
     for item in trial.final.untrue if trial.final else ():
-        if item.name not in known and item.name not in declared:
+        if item.name not in known:
             yield Found(item.sentence, "the finished graph")
-
-
-def _declared(trial: Trial) -> set[str]:
-    """What the file itself says of values and sizes: its untruths are its own."""
-    graph = trial.case.model.graph
-    infos = [*graph.value_info, *graph.output, *graph.input]
-    names = {info.name for info in infos if info.HasField("type")}
-    return names | {
-        dim.dim_param
-        for info in infos
-        for dim in info.type.tensor_type.shape.dim
-        if dim.HasField("dim_param")
-    }
 
 
 # -- numbers -------------------------------------------------------------------------------

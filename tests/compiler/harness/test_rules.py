@@ -8,6 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 import pytest
 
 from planish.compiler.harness import trial
@@ -89,6 +90,39 @@ def test_stored_outputs_are_met(liars: ModuleType, net: Case) -> None:
 
 def test_bits_can_be_asked_of_a_pass_that_reassociates(liars: ModuleType, net: Case) -> None:
     assert broken("changes-little", net, exact=True) == ["bits"]
+
+
+@pytest.mark.parametrize(
+    "face",
+    [
+        "float[n, 4] x) => (float[n, 4] y, float[n, 4] z) <float[5, 5] b>",
+        "float[n, 4] x) => (float[n, 4] y, float[n, n] z)",
+        "float[n, 4] x) => (float[n, 4] y, float[m, 4] z)",
+    ],
+)
+def test_what_the_file_itself_gets_wrong_is_not_held_against_a_pass(
+    make_case: MakeCase, face: str
+) -> None:
+    body = "{ a = MatMul(x, w) b = Relu(a) c = Identity(b) y = Neg(c) z = Abs(a) }"
+    assert broken("canonicalize", make_case(HEAD + f"g ({face} {body}", {"x": X}, w=W)) == []
+
+
+def test_a_wrong_shape_under_a_name_that_the_file_declares_is_told(
+    make_case: MakeCase, liars: ModuleType
+) -> None:
+    face = "float[n, 4] x) => (float[n, 4] y) <float[n, 4] b>"
+    body = "{ a = MatMul(x, w) b = Relu(a) y = Neg(b) }"
+
+    def work(model: Any, rewriter: Any) -> None:
+        node = liars.first(model, "Relu")
+        if node is not None and liars.first(model, "Identity") is None:
+            made = rewriter.insert("Identity", node.outputs, after=node, name="spare")
+            rewriter.set_input(made, 0, node.outputs[0])
+            rewriter.set_type(node.outputs[0], node.outputs[0].dtype, ir.Shape([9]))
+
+    liars.liar("misdeclares")(work)
+    liars.register()
+    assert broken("misdeclares", make_case(HEAD + f"g ({face} {body}", {"x": X}, w=W)) == ["shapes"]
 
 
 @pytest.mark.parametrize("error", [KeyError("lost"), InputError("cannot be read")])
