@@ -46,6 +46,7 @@ from .regionruns import RegionRuns
 from .scores import Budget
 from .source import Source, resolve_source
 from .spill import SpillingRewriter
+from .standing import standing
 from .usercode import load_function
 from .workshop import Workshop
 
@@ -129,7 +130,7 @@ def prepare(request: Request, scratch: Path, progress: Progress) -> Prepared:
     progress.note(room.sentence)
     _refuse_data(request, room)
     masking, found = _masking(request, model, signature, calibration or holdout)
-    remarks = [*source.imported.remarks, *kept, *found]
+    remarks = [*source.imported.remarks, *standing(model), *kept, *found]
     if room.fits:
         original, mended = open_baseline(source, request.threads, scratch)
         remarks += mended
