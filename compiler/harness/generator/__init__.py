@@ -29,25 +29,25 @@ STEPS: dict[str, tuple[tuple[int, Step], ...]] = {
     "pointwise": (
         (6, pointwise.unary), (2, pointwise.clip), (8, pointwise.binary), (2, pointwise.divide),
         (2, pointwise.power), (1, pointwise.prelu), (2, pointwise.softmax), (3, pointwise.reduce),
-        (2, pointwise.integers), (2, pointwise.choose), (2, pointwise.rounding),
+        (2, pointwise.integers), (2, pointwise.choose), (4, pointwise.rounding),
         (3, pointwise.cast), (5, pointwise.nothing), (3, pointwise.again), (2, constants.wild),
     ),
     "movement": (
         (3, movement.reshape), (3, movement.transpose), (3, movement.concat), (3, movement.split),
-        (3, movement.slice_), (2, movement.axes_of_one), (2, movement.expand),
+        (3, movement.slice_), (2, movement.axes_of_one), (4, movement.expand),
         (2, movement.gather), (1, movement.flatten), (1, movement.pad), (2, movement.counted),
         (2, movement.vacant),
     ),
     "layers": (
-        (16, layers.linear), (12, layers.convolution), (4, layers.layer_norm),
-        (1, layers.instance_norm),
+        (16, layers.linear), (16, layers.convolution), (4, layers.layer_norm),
+        (3, layers.instance_norm),
     ),
-    "blocks": ((4, blocks.attention), (5, blocks.feed_forward), (6, blocks.embedding)),
+    "blocks": ((7, blocks.attention), (5, blocks.feed_forward), (6, blocks.embedding)),
     "control": (
-        (5, control.branch), (3, control.loop), (3, control.scan), (3, control.call),
-        (1, control.sequence),
+        (5, control.branch), (3, control.loop), (3, control.scan), (4, control.call),
+        (3, control.sequence),
     ),
-    "quantized": ((3, quantized.quantize_dequantize), (3, quantized.quantized_linear)),
+    "quantized": ((3, quantized.quantize_dequantize), (6, quantized.quantized_linear)),
 }  # fmt: skip
 """By family, what may come next in a graph, and how likely it is."""
 

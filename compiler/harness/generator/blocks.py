@@ -93,7 +93,7 @@ def attention(scope: Scope) -> None:
         return
     x, size = scope.tame(x), scope.sized(x, -1) or 2
     heads = scope.draws.pick([h for h in (2, 4, 1) if size % h == 0])
-    fused = x.dtype == "float32" and scope.draws.chance(20)
+    fused = x.dtype == "float32" and scope.draws.chance(60)
     if fused and scope.opset >= 23:
         context = _operator(scope, x, heads, "", "Attention")
     elif fused and scope.opset >= 13:

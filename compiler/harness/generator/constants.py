@@ -18,7 +18,7 @@ def store(scope: Scope, array: Array, hint: str) -> Wire:
     if array.size > 1 and not scope.bare and _uniform(array):
         ways.append((6, _constant_of_shape))
     if array.dtype == np.float32 and array.ndim and array.size and np.mean(array == 0) > 0.4:
-        ways.append((6, _sparse))
+        ways.append((12, _sparse))
     if array.ndim < 2 and scope.opset >= 12 and array.dtype in (np.float32, np.int64):
         ways.append((2, _plain_constant))
     return scope.draws.weighted(ways)(scope, array, hint)

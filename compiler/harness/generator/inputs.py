@@ -18,7 +18,7 @@ def inputs(scope: Scope, feeds: int) -> list[Wire]:
     size = draws.pick(_WIDE if world.wide else _FEATURES)
     kinds: list[tuple[int, Wire]] = [
         (5, Wire("", dtype, (batch, length, size))),
-        (3, Wire("", "float32", (batch, channels, side, side))),
+        (5, Wire("", "float32", (batch, channels, side, side))),
         (1, Wire("", "float32", (batch, channels, length))),
         (4, Wire("", dtype, (batch, size))),
         (1, Wire("", dtype, (size,))),

@@ -30,13 +30,13 @@ def project(scope: Scope, x: Wire, columns: int, *, plain: bool = False) -> Wire
     """x [..., K] -> [..., columns]. plain: only spellings that every recogniser knows."""
     spellings = [(6, _matmul_add), (2, _matmul), (2, _transposed), (1, _batched)]
     if x.rank == 2:
-        spellings += [(8, _gemm)]
+        spellings += [(12, _gemm)]
     if not plain:
         spellings += [(1, _low_rank)]
         if x.rank == 3:
             spellings += [(1, _flattened_gemm), (1, _pointwise)]
         if scope.opset >= 12 and x.dtype == "float32" and x.rank == 3:
-            spellings += [(1, _einsum)]
+            spellings += [(4, _einsum)]
     return scope.draws.weighted(spellings)(scope, x, columns)
 
 
@@ -90,7 +90,7 @@ def _batched(scope: Scope, x: Wire, columns: int) -> Wire:
 def _gemm(scope: Scope, x: Wire, columns: int) -> Wire:
     """alpha, beta, transA, transB, and C of any shape that can be broadcast, or none."""
     rows, draws = _rows(scope, x), scope.draws
-    flipped, turned = draws.chance(15), draws.chance(50)
+    flipped, turned = draws.chance(30), draws.chance(50)
     if flipped:
         x = scope.one("Transpose", [x], x.shape[::-1], perm=[1, 0])
     shape = (columns, rows) if turned else (rows, columns)
@@ -170,7 +170,7 @@ def convolution(scope: Scope) -> None:
 def _convolved(scope: Scope, x: Wire) -> Wire:
     draws, channels = scope.draws, scope.sized(x, 1) or 1
     spatial = x.rank - 2
-    groups = draws.pick([1, 1, channels, *[g for g in (2, 4) if channels % g == 0]])
+    groups = draws.pick([1, channels, *[g for g in (2, 4) if channels % g == 0]])
     kernel = draws.pick([1, 3])
     per_group = draws.pick([1, 2, 4, 16]) if groups <= 4 else 1
     outs = groups * per_group if groups > 1 else draws.pick([channels, 4, 16, 1])

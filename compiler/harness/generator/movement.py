@@ -112,7 +112,7 @@ def concat(scope: Scope) -> None:
     axis = scope.draws.integer(0, wire.rank - 1)
     other = scope.find(lambda w: (w.dtype, w.shape) == (wire.dtype, wire.shape)) or wire
     parts, extra = [wire, other], wire.shape[axis]
-    if scope.draws.chance(25) and all(isinstance(d, int) for d in wire.shape):
+    if scope.draws.chance(50) and all(isinstance(d, int) for d in wire.shape):
         empty = [d for d in wire.shape if isinstance(d, int)]
         empty[axis] = 0
         parts, extra = [wire, scope.constant(np.zeros(empty), wire.dtype)], 0

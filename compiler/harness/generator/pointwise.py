@@ -184,7 +184,7 @@ def rounding(scope: Scope) -> None:
     wire = scope.activation(lambda w: w.exact and w.dtype == "float32" and scope.filled(w))
     if wire is None:
         return
-    if scope.draws.chance(60):
+    if scope.draws.chance(45):
         known = [name for name, since in _STEPS_OF_ROUNDING if since <= scope.opset]
         scope.one(scope.draws.pick(known), [wire], peak=wire.peak + 1)
     elif scope.draws.chance(50) or scope.opset < 11:
