@@ -141,12 +141,19 @@ def _judge_one(output: OutputDrift, gate: DriftGate) -> DriftVerdict:
         return DriftVerdict(True, used, output.name, value, sentence, equal=True)
     measured = _MEASURES[used.metric]
     holds = value >= used.least
+    found = f"{_digits(value, used.least)}{measured.unit} over {output.rows} rows"
     sentence = (
-        f"{measured.title} of {output.name!r} is {value:.6g}{measured.unit} over {output.rows} "
-        f"rows, {'at least' if holds else 'below the'} {used.least:g}{measured.unit}"
+        f"{measured.title} of {output.name!r} is {found}, "
+        f"{'at least' if holds else 'below the'} {used.least:g}{measured.unit}"
         + ("" if holds else " asked for")
     )
     return DriftVerdict(holds, used, output.name, value, sentence)
+
+
+def _digits(value: float, least: float) -> str:
+    """Four digits, or as many as tell on which side of the bound the value lies."""
+    texts = (f"{value:.{digits}g}" for digits in (4, 6, 9))
+    return next((t for t in texts if (float(t) >= least) == (value >= least)), repr(value))
 
 
 def _broken(output: OutputDrift) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from .result import CompileResult
 # So that everything fits 40 lines; the report has all of it.
 MOST_ROWS = 9
 MOST_GROUPS = 6
+MOST_SETTINGS = 2
 
 _GOOD = frozenset({"faster", "within-budget"})
 _BAD = frozenset({"slower", "over-budget"})
@@ -28,7 +30,7 @@ def screen(result: CompileResult, console: Console, folder: Path | None = None) 
     console.print(Text(headline(result), style=f"bold {colour(result)}"), soft_wrap=True)
     console.print()
     console.print(table(summary.rows(result), plain=not console.is_terminal))
-    section(console, "done", [group.sentence for group in summary.done(result)] or ["nothing"])
+    section(console, "done", done_lines(result) or ["nothing"])
     section(console, "left alone", [left_sentence(group) for group in summary.left(result)])
     section(console, "in float", float_lines(result))
     section(console, "note", [*result.kernels.surprises, *summary.notes(result)])
@@ -66,6 +68,18 @@ def section(console: Console, label: str, lines: Iterable[str]) -> None:
     for number, line in enumerate(shown):
         words = Text.assemble((f"{'' if number else label:<11}", "bold"), " ".join(line.split()))
         console.print(words, soft_wrap=True)
+
+
+def done_lines(result: CompileResult) -> list[str]:
+    """One line a pass and setting; one line a pass where it used more settings than two."""
+    lines: list[str] = []
+    for name, found in itertools.groupby(summary.done(result), lambda group: group.pass_name):
+        groups = list(found)
+        if len(groups) > MOST_SETTINGS:
+            edits = tuple(edit for group in groups for edit in group.edits)
+            groups = [summary.Done(name, f"with {len(groups)} settings", edits)]
+        lines.extend(group.sentence for group in groups)
+    return lines
 
 
 def left_sentence(group: summary.Left) -> str:

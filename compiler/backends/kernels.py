@@ -10,11 +10,13 @@ import onnx_ir as ir
 from ...ir.facts import QUANTIZED
 from ...ir.provenance import Remark
 from ...ir.sites import Site, find_sites
+from ...passes.api import registered
 from ...targets.census import Census, KernelRow, runtime_census
 from ..result import Kernels, SiteKernel
 
 LAYERS = ("linear", "conv")
 UNEXPLAINED = "no pass of the pipeline takes it"
+UNFUSED = "it is quantized, but the runtime finds no integer kernel for it"
 
 
 def count_kernels(
@@ -30,7 +32,8 @@ def count_kernels(
     otherwise: why sites are float of which no pass said anything.
     """
     census = runtime_census(path, threads=threads)
-    reasons = {r.site: r.sentence for r in remarks if r.kind in ("refused", "missed")}
+    left = (r for r in remarks if r.kind in ("refused", "missed") and _decides(r.pass_name))
+    reasons = {r.site: r.sentence for r in left}
     rows = census.by_weight()
     found = find_sites(model, nested=True)  # as passes name them
     sites = [s for s in found if s.kind in LAYERS and not s.nested]
@@ -52,9 +55,17 @@ def _site_kernel(
         return SiteKernel(site.name, "unknown", False, "the runtime renamed or removed its weight")
     integer = all(row.integer for row in found)
     kernel = "+".join(sorted({row.op for row in found}))
-    return SiteKernel(
-        site.name, kernel, integer, "" if integer else reasons.get(site.name, otherwise)
-    )
+    if integer:
+        return SiteKernel(site.name, kernel, True)
+    if QUANTIZED in site.facts:
+        return SiteKernel(site.name, kernel, False, UNFUSED)
+    return SiteKernel(site.name, kernel, False, reasons.get(site.name, otherwise))
+
+
+def _decides(pass_name: str) -> bool:
+    """Whether what the pass leaves alone stays float for that; of an enabling pass it does not."""
+    known = registered().get(pass_name)
+    return known is None or QUANTIZED in known.produces
 
 
 def _surprises(

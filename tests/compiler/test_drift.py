@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from planish.compiler.drift import (
+    Drift,
     DriftGate,
     DriftMeter,
     OutputDrift,
@@ -280,3 +281,14 @@ def test_neither_new_nans_nor_shapes_nor_flipped_flags_are_equal() -> None:
     flags = np.array([True, False])
     assert measure([[flags]], [[flags]]).outputs[0].equal
     assert not measure([[flags]], [[~flags]]).outputs[0].equal
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(33.17713, "33.18 dB over"), (19.99999, "19.99999 dB over"), (20.0, "20 dB over")],
+)
+def test_a_sentence_has_as_many_digits_as_decide(value: float, said: str) -> None:
+    output = OutputDrift("y", rows=5, sqnr_db=value)
+    verdict = judge(Drift((output,)), DriftGate("sqnr", 20.0))
+    assert said in verdict.sentence
+    assert verdict.holds == (value >= 20.0)

@@ -259,3 +259,15 @@ def test_an_output_that_did_not_move_has_no_infinite_ratio() -> None:
     measures = {"cosine": 1.0, "sqnr_db": float("inf"), "top1": 100.0}
     assert measures_text(measures) == "equal to the original's"
     assert "SQNR inf" in measures_text(measures | {"non_finite": 2})
+
+
+def test_a_pass_with_many_settings_takes_one_line(made: ModuleType) -> None:
+    def edits(settings: str) -> tuple[Edit, ...]:
+        return tuple(Edit(s, "equalize", f"site{s}", f"alpha={s}") for s in settings)
+
+    few = shown(made.result(edits=edits("12")), None)
+    assert "equalize alpha=1 at 1 site\n" in few
+    assert "equalize alpha=2 at 1 site\n" in few
+    many = shown(made.result(edits=edits("12345")), None)
+    assert "done       equalize with 5 settings at 5 sites\n" in many
+    assert "alpha=" not in many

@@ -11,7 +11,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from planish.compiler.backends.kernels import UNEXPLAINED, count_kernels
+from planish.compiler.backends.kernels import UNEXPLAINED, UNFUSED, count_kernels
 from planish.compiler.result import Kernels, SiteKernel
 from planish.ir.load import load_model
 from planish.ir.provenance import Remark
@@ -105,8 +105,9 @@ def test_a_quantized_layer_that_runs_in_float_is_a_surprise(tmp_path: Path) -> N
         {**QDQ, **integers("a.weight"), "bias": floats(64)},
         ports,
     )
-    kernels = counted(tmp_path, model)
-    assert [site.integer for site in kernels.sites] == [False]
+    other = Remark("refused", "quantize", "a", "c", "of another build")
+    kernels = counted(tmp_path, model, (other,))
+    assert [(site.integer, site.reason) for site in kernels.sites] == [(False, UNFUSED)]
     (surprise,) = kernels.surprises
     assert surprise == "a was quantized but runs in the float kernel Gemm"
 
@@ -165,3 +166,16 @@ def test_tables_and_blocks_are_no_layers(tmp_path: Path) -> None:
     ports = ('int64["B", "S"] ids', 'float["B", "S", 64] y')
     model = build('y = Gather("table", ids)', {"table": floats(9, 64)}, ports)
     assert counted(tmp_path, model).sites == ()
+
+
+def test_a_pass_that_only_enables_gives_no_reason_for_float(tmp_path: Path) -> None:
+    model = build('y = MatMul(x, "b.weight")', {"b.weight": floats(64, 64)})
+    (site,) = counted(tmp_path, model).sites
+
+    def reason(*passes: str) -> str:
+        remarks = tuple(Remark("refused", name, site.site, "c", f"by {name}") for name in passes)
+        return counted(tmp_path, model, remarks).sites[0].reason
+
+    assert reason("equalize") == UNEXPLAINED
+    assert reason("quantize", "equalize") == "by quantize"
+    assert reason("a-pass-of-the-users") == "by a-pass-of-the-users"
