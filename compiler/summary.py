@@ -149,7 +149,11 @@ def left(result: CompileResult) -> list[Left]:
 
 def notes(result: CompileResult) -> list[str]:
     """What else a reader should know: notes of the compile, then remarks of that kind."""
-    remarked = [_note(remark) for remark in result.remarks if remark.kind == "note"]
+    places: dict[str, list[str]] = {}
+    for remark in result.remarks:
+        if remark.kind == "note":
+            places.setdefault(remark.sentence, []).append(remark.site)
+    remarked = [_note(sentence, sites) for sentence, sites in places.items()]
     return list(dict.fromkeys([*result.notes, *remarked]))
 
 
@@ -175,5 +179,7 @@ def _loss(edit: Edit | None) -> str:
     return "" if edit is None else f"largest loss {edit.loss:.2g} at {edit.site}"
 
 
-def _note(remark: Remark) -> str:
-    return f"{remark.site}: {remark.sentence}" if remark.site else remark.sentence
+def _note(sentence: str, sites: Iterable[str]) -> str:
+    """The sentence behind the first places it is said of, the others counted."""
+    known = some(dict.fromkeys(site for site in sites if site))
+    return f"{known}: {sentence}" if known else sentence

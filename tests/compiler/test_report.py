@@ -17,7 +17,7 @@ from planish.compiler.headline import factor, headline, interval, size, three
 from planish.compiler.report import code, render_card, render_report, text
 from planish.compiler.result import Kernels, Plan, Quality, Speed
 from planish.compiler.screen import screen
-from planish.compiler.summary import done, left, measures_text
+from planish.compiler.summary import done, left, measures_text, notes
 from planish.ir.provenance import Edit, Remark
 from planish.ir.signature import Signature, TensorSpec
 
@@ -271,3 +271,10 @@ def test_a_pass_with_many_settings_takes_one_line(made: ModuleType) -> None:
     many = shown(made.result(edits=edits("12345")), None)
     assert "done       equalize with 5 settings at 5 sites\n" in many
     assert "alpha=" not in many
+
+
+def test_what_is_noted_of_many_places_takes_one_line(made: ModuleType) -> None:
+    remarks = tuple(Remark("note", "legalise", f"v{i}", "code", "kept float") for i in range(5))
+    other = Remark("note", "import", "", "other", "said of nothing")
+    result = made.result(remarks=(*remarks, other, remarks[0]), notes=("first",))
+    assert notes(result) == ["first", "v0, v1, v2 and 2 more: kept float", "said of nothing"]
