@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 import numpy.typing as npt
 import onnx_ir as ir
 
+from .stream import array_of
+
 Array: TypeAlias = npt.NDArray[Any]
 
 
@@ -55,9 +57,12 @@ def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
 
 
 def constant_array(value: ir.Value | None) -> Array | None:
-    """The content of a constant value, None otherwise. Read-only by contract: never write."""
+    """The content of a constant value, None otherwise. Read-only by contract: never write.
+
+    What lies in a file is read anew each time: a mapping would stay, and count as memory.
+    """
     tensor = constant_tensor(value)
-    return None if tensor is None else tensor.numpy()
+    return None if tensor is None else array_of(tensor)
 
 
 def scalar(value: ir.Value | None) -> float | None:
@@ -65,7 +70,7 @@ def scalar(value: ir.Value | None) -> float | None:
     tensor = constant_tensor(value)
     if tensor is None or tensor.size != 1 or tensor.dtype == ir.DataType.STRING:
         return None
-    return float(tensor.numpy().reshape(-1)[0])
+    return float(array_of(tensor).reshape(-1)[0])
 
 
 def producer(value: ir.Value | None, op_type: str | None = None) -> ir.Node | None:

@@ -32,6 +32,7 @@ from ..ir.graph import (
 )
 from ..ir.growth import elements_after
 from ..ir.rewriter import Rewriter
+from ..ir.stream import array_of
 from .api import Candidate, Context, Pass, Perturbation, Refusal, Semantics, register
 
 FOLDED_OPS = frozenset(
@@ -400,7 +401,7 @@ def _evaluate(node: ir.Node, version: int) -> list[np.ndarray] | None:
     tensors = [constant_tensor(v) for v in node.inputs]
     if sum(0 if t is None else t.size for t in tensors) > MAX_FOLDED_ELEMENTS:
         return None
-    arrays = [None if t is None else t.numpy() for t in tensors]
+    arrays = [None if t is None else array_of(t) for t in tensors]
     given = [a for a in arrays if a is not None]
     if not _agreed(node.op_type, given) or elements_after(node, given) > MAX_FOLDED_ELEMENTS:
         return None
