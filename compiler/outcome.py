@@ -18,12 +18,14 @@ import numpy as np
 from ..ir.count import parameters
 from ..ir.digest import contents_digest, file_digest, structure_digest
 from ..ir.provenance import Remark
+from ..ir.signature import Signature
 from ..targets.host import read_machine
 from .calibration.coverage import coverage, static_ranges
 from .choose import Choice
 from .context import head
 from .prepare import Prepared
 from .result import CompileResult, Kernels, Plan, Sample, Speed
+from .states import one_step_note
 from .unreached import unreached
 from .workshop import Judged
 
@@ -129,6 +131,9 @@ def _notes(finished: Finished, prepared: Prepared) -> tuple[str, ...]:
     if prepared.timing_feeds is None:
         notes.append(f"not run on the target: {prepared.not_timed}")
     build = finished.judged.build
+    lossy = any(edit.loss is not None for edit in build.edits)
+    if lossy and (single := one_step_note(Signature.of(build.model))):
+        notes.append(single)
     if beyond := unreached(build.model, {remark.site for remark in build.remarks}):
         notes.append(beyond)
     return tuple(notes)
