@@ -46,5 +46,5 @@ def _alike(value: TensorSpec, output: TensorSpec) -> bool:
 
 
 def _stem(name: str, ending: re.Pattern[str]) -> str:
-    bare = ending.sub("", name.casefold())
+    bare = ending.sub("", name.casefold()) or name.casefold()
     return re.sub("^(past_key_values|past|present)(?=[._])", "past", bare)

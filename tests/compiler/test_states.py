@@ -46,6 +46,12 @@ def test_other_outputs_are_no_states(other: Signature) -> None:
     assert one_step_note(other) == ""
 
 
+def test_an_input_called_input_is_no_state_of_an_output_called_output() -> None:
+    ins = TensorSpec("input", "FLOAT", ("n", 8)), TensorSpec("state", "FLOAT", ("n", 8))
+    outs = TensorSpec("output", "FLOAT", ("n", 8)), TensorSpec("stateN", "FLOAT", ("n", 8))
+    assert next_states(Signature(ins, outs)) == {"state": "stateN"}
+
+
 def test_the_note_names_two_and_counts_the_rest() -> None:
     note = one_step_note(signature(("a", "an"), ("b", "bn"), ("c", "cn"), ("d", "dn")))
     assert "(an follows a, bn follows b and 2 more)" in note
