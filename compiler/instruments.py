@@ -24,7 +24,7 @@ from ..ir.strays import Look, Touched, strays
 from ..ir.verify import verify
 from ..passes.api import Candidate, Pass, Perturbation, Semantics, promise_of
 from .context import CompileContext
-from .equality import each_difference, random_outputs, whole_graph_tolerance
+from .equality import each_difference, promised_tolerance, random_outputs
 from .execution import running
 from .pipeline import Pipeline, parse
 from .regions import Reference, compare
@@ -178,7 +178,7 @@ class RegionCheck(Instrument):
             return None
         now = _outputs(event)
         exact = self._promise is Semantics.EXACT
-        tolerance = None if exact else whole_graph_tolerance(event.model)
+        tolerance = promised_tolerance(event.model, exact=exact)
         for name, found in each_difference(self._held, now, tolerance):
             raise BrokenPromiseError(event.pass_.name, self._promise, name, found)
         return now

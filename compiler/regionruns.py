@@ -28,7 +28,7 @@ from ..ir.tensors import tensor_digest, tensor_face
 from ..passes.api import Semantics
 from .available import resident
 from .context import values_by_name
-from .equality import each_difference, random_outputs, whole_graph_tolerance
+from .equality import each_difference, promised_tolerance, random_outputs
 from .execution import running
 from .headline import size
 from .instruments import BrokenPromiseError, EditEvent, PassEvent, RegionCheck
@@ -168,7 +168,7 @@ class _Lab:
     def _differences(self, region: Changed, before: ir.Model, after: ir.Model) -> dict[str, str]:
         feeds = self._feeds(before, after)
         random = random_outputs(before)
-        tolerance = None if self.exact else whole_graph_tolerance(before)
+        tolerance = promised_tolerance(before, exact=self.exact)
         self._check_room(before, after)
         try:
             was = _run(before, feeds, self.threads)

@@ -120,7 +120,7 @@ def _bits(trial: Trial) -> Iterator[Found]:
     yield from _told(trial, Semantics.EXACT)
     for stage in trial.stages:
         if stage.promise is Semantics.EXACT:
-            yield from _differences(trial, stage, None)
+            yield from _differences(trial, stage)
     final = trial.final
     if final is not None and isinstance(final.plain, tuple) and trial.stages:
         last = trial.stages[-1].after
@@ -131,7 +131,7 @@ def _tolerance(trial: Trial) -> Iterator[Found]:
     yield from _told(trial, Semantics.REASSOCIATES)
     for stage in trial.stages:
         if stage.promise is Semantics.REASSOCIATES:
-            yield from _differences(trial, stage, stage.tolerance)
+            yield from _differences(trial, stage)
         if stage.promise is Semantics.LOSSY:
             yield from _not_finite(trial, stage)
     yield from _optimised(trial)
@@ -144,8 +144,8 @@ def _told(trial: Trial, promise: Semantics) -> Iterator[Found]:
         yield Found(_line(error.what), stop.stage)
 
 
-def _differences(trial: Trial, stage: Stage, tolerance: float | None) -> Iterator[Found]:
-    return _compared(trial, stage.before, stage.after, tolerance, stage.name)
+def _differences(trial: Trial, stage: Stage) -> Iterator[Found]:
+    return _compared(trial, stage.before, stage.after, stage.tolerance, stage.name)
 
 
 def _compared(

@@ -25,7 +25,7 @@ from ...passes.api import Pass, Semantics
 from ...targets.runtime import Optimize
 from ..backends.legalise import legalise
 from ..context import CompileContext
-from ..equality import difference, random_outputs, whole_graph_tolerance
+from ..equality import difference, promised_tolerance, random_outputs
 from ..instruments import Instrument, RegionCheck, VerifyEach
 from ..manager import PassManager
 from ..pipeline import Step
@@ -47,17 +47,17 @@ class Stage:
     """One step of the way and the graph behind it.
 
     promise: the weakest of what was offered. before, after: outputs of each feed, the runtime's
-    optimisations off. tolerance: for REASSOCIATES. moved: whether the contents digest did.
-    touched: hooks that changed the graph where they must not. faces: what edits changed of the
-    signature. again: edits when the pass runs a
-    second time. problems: broken structural rules.
+    optimisations off. tolerance: that the promise leaves; None: not one bit. moved: whether the
+    contents digest did. touched: hooks that changed the graph where they must not. faces: what
+    edits changed of the signature. again: edits when the pass runs a second time. problems:
+    broken structural rules.
     """
 
     name: str
     promise: Semantics
     before: Runs
     after: Runs
-    tolerance: float
+    tolerance: float | None
     edits: int = 0
     moved: bool = False
     touched: tuple[str, ...] = ()
@@ -282,7 +282,7 @@ class _Attempt:
         except Exception as error:
             self.stop = self.stop or Stop(name, error, running=True)
             return
-        tolerance = whole_graph_tolerance(model)
+        tolerance = promised_tolerance(model, exact=promise is Semantics.EXACT)
         self.stages.append(Stage(name, promise, before, after, tolerance, **more))  # type: ignore[arg-type]
 
 

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 
-from planish.compiler.equality import difference, random_outputs
+from planish.compiler.equality import (
+    COARSE_TOLERANCES,
+    difference,
+    promised_tolerance,
+    random_outputs,
+)
+from planish.ir.load import load_model
 
 Array = np.ndarray[Any, Any]
 
@@ -66,6 +73,39 @@ def test_one_flag_in_a_thousand_may_flip() -> None:
     assert difference(before, after, 1e-4) is None
     after[4] = 1
     assert difference(before, after, 1e-4)
+
+
+@pytest.mark.parametrize(
+    ("body", "bits"),
+    [
+        ("float[3] x) => (float[3] y) { y = Neg(x) }", True),
+        ("float16[3] x) => (float16[3] y) { y = Neg(x) }", False),
+        ("float16[3] x) => (float16[3] y) { y = Identity(x) }", True),
+        ("float[3] x) => (float16[3] y) { a = Neg(x) y = Cast <to = 10> (a) }", True),
+        ("float[3] x) => (bool[3] y) { a = Cast <to = 16> (x) y = IsNaN(a) }", False),
+    ],
+)
+def test_bits_are_not_asked_of_what_the_runtime_emulates(body: str, bits: bool) -> None:
+    text = f'<ir_version: 8, opset_import: ["" : 17]>\ng ({body}'
+    model = load_model(ir.from_onnx_text(text)).model
+    assert (promised_tolerance(model, exact=True) is None) == bits
+    assert promised_tolerance(model, exact=False)
+
+
+def test_why_bits_are_not_asked_in_half_precision(graphs: ModuleType) -> None:
+    """With two operators in between that only move numbers the runtime rounds, else it does not."""
+    face = '<ir_version: 8, opset_import: ["" : 17]>\ng (float16[64] x) => (float16[64] y)'
+    x = np.random.default_rng(0).normal(size=64).astype(np.float16)
+    runs = [
+        graphs.run(graphs.parse(f"{face} {{ {body} }}"), {"x": x})["y"]
+        for body in (
+            "a = Mul(x, x) b = Identity(a) c = Identity(b) y = Mul(c, x)",
+            "a = Mul(x, x) y = Mul(a, x)",
+        )
+    ]
+    found = difference(runs[0], runs[1], None)
+    assert found is not None
+    assert difference(runs[0], runs[1], COARSE_TOLERANCES[ir.DataType.FLOAT16]) is None
 
 
 def outputs(body: str, more: str = "") -> frozenset[str]:
