@@ -12,10 +12,12 @@ BENCH := .venv-bench
 PY := $(VENV)/bin/python
 PIP_OPTIONS := --quiet --disable-pip-version-check
 READY := $(VENV)/ready-$(MARK)
+FUZZ_COUNT ?= 10000
+FUZZ_SEED ?= 0
 LAYERS := compiler passes targets ir
 
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint format typecheck docs bench lock clean
+.PHONY: help setup demo test lint format typecheck docs fuzz bench lock clean
 
 help:
 	@echo 'make setup      the environment $(VENV), from requirements-dev.txt'
@@ -24,6 +26,7 @@ help:
 	@echo 'make lint       ruff; make format mends what it can'
 	@echo 'make typecheck  mypy --strict'
 	@echo 'make docs       the pages on passes and targets, from what these say of themselves'
+	@echo 'make fuzz       generated graphs through every pass: FUZZ_COUNT=10000 FUZZ_SEED=0'
 	@echo 'make bench      planish against its peers (these live in $(BENCH))'
 	@echo 'make lock       renew requirements-dev.txt'
 	@echo 'make clean      remove what was built, not the environments'
@@ -55,6 +58,9 @@ typecheck: $(READY)
 
 docs: $(READY)
 	$(PY) docs/generate.py
+
+fuzz: $(READY)
+	$(PY) -m planish.compiler.harness.fuzz --count $(FUZZ_COUNT) --seed $(FUZZ_SEED)
 
 bench: $(READY) $(BENCH)/ready-$(MARK)
 	PLANISH_PEERS=$(BENCH)/bin/python $(PY) benchmarks/run.py
