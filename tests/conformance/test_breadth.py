@@ -15,6 +15,7 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from planish.cli import main
 from planish.ir.errors import PlanishError
 from planish.ir.graph import all_nodes
 from planish.ir.load import Imported, load_model
@@ -225,6 +226,15 @@ def test_no_initializer_at_the_top_level(graphs: ModuleType) -> None:
     for b in (True, False):
         imported = lossless(graphs, model, {"x": floats(2, 4), "b": np.array(b)})
         assert not imported.model.graph.initializers
+
+
+def test_inspect_names_layers_in_bodies(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    body = """y = If (b) <then_branch = t () => (float[n, 4] p) { [inner] p = MatMul(x, w) },
+                           else_branch = e () => (float[n, 4] q) { q = Neg(x) }>"""
+    model = text(body, io="(float[n, 4] x, bool b) => (float[n, 4] y)", w=floats(4, 4))
+    onnx.save(model, tmp_path / "model.onnx")
+    assert main(["inspect", str(tmp_path / "model.onnx")]) == 0
+    assert "linear (in a body)" in capsys.readouterr().out
 
 
 # -- control flow, sequences, functions ------------------------------------------------
