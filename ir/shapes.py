@@ -8,7 +8,7 @@ read, so a model beyond 2 GB is no special case.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import onnx
 import onnx_ir as ir
@@ -16,7 +16,7 @@ import onnx_ir as ir
 from .errors import PassError
 from .graph import all_graphs, captured_values, constant_tensor, subgraphs
 from .inference import infer
-from .protocheck import node_graphs
+from .protocheck import node_graphs, proto_graphs
 from .provenance import Remark
 from .scopes import describe
 from .tensors import in_memory
@@ -91,12 +91,21 @@ def _stand_in(value: ir.Value, tensor: ir.TensorProtocol) -> ir.TensorProtocol:
 def without_weights(model: ir.Model) -> onnx.ModelProto:
     with substituted(all_graphs(model), _stand_in):
         proto = ir.to_proto(model)
+    _spell_out([node for graph in proto_graphs(proto.graph) for node in graph.node])
     opsets = model.opset_imports
     _forget(proto.graph, opsets)
     for inner in (g for node in proto.graph.node for g in node_graphs(node)):
         for output in _forget(inner, opsets):
             output.type.tensor_type.ClearField("shape")
     return proto
+
+
+def _spell_out(nodes: Iterable[onnx.NodeProto]) -> None:
+    """Write the default that ONNX's inference of STFT gets wrong: it takes 0 for 1 (onnx 1.23)."""
+    for node in nodes:
+        standard_stft = node.op_type == "STFT" and not node.domain
+        if standard_stft and not any(a.name == "onesided" for a in node.attribute):
+            node.attribute.append(onnx.helper.make_attribute("onesided", 1))
 
 
 def _forget(graph: onnx.GraphProto, opsets: Mapping[str, int]) -> list[onnx.ValueInfoProto]:
@@ -210,6 +219,7 @@ def _node_outputs(node: ir.Node, model: ir.Model) -> Types:
     inner = [g for graph in subgraphs(node) for g in all_graphs(graph)]
     with substituted(inner, _stand_in):
         proto = ir.to_proto(node)
+    _spell_out([proto])
     return onnx.shape_inference.infer_node_outputs(
         schema,
         proto,

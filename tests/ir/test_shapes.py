@@ -173,6 +173,28 @@ def test_a_node_that_cannot_take_its_inputs_is_an_error(model: ir.Model) -> None
     assert "square" in caught.value.where
 
 
+def test_a_spectrum_without_its_mirror_image_has_half_the_bins() -> None:
+    """``onesided`` is 1 by default, and ONNX's own inference takes an absent one for 0."""
+    model = ir.from_onnx_text(
+        """<ir_version: 10, opset_import: ["" : 20]>
+        g (float[1, 128, 1] x) => (float[a, b, c, d] y, float[a, b, e, d] both)
+        <int64 step = {8}, int64 length = {16}>
+        {
+          [half] h = STFT(x, step, , length)
+          [whole] w = STFT <onesided = 0> (x, step, , length)
+          y = Identity(h)
+          both = Identity(w)
+        }"""
+    )
+    infer_shapes(model)
+    assert described(model, "half") == "FLOAT(1, 15, 9, 2)"
+    assert described(model, "whole") == "FLOAT(1, 15, 16, 2)"
+    half = output(model, "half")
+    half.shape = None
+    assert infer_node(node(model, "half"), model)
+    assert described(model, "half") == "FLOAT(1, 15, 9, 2)"
+
+
 def test_a_change_travels_downstream_and_into_branches(model: ir.Model) -> None:
     infer_shapes(model)
     weight = model.graph.initializers["w"]
