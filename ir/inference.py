@@ -33,9 +33,9 @@ def infer(proto: onnx.ModelProto, *, strict: bool) -> onnx.ModelProto:
 
     strict: raise ``onnx.shape_inference.InferenceError`` where an operator cannot take its inputs.
     """
-    found = onnx.shape_inference.infer_shapes(proto, strict_mode=strict, data_prop=False)
+    plain = found = onnx.shape_inference.infer_shapes(proto, strict_mode=strict, data_prop=False)
     if proto.functions:  # their bodies have no types to look at
-        return found
+        return plain
     carriers = [n for g in proto_graphs(proto.graph) for n in g.node if n.op_type in CARRIERS]
     before: set[str] | None = None
     for _ in range(ROUNDS):
@@ -44,7 +44,8 @@ def infer(proto: onnx.ModelProto, *, strict: bool) -> onnx.ModelProto:
             break
         before, found = long, _infer_without(long, _types(found, long), proto, strict)
         if not long:
-            break
+            return found
+    _complete(found, plain)
     return found
 
 
@@ -143,3 +144,15 @@ def _resolve(proto: onnx.ModelProto, symbols: Mapping[str, int]) -> None:
             for size in info.type.tensor_type.shape.dim:
                 if size.dim_param in symbols:
                     size.dim_value = symbols[size.dim_param]
+
+
+def _complete(proto: onnx.ModelProto, plain: onnx.ModelProto) -> None:
+    """Sizes that were known without carrying data, and are not behind a stand-in."""
+    known = {i.name: i.type for g in proto_graphs(plain.graph) for i in g.value_info}
+    for graph in proto_graphs(proto.graph):
+        for info in graph.value_info:
+            before = known.get(info.name, info.type).tensor_type.shape.dim
+            sizes = info.type.tensor_type.shape.dim
+            for size, old in zip(sizes, before, strict=False) if len(sizes) == len(before) else ():
+                if old.HasField("dim_value") and not size.HasField("dim_value"):
+                    size.CopyFrom(old)
