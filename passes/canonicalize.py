@@ -213,8 +213,28 @@ def sum_to_add(node: ir.Node, rewriter: Rewriter) -> bool:
     return True
 
 
+def castlike_to_cast(node: ir.Node, rewriter: Rewriter) -> bool:
+    """CastLike -> Cast where the type to match is known; then constants fold through it."""
+    if node.op_type != "CastLike" or node.domain or node.inputs[1] is None:
+        return False
+    dtype = node.inputs[1].dtype
+    if dtype is None or dtype == ir.DataType.UNDEFINED:
+        return False
+    cast = rewriter.insert(
+        "Cast",
+        [node.inputs[0]],
+        before=node,
+        name=str(node.name),
+        attributes={"to": int(dtype)} | {k: a.value for k, a in node.attributes.items()},
+        origins=[node],
+    )
+    _replace(node, cast.outputs[0], rewriter)
+    return True
+
+
 EXACT_RULES: tuple[tuple[str, Rule], ...] = (
     ("sum-to-add", sum_to_add),
+    ("castlike-to-cast", castlike_to_cast),
     ("remove-nothing", remove_nothing),
     ("fold-constants", fold_constants),
     ("constants-right", constants_right),
@@ -228,8 +248,8 @@ RULES = dict(EXACT_RULES + REASSOCIATING_RULES)
 SETTLE = "settle"
 """All rules over and over, until none applies: one rule may make room for another.
 
-That ends: a rule takes away a node, a constant on the left, or a Gemm, Sum or BatchNormalization
-that no other rule makes.
+That ends: a rule takes away a node, a constant on the left, or a CastLike, Gemm, Sum or
+BatchNormalization that no other rule makes.
 """
 
 

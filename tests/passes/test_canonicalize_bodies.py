@@ -12,7 +12,7 @@ import pytest
 from planish.ir.graph import all_nodes, constant_tensor
 from planish.ir.rewriter import Rewriter
 from planish.ir.sites import find_sites
-from planish.passes.canonicalize import fold_constants
+from planish.passes.canonicalize import castlike_to_cast, fold_constants
 
 Array = np.ndarray[Any, Any]
 RNG = np.random.default_rng(11)
@@ -216,3 +216,21 @@ def test_large_constants_are_not_made(
     )
     model = graphs.parse(f"{head} {{ {text} z = Size(r) y = Neg(x) }}")
     assert not fold_constants(next(iter(model.graph)), Rewriter(model))
+
+
+# -- casts to the type of another value ------------------------------------------------
+
+
+def test_a_cast_like_a_known_value_is_a_cast_and_folds(graphs: ModuleType) -> None:
+    body = """one = Constant <value_int = 1> () like = CastLike(one, x)
+              h = Cast <to = 10> (x) half = CastLike(x, h) back = Cast <to = 1> (half)
+              y = Add(back, like)"""
+    model = canonical(graphs, graph(body), X | {"b": np.array(True)})
+    assert graphs.ops(model) == ["Cast", "Cast", "Add"]
+
+
+def test_a_cast_like_a_value_of_unknown_type_stays(graphs: ModuleType) -> None:
+    model = graphs.parse(graph("z = Relu(x) y = CastLike(x, z)"))
+    node = graphs.node(model, "CastLike_1")
+    node.inputs[1].type = None
+    assert not castlike_to_cast(node, Rewriter(model))
