@@ -261,9 +261,9 @@ def _deterministic(trial: Trial) -> Iterator[Found]:
     if trial.final is None:
         return
     second = trial.final.second
-    if not isinstance(second, bytes):
+    if isinstance(second, Exception):
         yield Found(f"the second time it fails: {type(second).__name__}: {_line(str(second))}")
-    elif second != trial.final.data:
+    elif second != trial.final.file:
         yield Found("done twice from the start, the files differ")
 
 

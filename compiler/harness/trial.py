@@ -6,6 +6,7 @@ instruments, legalisation and file. Nothing here decides what is a failure.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -88,9 +89,9 @@ class Final:
     """The finished graph and its file.
 
     signature: as it is read from the file. plain, optimized: what the file computes, or why it
-    does not run. digests: of the contents, before saving and after loading. data: the file's
-    bytes. restored: whether rolling everything back restores the imported graph. second: these
-    bytes when all is done again from the start, or the error that this gave.
+    does not run. digests: of the contents, before saving and after loading. file: digest of
+    the file's bytes. restored: whether rolling everything back restores the imported graph.
+    second: digest of the bytes when all is done again from the start, or the error that this gave.
     """
 
     model: ir.Model
@@ -100,8 +101,8 @@ class Final:
     optimized: Runs | PlanishError
     digests: tuple[str, str]
     restored: bool
-    data: bytes
-    second: bytes | Exception
+    file: str
+    second: str | Exception
     untrue: tuple[Untrue, ...]
 
 
@@ -323,7 +324,7 @@ def _finished(
         optimized,
         digests,
         restored=snapshot(rewriter.model) == whole,
-        data=data,
+        file=_digest(data),
         second=_second(trial),
         untrue=tuple(untrue(model, trial.case.feeds)),
     )
@@ -336,8 +337,12 @@ def _ran(data: bytes, case: Case, how: Optimize) -> Runs | PlanishError:
         return error
 
 
-def _second(trial: Trial) -> bytes | Exception:
-    """The file's bytes when all is done again from the start."""
+def _digest(data: bytes) -> str:
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def _second(trial: Trial) -> str | Exception:
+    """Digest of the file's bytes when all is done again from the start."""
     subject, case = trial.subject, trial.case
     try:
         imported = load_model(case.model)
@@ -349,7 +354,7 @@ def _second(trial: Trial) -> bytes | Exception:
             manager.run(pass_, selector=step.selector)
         with rewriter.edit(LEGALISE):
             legalise(rewriter)
-        return to_bytes(rewriter.model)
+        return _digest(to_bytes(rewriter.model))
     except Exception as error:
         return error
 
