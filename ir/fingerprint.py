@@ -12,6 +12,7 @@ import hashlib
 import struct
 from collections import defaultdict
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 
 import numpy as np
 import onnx_ir as ir
@@ -24,9 +25,14 @@ from .tensors import HASH_SIZE, tensor_digest
 TensorHash = Callable[[ir.TensorProtocol], str]
 
 
+_LENGTHS = [struct.Struct(f"<{count}q").pack for count in range(16)]
+
+
 def combine(*parts: bytes) -> bytes:
     """Hash of a list of byte strings; their lengths keep neighbours apart."""
-    lengths = struct.pack(f"<{len(parts)}q", *map(len, parts))
+    count = len(parts)
+    pack = _LENGTHS[count] if count < 16 else struct.Struct(f"<{count}q").pack
+    lengths = pack(*map(len, parts))
     return hashlib.blake2b(lengths + b"".join(parts), digest_size=HASH_SIZE).digest()
 
 
@@ -54,17 +60,19 @@ class Forward:
     def node(self, node: ir.Node) -> None:
         """Fingerprint a node and its outputs, from those of its inputs."""
         # Trailing outputs that nobody asked for are not written to a file, so they do not count.
-        present = bytes(bool(v.name) for v in node.outputs).rstrip(b"\0")
-        operator = repr(node.op_identifier()).encode()
-        attributes = self.attributes(node.attributes.values())
-        found = combine(operator, present, attributes, self.list(node.inputs))
+        outputs, held = node.outputs, node.attributes.data
+        present = bytes([bool(v.name) for v in outputs]).rstrip(b"\0")
+        attributes = self.attributes(held.values()) if held else b""
+        found = combine(
+            _operator(node.op_identifier()), present, attributes, self.list(node.inputs)
+        )
         self.nodes[node] = found
-        for index, value in enumerate(node.outputs):
+        for index, value in enumerate(outputs):
             self.values[value] = found + index.to_bytes(4, "little")
 
     def list(self, values: Iterable[ir.Value | None]) -> bytes:
         """One fingerprint of several values in order; missing ones count."""
-        return combine(*(b"" if v is None else self.value(v) for v in values))
+        return combine(*[b"" if v is None else self.value(v) for v in values])
 
     def value(self, value: ir.Value) -> bytes:
         """What is known of a value, else a mark with its name."""
@@ -134,16 +142,23 @@ class Fingerprint:
             self.parts.append(combine(self.forward.values[value], self._uses(value)))
 
     def _used(self, node: ir.Node) -> None:
-        role = combine(self.forward.nodes[node], *(self._uses(v) for v in node.outputs))
+        role = combine(self.forward.nodes[node], *[self._uses(v) for v in node.outputs])
         self.parts.append(role)
         for index, value in enumerate(node.inputs):
             if value is not None:
                 self.readers[value].append(role + index.to_bytes(4, "little"))
-        for position, (name, subgraph) in enumerate(named_subgraphs(node)):
+        held = enumerate(named_subgraphs(node)) if node.attributes.data else ()
+        for position, (name, subgraph) in held:
             self._backward(subgraph, combine(role, name.encode(), struct.pack("<q", position)))
 
     def _uses(self, value: ir.Value) -> bytes:
-        return b"".join(sorted(self.readers.get(value, ())))
+        found = self.readers.get(value, ())
+        return found[0] if len(found) == 1 else b"".join(sorted(found))
+
+
+@lru_cache(maxsize=1024)
+def _operator(identifier: ir.OperatorIdentifier) -> bytes:
+    return repr(identifier).encode()
 
 
 def model_fingerprint(model: ir.Model, tensor: TensorHash) -> bytes:

@@ -63,8 +63,8 @@ def infer_node(node: ir.Node, model: ir.Model) -> bool:
             f"{describe(node)} cannot take its inputs: {first_line(error)}",
             where=", ".join(_sketch(v) for v in node.inputs),
         ) from error
-    signature = model.graph.outputs
-    free = [v for v in node.outputs if not any(v is o for o in signature)]
+    main = model.graph
+    free = [v for v in node.outputs if not v.is_graph_output() or v.graph is not main]
     changed = [_update(v, found[v.name]) for v in free if v.name and v.name in found]
     return any(changed)
 
