@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ....ir.errors import UsageError, near
 from ..case import Case
-from . import blocks, constants, control, finish, layers, movement, pointwise, quantized
+from . import blocks, constants, control, finish, images, layers, movement, pointwise, quantized
 from .draws import DrawnDraws, Draws, SeededDraws
 from .inputs import inputs
 from .names import Names
@@ -29,22 +29,23 @@ STEPS: dict[str, tuple[tuple[int, Step], ...]] = {
     "pointwise": (
         (6, pointwise.unary), (2, pointwise.clip), (8, pointwise.binary), (2, pointwise.divide),
         (2, pointwise.power), (1, pointwise.prelu), (2, pointwise.softmax), (3, pointwise.reduce),
-        (2, pointwise.integers), (2, pointwise.choose), (4, pointwise.rounding),
+        (2, pointwise.integers), (2, pointwise.choose), (6, pointwise.rounding),
         (3, pointwise.cast), (5, pointwise.nothing), (3, pointwise.again), (2, constants.wild),
     ),
     "movement": (
-        (3, movement.reshape), (3, movement.transpose), (3, movement.concat), (3, movement.split),
-        (3, movement.slice_), (2, movement.axes_of_one), (4, movement.expand),
-        (2, movement.gather), (1, movement.flatten), (1, movement.pad), (2, movement.counted),
+        (3, movement.reshape), (3, movement.transpose), (5, movement.concat), (3, movement.split),
+        (3, movement.slice_), (4, movement.axes_of_one), (6, movement.expand),
+        (2, movement.gather), (4, movement.flatten), (3, movement.pad), (2, movement.counted),
         (2, movement.vacant),
     ),
     "layers": (
-        (16, layers.linear), (16, layers.convolution), (4, layers.layer_norm),
-        (3, layers.instance_norm),
+        (16, layers.linear), (16, images.convolution), (4, layers.layer_norm),
+        (3, images.instance_norm),
+        (14, layers.stacked),
     ),
-    "blocks": ((7, blocks.attention), (5, blocks.feed_forward), (6, blocks.embedding)),
+    "blocks": ((11, blocks.attention), (5, blocks.feed_forward), (6, blocks.embedding)),
     "control": (
-        (5, control.branch), (3, control.loop), (3, control.scan), (4, control.call),
+        (5, control.branch), (3, control.loop), (3, control.scan), (8, control.call),
         (3, control.sequence),
     ),
     "quantized": ((3, quantized.quantize_dequantize), (6, quantized.quantized_linear)),
@@ -60,7 +61,7 @@ class Profile:
     names in ``STEPS``, all by default.
     """
 
-    steps: int = 12
+    steps: int = 14
     opsets: tuple[int, int] = (7, 23)
     ir_versions: tuple[int, int] = (3, 11)
     families: tuple[str, ...] = tuple(STEPS)

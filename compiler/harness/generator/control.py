@@ -114,7 +114,7 @@ def _arm(outer: Scope, x: Wire, label: str) -> onnx.GraphProto:
     if way == 8 and numbers and not scope.bare:
         shape = tuple(d for d in x.shape if isinstance(d, int))
         y = store(scope, content(scope.draws, shape, x.dtype), "held")
-    elif way == 9:
+    elif way in (7, 9):
         y = scope.one("Identity", [x])  # the runtime takes no outer value as it is
     else:
         y = _body(scope, x)

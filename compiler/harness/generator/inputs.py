@@ -47,7 +47,7 @@ def _sizes(scope: Scope, feeds: int) -> tuple[Dim, Dim]:
             found.append(draws.pick(options))
             continue
         sizes = [draws.pick(options) for _ in range(feeds)]
-        if draws.chance(2):
+        if draws.chance(4):
             sizes[-1] = 0
         found.append(world.symbol(sizes, name))
     return found[0], found[1]

@@ -1,10 +1,11 @@
-"""Layers: linear ones in every spelling, convolutions, normalisations, embeddings."""
+"""Layers on features: linear ones in every spelling, normalisations, and stacks of both."""
 
 from __future__ import annotations
 
+from . import images
 from .movement import to
 from .scope import Dim, Scope, Wire
-from .weights import Role, content
+from .weights import Role
 
 WIDTHS = (4, 8, 32, 64, 1, 2, 3, 16, 33)
 WIDE = (32, 64, 48)
@@ -36,7 +37,7 @@ def project(scope: Scope, x: Wire, columns: int, *, plain: bool = False) -> Wire
         if x.rank == 3:
             spellings += [(1, _flattened_gemm), (1, _pointwise)]
         if scope.opset >= 12 and x.dtype == "float32" and x.rank == 3:
-            spellings += [(4, _einsum)]
+            spellings += [(9, _einsum)]
     return scope.draws.weighted(spellings)(scope, x, columns)
 
 
@@ -90,7 +91,7 @@ def _batched(scope: Scope, x: Wire, columns: int) -> Wire:
 def _gemm(scope: Scope, x: Wire, columns: int) -> Wire:
     """alpha, beta, transA, transB, and C of any shape that can be broadcast, or none."""
     rows, draws = _rows(scope, x), scope.draws
-    flipped, turned = draws.chance(30), draws.chance(50)
+    flipped, turned = draws.chance(35), draws.chance(50)
     if flipped:
         x = scope.one("Transpose", [x], x.shape[::-1], perm=[1, 0])
     shape = (columns, rows) if turned else (rows, columns)
@@ -144,93 +145,27 @@ def _low_rank(scope: Scope, x: Wire, columns: int) -> Wire:
     return _matmul_add(scope, _matmul(scope, x, scope.draws.pick([1, 2, 32])), columns)
 
 
-def convolution(scope: Scope) -> None:
-    """[batch, channels, length (, width)]: plain, grouped, depthwise; a norm and an activation."""
+def stacked(scope: Scope) -> None:
+    """A norm or a convolution of uneven channels, and layers that alone read it."""
+    image = scope.draws.chance(50)
     x = scope.activation(
         lambda w: (
-            w.rank in (3, 4)
+            w.rank == (4 if image else 3)
             and w.dtype == "float32"
-            and scope.sized(w, 1) is not None
+            and (scope.sized(w, 1 if image else -1) or 0) > 1
             and scope.filled(w)
         )
     )
     if x is None:
         return
-    y = _convolved(scope, scope.tame(x))
-    if scope.draws.chance(45):
-        y = batch_norm(scope, y)
-    if scope.draws.chance(50):
-        y = _activated(scope, y)
-    if scope.draws.chance(25) and y.shape == x.shape:
-        scope.one("Add", scope.draws.pick([[y, x], [x, y]]), peak=x.peak + y.peak)
-    elif scope.draws.chance(15):
-        pool(scope, y)
+    x, before = scope.tame(x), list(scope.wires)
+    made = images.convolutions(scope, x) if image else _projections(scope, x)
+    scope.wires = [*before, *made]  # nothing else reads what is between
 
 
-def _convolved(scope: Scope, x: Wire) -> Wire:
-    draws, channels = scope.draws, scope.sized(x, 1) or 1
-    spatial = x.rank - 2
-    groups = draws.pick([1, channels, *[g for g in (2, 4) if channels % g == 0]])
-    kernel = draws.pick([1, 3])
-    per_group = draws.pick([1, 2, 4, 16]) if groups <= 4 else 1
-    outs = groups * per_group if groups > 1 else draws.pick([channels, 4, 16, 1])
-    if scope.world.wide and groups == 1:
-        outs = draws.pick([16, 32])
-    w = scope.weight((outs, channels // groups, *[kernel] * spatial), x.dtype, "filters")
-    bias = scope.weight((outs,), x.dtype, "vector") if draws.chance(50) else None
-    same = (
-        {"pads": [kernel // 2] * (2 * spatial)} if draws.chance(60) else {"auto_pad": "SAME_UPPER"}
-    )
-    if kernel == 1 and draws.chance(60):
-        same = {}
-    named = draws.chance(50)
-    return scope.one(
-        "Conv", [x, w, bias] if bias or draws.chance(10) else [x, w],
-        (x.shape[0], outs, *x.shape[2:]), exact=False, peak=3 * x.peak * max(w.peak, 0.1) + 1,
-        group=groups if groups > 1 or named else None,
-        kernel_shape=[kernel] * spatial if named else None,
-        strides=[1] * spatial if draws.chance(30) else None, **same,
-    )  # fmt: skip
-
-
-def batch_norm(scope: Scope, x: Wire) -> Wire:
-    """Statistics of training, stored; in the attributes of each opset."""
-    channels = scope.sized(x, 1) or 1
-    roles: tuple[Role, ...] = ("factor", "vector", "vector")
-    stored = [scope.weight((channels,), x.dtype, role) for role in roles]
-    variance = content(scope.draws, (channels,), x.dtype, "variance")
-    stored.append(scope.constant(variance, x.dtype))  # its own: a shared tensor may be negative
-    given: dict[str, float] = {"epsilon": 1e-3} if scope.draws.chance(50) else {}
-    if scope.opset >= 14 and scope.draws.chance(30):
-        given["training_mode"] = 0
-    return scope.one("BatchNormalization", [x, *stored], exact=False, peak=4 * x.peak + 4, **given)
-
-
-def _activated(scope: Scope, y: Wire) -> Wire:
-    if scope.draws.chance(70):
-        return scope.one("Relu", [y])
-    if scope.opset < 11:
-        return scope.one("Clip", [y], min=0.0, max=6.0, peak=6.0)
-    bounds = [scope.constant(v, y.dtype) for v in (0.0, 6.0)]
-    return scope.one("Clip", [y, *bounds], peak=6.0)
-
-
-def pool(scope: Scope, y: Wire) -> None:
-    """Over windows (positions wanted by nobody), or over everything."""
-    spatial = y.rank - 2
-    if scope.draws.chance(50):
-        shape = (*y.shape[:2], *[1] * spatial)
-        scope.one(scope.draws.pick(["GlobalAveragePool", "GlobalMaxPool"]), [y], shape)
-        return
-    window = {"kernel_shape": [3] * spatial, "pads": [1] * (2 * spatial)}
-    result = Wire("", y.dtype, y.shape, y.exact, y.peak)
-    places = Wire("", "int64", y.shape, y.exact)
-    if scope.opset >= 8 and scope.draws.chance(30):
-        made = scope.emit("MaxPool", [y], [result, places], **window)
-        if not y.exact:
-            scope.wires.remove(made[1])
-    else:
-        scope.emit(scope.draws.pick(["MaxPool", "AveragePool"]), [y], [result], **window)
+def _projections(scope: Scope, x: Wire) -> list[Wire]:
+    y = normalised(scope, x, "uneven")
+    return [project(scope, y, width(scope), plain=True) for _ in range(scope.draws.integer(1, 3))]
 
 
 def layer_norm(scope: Scope) -> None:
@@ -240,10 +175,10 @@ def layer_norm(scope: Scope) -> None:
         normalised(scope, scope.tame(x))
 
 
-def normalised(scope: Scope, x: Wire) -> Wire:
+def normalised(scope: Scope, x: Wire, role: Role = "factor") -> Wire:
     """Layer normalisation over the last axis."""
     size = _rows(scope, x)
-    scale = scope.weight((size,), x.dtype, "factor")
+    scale = scope.weight((size,), x.dtype, role)
     bias = scope.weight((size,), x.dtype, "vector") if scope.draws.chance(80) else None
     if scope.opset >= 17 and x.dtype != "float16" and scope.draws.chance(75):
         axis = scope.draws.pick([-1, None, x.rank - 1])
@@ -265,15 +200,3 @@ def _mean(scope: Scope, x: Wire) -> Wire:
     if scope.opset < 18:
         return scope.one("ReduceMean", [x], shape, exact=False, axes=[x.rank - 1])
     return scope.one("ReduceMean", [x, scope.ints([-1])], shape, exact=False)
-
-
-def instance_norm(scope: Scope) -> None:
-    """Over the positions of each channel."""
-    x = scope.activation(lambda w: w.rank in (3, 4) and w.dtype == "float32" and scope.filled(w))
-    if x is None:
-        return
-    channels = scope.sized(x, 1)
-    if channels is None:
-        return
-    stored = [scope.weight((channels,), x.dtype, role) for role in ("factor", "vector")]
-    scope.one("InstanceNormalization", [x, *stored], exact=False, peak=20.0, epsilon=1e-2)

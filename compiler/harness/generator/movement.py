@@ -199,7 +199,7 @@ def gather(scope: Scope) -> None:
     axis = scope.draws.pick([i for i in range(wire.rank) if scope.sized(wire, i)][::-1])
     size = scope.sized(wire, axis) or 1
     lowest = -size if scope.opset >= 11 else 0
-    count = scope.draws.pick([2, 1, 3, 0])
+    count = scope.draws.pick([2, 1, 0])
     places: int | list[int] = [scope.draws.integer(lowest, size - 1) for _ in range(count)]
     if scope.draws.chance(30):
         places = scope.draws.integer(lowest, size - 1)
@@ -211,7 +211,13 @@ def gather(scope: Scope) -> None:
 
 def flatten(scope: Scope) -> None:
     """To two axes."""
-    wire = scope.find(lambda w: w.rank > 1 and all(isinstance(d, int) for d in w.shape[1:]))
+    wire = scope.find(
+        lambda w: (
+            (w.floating or scope.opset >= 9)
+            and w.rank > 1
+            and all(isinstance(d, int) for d in w.shape[1:])
+        )
+    )
     if wire is None:
         return
     size = math.prod(d for d in wire.shape[1:] if isinstance(d, int))

@@ -184,10 +184,10 @@ def rounding(scope: Scope) -> None:
     wire = scope.activation(lambda w: w.exact and w.dtype == "float32" and scope.filled(w))
     if wire is None:
         return
-    if scope.draws.chance(45):
+    if scope.draws.chance(30):
         known = [name for name, since in _STEPS_OF_ROUNDING if since <= scope.opset]
         scope.one(scope.draws.pick(known), [wire], peak=wire.peak + 1)
-    elif scope.draws.chance(50) or scope.opset < 11:
+    elif scope.draws.chance(30) or scope.opset < 11:
         shape = wire.shape[:-1]
         scope.one("ArgMax", [wire], shape, "int64", axis=wire.rank - 1, keepdims=0)
     else:

@@ -11,7 +11,9 @@ import numpy.typing as npt
 from .draws import Draws
 
 Array = npt.NDArray[Any]
-Role = Literal["matrix", "filters", "vector", "factor", "variance", "any"]
+Role = Literal[
+    "matrix", "filters", "vector", "factor", "variance", "any", "uneven", "uneven filters"
+]
 
 EXTREMES = {"float32": 3e38, "float64": 1e300, "float16": 6e4}
 FLOATS = tuple(EXTREMES)
@@ -22,7 +24,8 @@ def content(draws: Draws, shape: tuple[int, ...], dtype: str, role: Role = "any"
     """An array for one purpose.
 
     matrix [in, out] and filters [out, in, ...] keep the size of what they are applied to;
-    factor: around 1; variance: positive; vector: N(0, 0.3); any: N(0, 1).
+    factor: around 1; variance: positive; vector: N(0, 0.3); any: N(0, 1). uneven: factors and
+    filters whose channels have different ranges, so that there is something to equalize.
     """
     noise = draws.noise()
     if dtype == "bool":
@@ -32,13 +35,16 @@ def content(draws: Draws, shape: tuple[int, ...], dtype: str, role: Role = "any"
     array = noise.standard_normal(shape)
     if role == "matrix":
         array *= max(shape[-2], 1) ** -0.5
-    elif role == "filters":
+    elif role in ("filters", "uneven filters"):
         array *= max(math.prod(shape[1:]), 1) ** -0.5
     elif role == "vector":
         array *= 0.3
     elif role == "factor":
         array = 1.0 + 0.1 * array
-    elif role == "variance":
+    if role.startswith("uneven"):
+        spread = np.exp(1.2 * noise.standard_normal((shape[0],) + (1,) * (len(shape) - 1)))
+        return np.asarray((array if len(shape) > 1 else 1.0) * spread, dtype)
+    if role == "variance":
         return np.asarray(0.5 + array**2, dtype)
     if array.size and draws.chance(_ODD_PERCENT):
         array = _odd(draws, array, role)
