@@ -192,13 +192,15 @@ def _finish(judged: Judged, choice: Choice, prepared: Prepared) -> Finished:
 
 def _lossless(lossless: Judged, choice: Choice, finished: Finished, prepared: Prepared) -> Finished:
     """Quantization did not pay: hand over the model without it, and say what it would give."""
+    notes: tuple[str, ...] = ()
     if choice.judged is not lossless:
         notes = (_forgone(finished.judged.build.bytes, finished.speed.ratio, prepared),)
         finished = _finish(lossless, choice, prepared)
     else:
         timed = [t for t in choice.trials[1:] if t.quality in ACCEPTABLE and t.speedup]
         best = max(timed, key=lambda trial: trial.speedup or 0.0, default=None)
-        notes = () if best is None else (_forgone(best.bytes, best.speedup, prepared),)
+        if best is not None:
+            notes = (_forgone(best.bytes, best.speedup, prepared),)
     speed = finished.speed.verdict
     if speed == "slower" or (speed == "no-gain" and not finished.spellings):
         # Nothing pays, so nothing at all is done to the graph.

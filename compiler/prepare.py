@@ -180,7 +180,7 @@ def prepare(request: Request, scratch: Path, progress: Progress) -> Prepared:
         calibration,
         holdout,
         feeds,
-        here.reason if room.fits else room.reason,
+        here.reason if room.fits else room.shortage,
         file_bytes(source.baseline),
         parameters(source.imported.model),
         tuple(remarks),

@@ -90,7 +90,7 @@ def latency_rows(result: CompileResult) -> list[Row]:
     """Milliseconds before and after and their ratio, or why there are none."""
     speed = result.speed
     if speed.before is None or speed.after is None or speed.ratio is None:
-        return [Row("latency", "–", "–", " ".join(["not measured", speed.reason]).strip())]
+        return [Row("latency", "–", "–", ": ".join(filter(None, ["not measured", speed.reason])))]
     bounds = interval(speed.low, speed.high)
     change = f"{speed.ratio:.2f}x" + (f" ({bounds})" if bounds else "")
     return [Row("latency", f"{three(speed.before)} ms", f"{three(speed.after)} ms", change)]

@@ -56,7 +56,7 @@ class Derived(ir.LazyTensor):
     def pieces(self, size: int = PIECE) -> Iterator[memoryview]:
         """The bytes in order, at most ``size`` at a time."""
         for block in self._blocks():
-            flat = memoryview(np.ascontiguousarray(block).reshape(-1).view(np.uint8))
+            flat = np.ascontiguousarray(block).reshape(-1).view(np.uint8).data
             for start in range(0, len(flat), size):
                 yield flat[start : start + size]
 

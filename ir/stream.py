@@ -64,7 +64,7 @@ def _of_file(tensor: ir.ExternalTensor, size: int) -> Iterator[memoryview]:
     with _opened(tensor) as file:
         file.seek(tensor.offset or 0)
         while left:
-            buffer = memoryview(np.empty(min(size, left), np.uint8))
+            buffer = np.empty(min(size, left), np.uint8).data
             _fill(file, buffer, tensor)
             yield buffer
             left -= len(buffer)
@@ -108,5 +108,5 @@ def _bytes_view(tensor: ir.TensorProtocol) -> memoryview:
     if isinstance(tensor, ir.Tensor) and isinstance(raw, np.ndarray):
         plain = raw.flags.c_contiguous and raw.dtype.newbyteorder("<") == raw.dtype
         if plain and raw.size and not is_packed(tensor.dtype):
-            return memoryview(raw.reshape(-1).view(np.uint8))
+            return raw.reshape(-1).view(np.uint8).data
     return memoryview(tensor.tobytes())

@@ -70,7 +70,9 @@ def test_a_removed_node_belongs_to_the_region_of_its_reader() -> None:
     before = model(BEFORE)
     after = alike(before)
     gone = node(after, "Identity")
-    ir.convenience.replace_all_uses_with(gone.outputs[0], gone.inputs[0])
+    read = gone.inputs[0]
+    assert read is not None
+    ir.convenience.replace_all_uses_with(gone.outputs[0], read)
     after.graph.remove(gone, safe=True)
     region = only(changed_regions(before, after))
     assert (region.inputs, region.outputs) == (("r",), ("y",))

@@ -194,7 +194,7 @@ def test_no_large_weight_is_read_wherever_it_stands(
         newer = raised(model, 13)
     found = {n: v.const_value for g in newer.graphs() for n, v in g.initializers.items()}
     for name, wanted in zip(("w", "inner"), weights, strict=True):
-        tensor = found[name]
-        assert isinstance(tensor, ir.ExternalTensor)
-        assert np.array_equal(tensor.numpy(), wanted)
+        kept = found[name]
+        assert isinstance(kept, ir.ExternalTensor)
+        assert np.array_equal(kept.numpy(), wanted)
     assert violations(newer) == []

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -36,7 +38,7 @@ def joined(tensor: ir.TensorProtocol, size: int = stream.PIECE) -> bytes:
 @pytest.mark.parametrize("dtype", [np.float32, np.int64, np.bool_, ml_dtypes.bfloat16])
 @pytest.mark.parametrize("offset", [0, 12])
 def test_pieces_are_the_bytes_of_a_file(tmp_path: Path, dtype: type, offset: int) -> None:
-    array = RNG.integers(0, 2, (33, 17)).astype(dtype)
+    array: np.ndarray = RNG.integers(0, 2, (33, 17)).astype(dtype)
     tensor = external(tmp_path, array, offset)
     assert joined(tensor, 64) == array.tobytes() == joined(tensor)
     assert np.array_equal(stream.array_of(tensor), array)
@@ -94,7 +96,7 @@ def test_a_survey_passes_errors_on(tmp_path: Path) -> None:
 )
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, ml_dtypes.float8_e4m3fn])
 def test_tiles_make_a_transpose(shape: tuple[int, int], dtype: type) -> None:
-    source = RNG.integers(0, 9, shape).astype(dtype)
+    source: np.ndarray = RNG.integers(0, 9, shape).astype(dtype)
     target = np.empty(shape[::-1], dtype)
     transpose_into(target, source)
     assert np.array_equal(target, source.T)
@@ -140,8 +142,12 @@ def test_how_much_is_held_can_be_said(tmp_path: Path, monkeypatch: pytest.Monkey
     array = RNG.standard_normal((70, 90)).astype(np.float32)
     monkeypatch.setattr(derived, "BLOCK", 1 << 10)
     reads: list[int] = []
-    whole = stream.pieces
-    monkeypatch.setattr(derived, "pieces", lambda *given: reads.append(1) or whole(*given))
+
+    def counted(*given: Any) -> Iterator[memoryview]:
+        reads.append(1)
+        return stream.pieces(*given)
+
+    monkeypatch.setattr(derived, "pieces", counted)
     tensor = Derived(external(tmp_path, array), True)
     with derived.holding(1 << 20):
         assert joined(tensor) == np.ascontiguousarray(array.T).tobytes()
