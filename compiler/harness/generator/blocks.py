@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from .layers import normalised, project
@@ -46,7 +48,7 @@ TAMED = 8.0
 
 
 def _activation(scope: Scope, x: Wire) -> Wire:
-    ways = [_relu, _silu, _tanh_gelu]
+    ways: list[Callable[[Scope, Wire], Wire]] = [_relu, _silu, _tanh_gelu]
     if scope.opset >= 9:
         ways.append(_erf_gelu)
     if scope.opset >= 20:

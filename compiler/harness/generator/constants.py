@@ -8,8 +8,8 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from .scope import Array, Scope, Wire, wire_of
-from .weights import extreme
+from .scope import Scope, Wire, wire_of
+from .weights import Array, extreme
 
 
 def store(scope: Scope, array: Array, hint: str) -> Wire:

@@ -119,10 +119,10 @@ def _array(draws: Draws, wire: Wire, shape: tuple[int, ...]) -> Array:
             array = np.where(noise.random(shape) < 0.3, -0.0, array)
         return np.asarray(array, wire.dtype)
     if wire.limit == 2:
-        array = noise.integers(0, 2, shape)
-        if array.ndim and array.shape[-1]:
-            array[..., 0] = 1  # a mask leaves something over
-        return np.asarray(array, wire.dtype)
+        mask = noise.integers(0, 2, shape)
+        if mask.ndim and mask.shape[-1]:
+            mask[..., 0] = 1  # a mask leaves something over
+        return np.asarray(mask, wire.dtype)
     return np.asarray(noise.integers(0, wire.limit or 2, shape), wire.dtype)
 
 

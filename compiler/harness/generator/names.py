@@ -7,7 +7,19 @@ from collections.abc import Callable, Sequence
 from .draws import Draws
 
 STYLES = ("plain", "path", "number", "clash", "unicode")
-_STEMS = ("x", "w", "w_t", "x_1", "x_2", "y", "w_folded", "bias_scaled", "scale", "zero", "value")
+_STEMS: tuple[str, ...] = (
+    "x",
+    "w",
+    "w_t",
+    "x_1",
+    "x_2",
+    "y",
+    "w_folded",
+    "bias_scaled",
+    "scale",
+    "zero",
+    "value",
+)
 _STEMS += ("Add_1", "MatMul", "x_quantized", "w_quantized", "conv_bias", "Conv", "node", "0")
 _ODD = ("größe", "重み", "a b", "π/2", "tab\there", 'quo"te', "back\\slash", "..", "%s {0}", "ß:0")
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from onnx import TensorProto
 
 from .scope import CLEAR, Scope, Wire
 
 _ANY = ("float32", "float16", "float64")
 _TWO = ("float32", "float16")
-_UNARY: tuple[tuple[str, int, tuple[str, ...], dict[str, float], float | None], ...] = (
+_UNARY: tuple[tuple[str, int, tuple[str, ...], dict[str, Any], float | None], ...] = (
     ("Relu", 7, _ANY, {}, None),
     ("Tanh", 7, _ANY, {}, 1.0),
     ("Sigmoid", 7, _ANY, {}, 1.0),
