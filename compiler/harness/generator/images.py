@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from .scope import Scope, Wire
 from .weights import Role, content
 
@@ -71,7 +73,7 @@ def batch_norm(scope: Scope, x: Wire) -> Wire:
     stored = [scope.weight((channels,), x.dtype, role) for role in roles]
     variance = content(scope.draws, (channels,), x.dtype, "variance")
     stored.append(scope.constant(variance, x.dtype))  # its own: a shared tensor may be negative
-    given: dict[str, float] = {"epsilon": 1e-3} if scope.draws.chance(50) else {}
+    given: dict[str, Any] = {"epsilon": 1e-3} if scope.draws.chance(50) else {}
     if scope.opset >= 14 and scope.draws.chance(30):
         given["training_mode"] = 0
     return scope.one("BatchNormalization", [x, *stored], exact=False, peak=4 * x.peak + 4, **given)
@@ -93,7 +95,7 @@ def pool(scope: Scope, y: Wire) -> None:
         shape = (*y.shape[:2], *[1] * spatial)
         scope.one(scope.draws.pick(["GlobalAveragePool", "GlobalMaxPool"]), [y], shape)
         return
-    window = {"kernel_shape": [3] * spatial, "pads": [1] * (2 * spatial)}
+    window: dict[str, Any] = {"kernel_shape": [3] * spatial, "pads": [1] * (2 * spatial)}
     result = Wire("", y.dtype, y.shape, y.exact, y.peak)
     places = Wire("", "int64", y.shape, y.exact)
     if scope.opset >= 8 and scope.draws.chance(30):

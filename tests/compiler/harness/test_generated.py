@@ -105,8 +105,8 @@ def test_a_case_depends_on_the_seed_and_its_number_alone(cases: list[Case]) -> N
         for one, other in zip(alone.feeds, cases[index].feeds, strict=True):
             assert list(one) == list(other)
             assert all(one[name].tobytes() == other[name].tobytes() for name in one)
-    (other,) = generated(1, SEED + 1)
-    assert other.model != cases[0].model
+    (unlike,) = generated(1, SEED + 1)
+    assert unlike.model != cases[0].model
 
 
 def test_a_profile_says_what_graphs_are_made_of() -> None:
