@@ -546,9 +546,14 @@ def test_what_is_observed_is_decided_once_a_pass(graphs: ModuleType) -> None:
     text = head("float[n, 32] x0", f"float[n, 32] x{layers}") + f"{{ {body} }}"
     weights = {f"w{i}": array(32, 32) / np.float32(6) for i in range(layers)}
     bench = graphs.Bench(graphs.parse(text, **weights), [{"x0": array(8, 32)}])
-    asked = []
+    asked: list[Any] = []
     answer = bench.context._statistics
-    bench.context._statistics = lambda requests: asked.append(requests) or answer(requests)
+
+    def recorded(requests: Any) -> Any:
+        asked.append(requests)
+        return answer(requests)
+
+    bench.context._statistics = recorded
     assert len(bench.run("quantize", scheme="static").edits) == layers
     assert len(asked) > layers
     assert len({id(requests) for requests in asked}) == 1  # not found anew for each layer

@@ -351,7 +351,7 @@ def test_sequences_and_absent_optionals_go_in_and_come_out() -> None:
 
 def test_without_optimisations_a_stored_operand_is_computed_with_as_a_computed_one() -> None:
     weight, shape = RNG.normal(size=(16, 16, 10)).astype(np.float32), np.array([256, 10])
-    inputs = {"x": (TensorProto.FLOAT, ["B", 256])}
+    inputs: dict[str, tuple[int, Any]] = {"x": (TensorProto.FLOAT, ["B", 256])}
     reshape = helper.make_node("Reshape", ["w", "shape"], ["r"])
     product = helper.make_node("MatMul", ["x", "r"], ["y"])
     computed = model([reshape, product], {"w": weight, "shape": shape}, inputs=inputs)

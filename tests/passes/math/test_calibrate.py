@@ -265,9 +265,12 @@ def test_an_unknown_type_is_refused(method: str) -> None:
 
 def test_a_range_is_searched_once_a_histogram(monkeypatch: pytest.MonkeyPatch) -> None:
     searched: list[Histogram] = []
-    monkeypatch.setattr(
-        calibrate, "least_squares_range", lambda h, *rest, **kind: searched.append(h) or (-1.0, 1.0)
-    )
+
+    def search(histogram: Histogram, *rest: float, **kind: object) -> tuple[float, float]:
+        searched.append(histogram)
+        return -1.0, 1.0
+
+    monkeypatch.setattr(calibrate, "least_squares_range", search)
     one, two = (Histogram(-2.0, 2.0, np.ones(8), -2.0, 2.0) for _ in range(2))
     for histogram in (one, two, one):
         calibrate.mse(histogram, dtype="uint8", symmetric=False)
