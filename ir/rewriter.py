@@ -343,6 +343,11 @@ class Rewriter:
         old = str(value.name)
         self._do(partial(_set_name, value, name), partial(_set_name, value, old))
         self._bind(name, value)
+        if value.is_initializer() and isinstance(value.graph, ir.Graph):
+            rank = partial(self._rank, value.graph, value)  # a new name puts it last
+            self._do(
+                partial(rank, next(self._next_rank)), partial(rank, self._ranks.get(value, LAST))
+            )
 
     def _retype(
         self, value: ir.Value, type_: ir.TypeProtocol | None, shape: ir.Shape | None
@@ -464,6 +469,9 @@ class Rewriter:
 
     def _store(self, graph: ir.Graph, value: ir.Value, rank: float) -> None:
         graph.initializers.add(value)
+        self._rank(graph, value, rank)
+
+    def _rank(self, graph: ir.Graph, value: ir.Value, rank: float) -> None:
         self._ranks[value] = rank
         self._untidy[graph] = None
 

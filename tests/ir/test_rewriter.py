@@ -369,3 +369,21 @@ def test_a_body_output_that_becomes_an_outer_value_is_copied_inside(graphs: Modu
     rewriter.rollback(0)
     assert [n.op_type for n in body] == ["Neg"]
     assert graphs.snapshot(model) == before
+
+
+def test_constants_keep_their_order_whatever_is_undone(model: ir.Model, graphs: ModuleType) -> None:
+    rewriter = Rewriter(model)
+    held = [rewriter.initializer(f"c{i}", W) for i in range(4)]
+    rewriter.insert("Mul", [held[1], held[2]])
+    new = rewriter.insert("Neg", [held[1]])
+    rewriter.take_over(held[1], new.outputs[0])  # the constant gets another name and goes last
+    before, mark = graphs.snapshot(model), rewriter.checkpoint()
+    assert before["initializers"] == ["w", "c0", "c2", "c3", "c1_before"]
+    with rewriter.edit("test/one"):
+        rewriter.sweep([held[0], held[3]])
+        other = rewriter.insert("Neg", [held[2]])
+        rewriter.take_over(held[2], other.outputs[0])
+        rewriter.initializer("c0", W)
+    assert list(model.graph.initializers) == ["w", "c1_before", "c2_before", "c0_1"]
+    rewriter.rollback(mark)
+    assert graphs.snapshot(model) == before
