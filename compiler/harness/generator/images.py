@@ -32,6 +32,7 @@ def convolution(scope: Scope) -> None:
 
 
 def convolutions(scope: Scope, x: Wire) -> list[Wire]:
+    """One of uneven channels, and one that alone reads it."""
     y = _convolved(scope, x, "uneven filters")
     if scope.draws.chance(40):
         y = batch_norm(scope, y)

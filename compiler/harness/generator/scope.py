@@ -45,10 +45,12 @@ class Wire:
 
     @property
     def rank(self) -> int:
+        """Number of axes."""
         return len(self.shape)
 
     @property
     def floating(self) -> bool:
+        """Whether it holds floats."""
         return self.dtype in FLOATS
 
 
