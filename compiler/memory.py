@@ -7,8 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from ..ir.bound import Shapes, bound_shapes
-from ..ir.errors import PassError, UsageError
+from ..ir.errors import UsageError
 from ..ir.graph import all_graphs
 from .available import limit_of, resident
 from .headline import size
@@ -170,16 +169,13 @@ def bindings_of(
 
 def activation_bytes(model: ir.Model, bindings: Mapping[str, int]) -> int:
     """Most bytes of values that are alive at one time in the main graph; of known shape only."""
-    try:
-        shapes = bound_shapes(model, bindings)
-    except PassError:
-        return 0
+    sizes: dict[str, int | None] = dict(bindings)
     last = {v: i for i, node in enumerate(model.graph) for v in node.inputs if v is not None}
     ends: dict[int, int] = {}
     live = peak = 0
     for index, node in enumerate(model.graph):
         for value in node.outputs:
-            count = _value_bytes(value, shapes)
+            count = _value_bytes(value, bindings, sizes)
             live += count
             end = last.get(value, index)
             ends[end] = ends.get(end, 0) + count
@@ -200,13 +196,27 @@ def _symbols(value: ir.Value | None) -> list[str | None]:
     return [] if shape is None else [getattr(d, "value", None) for d in shape]
 
 
-def _value_bytes(value: ir.Value, shapes: Shapes) -> int:
-    shape, dtype = shapes.get(str(value.name)), value.dtype
+def _value_bytes(
+    value: ir.Value, bindings: Mapping[str, int], sizes: dict[str, int | None]
+) -> int:
+    """0 where it is not known. sizes: of symbolic axes, as far as they were computed before."""
+    shape, dtype = value.shape, value.dtype
     if shape is None or dtype is None or dtype == ir.DataType.STRING:
         return 0
     count = 1
-    for extent in shape:
-        if not isinstance(extent, int):
+    for axis in shape:
+        extent = axis if isinstance(axis, int) else _extent(axis, bindings, sizes)
+        if extent is None:
             return 0
         count *= extent
     return count * dtype.bitwidth // 8
+
+
+def _extent(
+    axis: ir.SymbolicDim, bindings: Mapping[str, int], sizes: dict[str, int | None]
+) -> int | None:
+    name = str(axis.value)
+    if name not in sizes:
+        found = axis.evaluate(bindings)
+        sizes[name] = found if isinstance(found, int) else None
+    return sizes[name]
