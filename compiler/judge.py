@@ -87,7 +87,7 @@ class Judge:
             drift=drift.measures(),
             samples=self.holdout.samples,
             samples_needed=None if comparison is None else comparison.samples_needed,
-            warning="" if comparison is None else comparison.warning,
+            warning=_few_rows(verdict, drift) if comparison is None else comparison.warning,
         )
 
     def _decide(
@@ -134,6 +134,18 @@ class Judge:
         assert self.evaluate is not None
         result = call(self.evaluate, f"the evaluation of {which}", session.run)
         return normalise(result, where=f"the evaluation of {which}")
+
+
+def _few_rows(verdict: DriftVerdict, drift: Drift) -> str:
+    """Where one row more or less decides an agreement in percent; "" elsewhere."""
+    rows = next((output.rows for output in drift.outputs if output.name == verdict.output), 0)
+    allowed = 100.0 - verdict.gate.least
+    if verdict.gate.metric != "top1" or verdict.equal or not rows or rows * allowed >= 100.0:
+        return ""
+    return (
+        f"{rows} rows are few for {verdict.gate.sentence}: one that changes is "
+        f"{100.0 / rows:.3g} %; hold out more samples, or give a metric (--evaluate)"
+    )
 
 
 def _broken(drift: Drift) -> bool:

@@ -79,6 +79,21 @@ def test_the_asked_gate_replaces_the_default(kit: ModuleType) -> None:
     assert "cosine" in strict.sentence
 
 
+@pytest.mark.parametrize(
+    ("count", "least", "few"), [(4, 99.0, True), (7, 99.0, False), (1, 90.0, False)]
+)
+def test_few_rows_are_not_enough_for_a_share(
+    kit: ModuleType, count: int, least: float, few: bool
+) -> None:
+    """64 rows cannot show 99 %, 112 can, and 16 rows 90 %."""
+    held = feeds(kit, model(kit), count)
+    made = judge(kit, holdout=held, gate=DriftGate("top1", least))
+    warning = made.judge(session(model(kit, 0.01))).warning
+    assert (warning != "") is few
+    assert f"{16 * count} rows are few for top1 >= 99 %" in warning or not few
+    assert made.judge(session(model(kit))).warning == ""  # equal outputs are
+
+
 def test_padding_does_not_count(kit: ModuleType) -> None:
     """Rows whose mask is zero are wrong by far; no verdict may look at them."""
     text = "keep = Cast<to=1>(mask) column = Unsqueeze(keep, last) c = {} p = Mul(x, column) "
