@@ -13,12 +13,9 @@ from .protocheck import all_proto_nodes, proto_graphs
 def model_bytes(path: Path) -> int:
     """Bytes of a model file and of the files of external data that it names, each once."""
     proto = onnx.load_model(path, load_external_data=False)
-    outside = {entry.value for t in _tensors(proto) for entry in t.external_data if _is_file(entry)}
+    named = (entry for tensor in _tensors(proto) for entry in tensor.external_data)
+    outside: set[str] = {entry.value for entry in named if entry.key == "location"}
     return path.stat().st_size + sum((path.parent / name).stat().st_size for name in outside)
-
-
-def _is_file(entry: onnx.StringStringEntryProto) -> bool:
-    return entry.key == "location"
 
 
 def _tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:

@@ -31,18 +31,26 @@ def elements_after(node: ir.Node, arrays: Sequence[Array]) -> int:
 def _elements(node: ir.Node, arrays: Sequence[Array]) -> int:
     first, op_type = arrays[0], node.op_type
     if op_type == "ConstantOfShape":
-        return math.prod(first.tolist())
+        return _product(first)
     if op_type == "Range":
         start, limit, delta = (int(a.item()) for a in arrays)
         return max(0, -((start - limit) // delta))
     if op_type == "Tile":
-        return first.size * math.prod(arrays[1].tolist())
+        return first.size * _product(arrays[1])
     if op_type == "Gather":
-        return first.size * arrays[1].size // first.shape[attribute(node, "axis", 0)]
+        axis: int = attribute(node, "axis", 0)
+        rows: int = first.shape[axis]
+        return first.size * arrays[1].size // rows
     if op_type in BROADCASTING:
         last = tuple(arrays[1].tolist()) if op_type == "Expand" else arrays[-1].shape
         return _broadcast([*(a.shape for a in arrays[:-1]), last])
     return sum(a.size for a in arrays)
+
+
+def _product(sizes: Array) -> int:
+    """Of any magnitude: numpy's own product would overflow."""
+    numbers: list[int] = sizes.tolist()
+    return math.prod(numbers)
 
 
 def _broadcast(shapes: Sequence[tuple[int, ...]]) -> int:

@@ -85,7 +85,8 @@ def test_every_generated_feed_is_tried(tmp_path: Path) -> None:
 )
 def test_what_is_quantized_already_is_counted(text: str, said: str) -> None:
     model = onnx.parser.parse_model(HEAD + text)
-    arrays = {"w": np.eye(4, dtype=np.float32), "c": np.eye(4, dtype=np.int8), "s": np.float32(1)}
+    eye, one = np.eye(4), np.ones((), np.float32)
+    arrays: dict[str, Any] = {"w": eye.astype(np.float32), "c": eye.astype(np.int8), "s": one}
     model.graph.initializer.extend(onnx.numpy_helper.from_array(a, n) for n, a in arrays.items())
     remarks = standing(load_model(model).model)
     assert [r.sentence.partition(" and stay")[0] for r in remarks] == ([said] if said else [])

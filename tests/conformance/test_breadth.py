@@ -205,9 +205,8 @@ def test_a_large_constant_of_shape_stays_one_number(graphs: ModuleType) -> None:
 
 
 def test_several_weight_files(graphs: ModuleType, tmp_path: Path) -> None:
-    names = ["a", "b", "c"]
     body = "p = Mul(x, a) q = Add(p, b) y = Mul(q, c)"
-    model = text(body, **{name: floats(4) for name in names})
+    model = text(body, a=floats(4), b=floats(4), c=floats(4))
     for tensor in model.graph.initializer:
         onnx.external_data_helper.set_external_data(tensor, f"{tensor.name}.bin")
         (tmp_path / f"{tensor.name}.bin").write_bytes(tensor.raw_data)
@@ -260,7 +259,9 @@ def test_control_flow_and_other_types(graphs: ModuleType, name: str) -> None:
         if name == "unknown-rank"
         else "(float[n, 4] x) => (float[m, k] y)"
     )
-    model = text(BODIES[name], io=io, **({"z": floats(4)} if name == "scan" else {}))
+    model = text(BODIES[name], io=io)
+    if name == "scan":
+        model.graph.initializer.append(numpy_helper.from_array(floats(4), "z"))
     if name == "unknown-rank":
         for value in (*model.graph.input, *model.graph.output):
             value.type.tensor_type.ClearField("shape")

@@ -46,7 +46,8 @@ def canonical(graphs: ModuleType, text: str, feeds: dict[str, Array], **tensors:
 
 def homes(model: ir.Model) -> dict[str, str]:
     """For each operator inside a body the name of the graph it stands in."""
-    return {n.op_type: str(n.graph.name) for n in all_nodes(model) if n.graph is not model.graph}
+    nodes = [(n.op_type, n.graph) for n in all_nodes(model) if n.graph is not model.graph]
+    return {op_type: str(home.name) for op_type, home in nodes if home is not None}
 
 
 @pytest.mark.parametrize("b", [True, False])

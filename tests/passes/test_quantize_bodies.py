@@ -118,8 +118,8 @@ g (float[n, 64] x) => (float[n, 64] y) {
 
 
 def test_an_input_that_is_rounded_already_keeps_its_range(graphs: ModuleType) -> None:
-    tensors = {"k": np.float32(0.031), "z": np.uint8(120), "w": weight(64, 64)}
-    model = graphs.parse(ROUNDED, **tensors)
+    w = weight(64, 64)
+    model = graphs.parse(ROUNDED, k=np.float32(0.031), z=np.uint8(120), w=w)
     feed = {"x": FEED["x"]}
     bench = graphs.Bench(model, [feed])
     bench.run("quantize", scheme="static")
@@ -127,8 +127,8 @@ def test_an_input_that_is_rounded_already_keeps_its_range(graphs: ModuleType) ->
     [site] = find_sites(model)
     assert site.facts == {QUANTIZED}
     codes = np.clip(np.rint(feed["x"] / np.float32(0.031)) + 120, 0, 255)
-    exact = ((codes - 120) * np.float32(0.031)).astype(np.float64) @ tensors["w"].astype(np.float64)
-    steps = np.abs(tensors["w"]).max(axis=0) / 127  # weights are off by half a step at most
+    exact = ((codes - 120) * np.float32(0.031)).astype(np.float64) @ w.astype(np.float64)
+    steps = np.abs(w).max(axis=0) / 127  # weights are off by half a step at most
     bound = 0.5 * np.abs((codes - 120) * 0.031).sum(axis=1, keepdims=True) * steps
     assert (np.abs(bench.outputs(feed)["y"] - exact) <= bound * 1.05).all()
 

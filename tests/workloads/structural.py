@@ -9,6 +9,7 @@ original; the graph verifies, and comes back from its file as it was) or ``refus
 
 from __future__ import annotations
 
+import importlib
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -29,7 +30,7 @@ from planish.ir.errors import InputError, PlanishError, TargetError
 from planish.ir.load import Imported, load_model
 from planish.ir.rewriter import Rewriter
 from planish.ir.save import save_model
-from planish.passes.api import Semantics, pass_class
+from planish.passes.api import Candidate, Semantics, pass_class
 from planish.targets.loader import load_target
 from planish.targets.runtime import open_session
 
@@ -106,9 +107,8 @@ def canonicalized(imported: Imported) -> bool:
     context = CompileContext(load_target(TARGET), imported.model, nothing, False, None, 1, Silent())
     manager = PassManager(Rewriter(imported.model), context, [VerifyEach(imported.signature)])
     made = pass_class("canonicalize")
-    rules = {
-        c.setting: c.semantics for c in made(made.Options()).candidates(imported.model, context)
-    }
+    offers = made(made.Options()).candidates(imported.model, context)
+    rules = {o.setting: o.semantics for o in offers if isinstance(o, Candidate)}
     edits = manager.run(made(made.Options())).edits
     return all(rules[edit.setting] is Semantics.EXACT for edit in edits)
 
@@ -170,8 +170,7 @@ def main(entries: Iterable[Any], known: Mapping[str, Row]) -> None:
 
 if __name__ == "__main__":
     sys.path.append(str(Path(__file__).resolve().parents[1]))
-    import conftest
-
+    conftest: Any = importlib.import_module("conftest")
     data = conftest.data_folder()
     structural = conftest.load_module(data / "tasks.py", "tasks").structural()
     main(structural, read() if TABLE.exists() else {})
