@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -126,7 +127,7 @@ def prepare(request: Request, scratch: Path, progress: Progress) -> Prepared:
     check_ports(signature, source.label)
     model, kept = _raised(source.imported.model)
     calibration, holdout = _data(request, model, signature)
-    room = estimate(model, request.max_memory, holdout)
+    room = estimate(model, request.max_memory, islice(holdout, TIMING_FEEDS))
     progress.note(room.sentence)
     _refuse_data(request, room)
     masking, found = _masking(request, model, signature, calibration or holdout)
