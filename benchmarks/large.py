@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.cost import measured
+from benchmarks.data import NoDataError
 from benchmarks.figures import Figure, Outcome, at_most, holds, skipped
 from benchmarks.large_model import differing_weights, make, plan
 from benchmarks.settings import Settings
@@ -21,6 +22,7 @@ SIZE = 6e9  # bytes of weights
 TIMED_FROM = 2e9  # of smaller models the time is that of the interpreter's start
 LIMIT_SHARE = 0.25  # of the weights: 1.5 GB for 6 GB
 BASE = 2.4e8  # bytes of the interpreter and the runtime, which small models are not charged for
+DISK_SHARE = 2.5  # of the weights: the source, a tenth in four files, one result
 TIMES = 2.0  # a plain copy through onnx_ir
 ROUNDS = 3
 
@@ -47,10 +49,18 @@ def large(settings: Settings) -> Outcome:
     size = float(os.environ.get(SIZE_VARIABLE, SIZE))
     folder = settings.workdir / "big-model"
     shutil.rmtree(folder, ignore_errors=True)
+    _check_room(size, settings.workdir)
     try:
         return _measured(size, folder, settings)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _check_room(size: float, folder: Path) -> None:
+    needed, free = DISK_SHARE * size, shutil.disk_usage(folder).free
+    if free < needed:
+        what = f"{needed / 1e9:.0f} GB of free disk are needed, {free / 1e9:.0f} GB are there"
+        raise NoDataError(f"{what}; {SIZE_VARIABLE}=1e9 takes a smaller model")
 
 
 def limit_of(size: float) -> int:
