@@ -22,8 +22,8 @@ from benchmarks.settings import Settings
 from benchmarks.taskworker import DEFAULT, FOUND, LOSSLESS, TaskRun
 
 COLUMNS = (
-    "task, model", "pipeline", "speed, ms", "quality, metric", "MB", "outputs", "compile s",
-    "peak GB", "refused, and why",
+    "task, model", "pipeline", "speed, ms", "quality, metric", "MB", "outputs", "compile s, CPU s",
+    "peak GB", "left in float, and why",
 )  # fmt: skip
 EQUAL = 1e-5
 """Largest difference over the largest magnitude with which lossless outputs count as equal."""
@@ -92,14 +92,14 @@ def finish(words: Sequence[str], timeout: float) -> str:
 def row(found: TaskRun) -> tuple[str, ...]:
     """One line of the table."""
     head = (f"{found.task}, {found.model}", found.pipeline)
-    cost = (f"{found.seconds:.1f}", f"{found.peak_bytes / 1e9:.2f}")
+    seconds = f"{found.seconds:.1f}, {found.cpu_seconds:.1f}"
+    cost = (seconds, f"{found.peak_bytes / 1e9:.2f}")
     if found.error:
         return (*head, "none", "none", "", "", *cost, one_line(found.error))
     manifest = found.manifest
     return (
         *head, speed_cell(manifest["speed"]), quality_cell(manifest["quality"], found),
-        "{:.2f} -> {:.2f}".format(*found.sizes), difference_cell(found.difference), *cost,
-        refusals(manifest["remarks"]),
+        "{:.2f} -> {:.2f}".format(*found.sizes), difference_cell(found), *cost, left(manifest),
     )  # fmt: skip
 
 
@@ -118,21 +118,26 @@ def quality_cell(quality: Mapping[str, Any], found: TaskRun) -> str:
     return f"{quality['verdict']} ({quality['gate']}), {metric}"
 
 
-def difference_cell(difference: Mapping[str, Any]) -> str:
-    """``equal bits``, or the largest difference relative to the largest magnitude."""
-    if difference["equal_bits"]:
+def difference_cell(found: TaskRun) -> str:
+    """``equal bits``; of lossless ones the largest difference, of others the least ratio in dB."""
+    if found.difference["equal_bits"]:
         return "equal bits"
-    return f"{difference['relative']:.1e}"
+    ratios = [drift.get("sqnr_db") for drift in found.manifest["quality"]["drift"].values()]
+    known = [float(ratio) for ratio in ratios if ratio is not None]
+    if found.pipeline == LOSSLESS or not known:
+        return f"{found.difference['relative']:.1e}"
+    return f"SQNR {min(known):.1f} dB"
 
 
-def refusals(remarks: Iterable[Mapping[str, Any]]) -> str:
-    """``12 x too-small: …; 1 x shared: …``: what was left alone and why, the most common first."""
-    left = [r for r in remarks if r["kind"] in ("refused", "missed")]
-    sentences = {r["code"]: one_line(r["sentence"]) for r in reversed(left)}
-    counted = Counter(r["code"] for r in left).most_common()
-    parts = [f"{count} x {code}: {sentences[code]}" for code, count in counted[:SHOWN_REASONS]]
-    more = [f"{len(counted) - SHOWN_REASONS} more codes"] if len(counted) > SHOWN_REASONS else []
-    return "; ".join([*parts, *more])
+def left(manifest: Mapping[str, Any]) -> str:
+    """``12 x too few channels; …``: reasons of the float layers, the most common first, and what
+    no pass treats."""
+    reasons = [row["reason"] for row in manifest["kernels"]["sites"] if not row["integer"]]
+    counted = Counter(map(one_line, reasons)).most_common()
+    parts = [f"{count} x {reason}" for reason, count in counted[:SHOWN_REASONS]]
+    more = [f"{len(counted) - SHOWN_REASONS} more reasons"] if counted[SHOWN_REASONS:] else []
+    beyond = [note for note in manifest["notes"] if "no pass treats" in note]
+    return "; ".join([*parts, *more, *beyond])
 
 
 def figure(found: TaskRun, settings: Settings) -> Figure:

@@ -71,6 +71,7 @@ class TaskRun:
     exit_code: int
     seconds: float
     peak_bytes: int
+    cpu_seconds: float = 0.0
     error: str = ""
     manifest: Mapping[str, Any] = field(default_factory=dict)
     screen: str = ""
@@ -159,7 +160,7 @@ def run_task(name: str, pipeline: str, folder: Path, target: str, threads: int) 
     (folder / "screen.txt").write_text(screen + complaint, "utf8")
     plain = TaskRun(
         name, pipeline, task.model.name, cost["exit_code"], cost["seconds"], cost["peak_bytes"],
-        screen=screen, metric=task.metric,
+        cpu_seconds=cost["cpu_seconds"], screen=screen, metric=task.metric,
     )  # fmt: skip
     if not (out / MODEL).is_file():
         return TaskRun(**{**vars(plain), "error": (complaint or screen).strip()[-800:]})

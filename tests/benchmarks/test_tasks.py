@@ -24,13 +24,20 @@ from benchmarks.taskworker import (
 
 MANIFEST: dict[str, Any] = {
     "speed": {"verdict": "faster", "ratio": 2.0, "low": 1.9, "high": 2.1, "before": 4, "after": 2},
-    "quality": {"verdict": "within-budget", "gate": "top1 >= 99 %"},
-    "remarks": [
-        {"kind": "refused", "code": "shared", "sentence": "used\ntwice", "site": "a"},
-        {"kind": "missed", "code": "small", "sentence": "too small", "site": "b"},
-        {"kind": "missed", "code": "small", "sentence": "smaller", "site": "c"},
-        {"kind": "note", "code": "other", "sentence": "nothing", "site": "d"},
-    ],
+    "quality": {
+        "verdict": "within-budget",
+        "gate": "top1 >= 99 %",
+        "drift": {"y": {"sqnr_db": 31.25}, "z": {"sqnr_db": "inf"}, "label": {"top1": 100.0}},
+    },
+    "kernels": {
+        "sites": [
+            {"integer": False, "reason": "used\ntwice"},
+            {"integer": False, "reason": "too small"},
+            {"integer": False, "reason": "too small"},
+            {"integer": True, "reason": ""},
+        ]
+    },
+    "notes": ["a note", "97% of the parameters are in nodes that no pass treats: 3 LSTM"],
 }
 
 
@@ -38,8 +45,8 @@ def found(pipeline: str = DEFAULT, relative: float = 0.0, **other: Any) -> TaskR
     difference = {"relative": relative, "equal_bits": not relative, "feeds": 3}
     fields: dict[str, Any] = {
         "task": "t", "pipeline": pipeline, "model": "t.onnx", "exit_code": 0, "seconds": 1.0,
-        "peak_bytes": 10**9, "manifest": MANIFEST, "metric": "top1", "before": {"top1": 92.56},
-        "after": {"top1": 92.15}, "sizes": (4.0, 1.0), "difference": difference,
+        "peak_bytes": 10**9, "cpu_seconds": 0.5, "manifest": MANIFEST, "metric": "top1",
+        "before": {"top1": 92.56}, "after": {"top1": 92.15}, "sizes": (4.0, 1.0), "difference": difference,
     }  # fmt: skip
     return TaskRun(**(fields | other))
 
@@ -89,7 +96,15 @@ def test_a_row_has_a_cell_for_each_column_and_says_why_sites_were_left() -> None
     assert len(row) == len(tasks.COLUMNS) == len(tasks.row(found(error="a\nb")))
     assert row[2] == "faster 2.00x (1.90-2.10), 4 -> 2"
     assert row[3] == "within-budget (top1 >= 99 %), top1 92.56 -> 92.15"
-    assert row[-1] == "2 x small: too small; 1 x shared: used twice"
+    assert row[6] == "1.0, 0.5"
+    lstm = "97% of the parameters are in nodes that no pass treats: 3 LSTM"
+    assert row[-1] == f"2 x too small; 1 x used twice; {lstm}"
+
+
+def test_outputs_are_equal_or_so_far_away() -> None:
+    assert tasks.difference_cell(found(LOSSLESS)) == "equal bits"
+    assert tasks.difference_cell(found(LOSSLESS, relative=2e-6)) == "2.0e-06"
+    assert tasks.difference_cell(found(DEFAULT, relative=2.5)) == "SQNR 31.2 dB"
 
 
 def test_a_crash_and_a_timeout_end_that_task_alone(tmp_path: Path) -> None:
