@@ -193,7 +193,8 @@ def _merged(found: ir.Shape, old: ir.Shape | None) -> ir.Shape:
     """Inferred sizes and names, else the old ones. ``unk__7`` is a name for not knowing."""
     known = [None if _unknown(d) else d for d in found]
     if old is not None and len(old) == len(known):
-        known = [o if d is None else d for d, o in zip(known, old, strict=True)]
+        kept = [None if _unknown(o) else o for o in old]
+        known = [o if d is None else d for d, o in zip(known, kept, strict=True)]
     return ir.Shape(known)
 
 

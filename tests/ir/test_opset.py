@@ -198,3 +198,17 @@ def test_no_large_weight_is_read_wherever_it_stands(
         assert isinstance(kept, ir.ExternalTensor)
         assert np.array_equal(kept.numpy(), wanted)
     assert violations(newer) == []
+
+
+def test_a_size_that_the_converter_made_up_names_nothing() -> None:
+    """It calls the open axis of the input, and that of a slice which is empty, by one name."""
+    text = """<ir_version: 8, opset_import: ["" : 10]>
+    g (float[?, 3] x) => (float[m, 3] y) <int64[1] zero = {0}> {
+      a = Slice(x, zero, zero, zero)
+      y = Relu(a)
+    }"""
+    newer = raised(load_model(ir.from_onnx_text(text)).model, 13)
+    assert opset(newer) == 13
+    sliced = next(iter(newer.graph)).outputs[0]
+    assert sliced.shape is not None
+    assert [d if isinstance(d, int) else d.value for d in sliced.shape] == [None, 3]
