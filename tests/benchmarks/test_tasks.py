@@ -46,7 +46,8 @@ def found(pipeline: str = DEFAULT, relative: float = 0.0, **other: Any) -> TaskR
     fields: dict[str, Any] = {
         "task": "t", "pipeline": pipeline, "model": "t.onnx", "exit_code": 0, "seconds": 1.0,
         "peak_bytes": 10**9, "cpu_seconds": 0.5, "manifest": MANIFEST, "metric": "top1",
-        "before": {"top1": 92.56}, "after": {"top1": 92.15}, "sizes": (4.0, 1.0), "difference": difference,
+        "before": {"top1": 92.56}, "after": {"top1": 92.15}, "sizes": (4.0, 1.0),
+        "difference": difference,
     }  # fmt: skip
     return TaskRun(**(fields | other))
 
