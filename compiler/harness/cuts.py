@@ -33,8 +33,11 @@ class _Types:
         try:
             graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
         except Exception:
-            graph = model.graph
+            graph = GraphProto.FromString(model.graph.SerializeToString())
         infos = [*graph.value_info, *graph.input, *graph.output]
+        for dim in (d for info in infos for d in info.type.tensor_type.shape.dim):
+            if dim.dim_param.startswith("unk__"):  # inference's own name for not knowing
+                dim.ClearField("dim_param")
         return cls({i.name: i for i in infos if i.type.WhichOneof("value")})
 
 
