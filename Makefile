@@ -17,7 +17,7 @@ FUZZ_SEED ?= 0
 LAYERS := compiler passes targets ir
 
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint format typecheck docs fuzz bench lock clean
+.PHONY: help setup demo test lint format typecheck docs fuzz conformance bench lock clean
 
 help:
 	@echo 'make setup      the environment $(VENV), from requirements-dev.txt'
@@ -27,6 +27,7 @@ help:
 	@echo 'make typecheck  mypy --strict'
 	@echo 'make docs       the pages on passes and targets, from what these say of themselves'
 	@echo 'make fuzz       generated graphs through every pass: FUZZ_COUNT=10000 FUZZ_SEED=0'
+	@echo 'make conformance  every lossless pass over every suite of models'
 	@echo 'make bench      planish against its peers (these live in $(BENCH))'
 	@echo 'make lock       renew requirements-dev.txt'
 	@echo 'make clean      remove what was built, not the environments'
@@ -61,6 +62,9 @@ docs: $(READY)
 
 fuzz: $(READY)
 	$(PY) -m planish.compiler.harness.fuzz --count $(FUZZ_COUNT) --seed $(FUZZ_SEED)
+
+conformance: $(READY)
+	$(PY) benchmarks/conformance.py $(SUITES)
 
 bench: $(READY) $(BENCH)/ready-$(MARK)
 	PLANISH_PEERS=$(BENCH)/bin/python $(PY) benchmarks/run.py

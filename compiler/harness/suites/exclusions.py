@@ -31,8 +31,8 @@ _REASONS = (
         r"find an implementation|find kernel|not (?:yet )?supported",
         "the runtime has no kernel for the operator with these types or attributes",
     ),
-    (r"refuses the model", "the runtime refuses the model for its types"),
-    (r"failed to run", "the runtime fails on these feeds"),
+    (r"Type Error", "the runtime refuses the model for its types"),
+    (r"code returned while running", "the runtime fails on these feeds"),
 )
 
 
@@ -66,12 +66,12 @@ def why_not(case: Case) -> str | None:
     try:
         first, *others = [*_runs(case), *_runs(case)]
     except PlanishError as error:
-        return reason_of(error.what)
+        return reason_of(str(error.__cause__ or error.what))
     return None if all(same_bits(first, other) for other in others) else RANDOM
 
 
 def reason_of(sentence: str) -> str:
-    """The group that a refusal of the runtime belongs to."""
+    """The group that a refusal belongs to, by the runtime's own words."""
     return next((r for pattern, r in _REASONS if re.search(pattern, sentence)), sentence)
 
 
