@@ -49,12 +49,6 @@ INTEGER_OPS = frozenset("Add Sub Mul Equal Less Greater And Or Not Where Min Max
 MAX_FOLDED_ELEMENTS = 1 << 16
 """Larger results would trade file size for nothing (weight transposes are lazy instead)."""
 
-WEIGHTED_OPS = frozenset(
-    "Attention Conv ConvTranspose DeformConv Einsum FusedConv FusedGemm FusedMatMul GRU Gemm LSTM "
-    "MatMul MultiHeadAttention QAttention RNN".split()
-)
-"""Runtimes lay out the constant operands of these ahead of time, and then sum in another order."""
-
 Rule = Callable[[ir.Node, Rewriter], bool]
 
 
@@ -70,22 +64,6 @@ class CanonicalizeOptions:
 
 def remove_nothing(node: ir.Node, rewriter: Rewriter) -> bool:
     """Identity, and Dropout at inference: the output is the input."""
-    return not _makes_weight(node) and _remove_nothing(node, rewriter)
-
-
-def fold_constants(node: ir.Node, rewriter: Rewriter) -> bool:
-    """Compute what depends on constants alone, where the result is exact and small."""
-    return not _makes_weight(node) and _fold_constants(node, rewriter)
-
-
-def fold_weights(node: ir.Node, rewriter: Rewriter) -> bool:
-    """The same for what becomes a weight: its bits are exact, those of the layer's sums are not."""
-    return _makes_weight(node) and (
-        _remove_nothing(node, rewriter) or _fold_constants(node, rewriter)
-    )
-
-
-def _remove_nothing(node: ir.Node, rewriter: Rewriter) -> bool:
     if node.op_type not in ("Identity", "Dropout") or not node.inputs or node.inputs[0] is None:
         return False
     if node.op_type == "Dropout" and not _inactive_dropout(node):
@@ -101,7 +79,8 @@ def _remove_nothing(node: ir.Node, rewriter: Rewriter) -> bool:
     return True
 
 
-def _fold_constants(node: ir.Node, rewriter: Rewriter) -> bool:
+def fold_constants(node: ir.Node, rewriter: Rewriter) -> bool:
+    """Compute what depends on constants alone, where the result is exact and small."""
     if node.op_type not in FOLDED_OPS | INTEGER_OPS or node.domain or not node.inputs:
         return False
     if any(o.is_graph_output() for o in node.outputs):
@@ -240,7 +219,6 @@ EXACT_RULES: tuple[tuple[str, Rule], ...] = (
     ("constants-right", constants_right),
 )
 REASSOCIATING_RULES: tuple[tuple[str, Rule], ...] = (
-    ("fold-weights", fold_weights),
     ("fold-batch-norm", fold_batch_norm),
     ("gemm-to-matmul", gemm_to_matmul),
 )
@@ -262,8 +240,7 @@ class Canonicalize(Pass):
     on the right.
     When it applies: always, first.
     What it costs: nothing; weights are transposed once.
-    Guarantee: equal in real arithmetic, and equal bits but for batch norms, Gemms and computed
-    weights, which runtimes multiply in another order;
+    Guarantee: equal in real arithmetic, and equal bits but for the batch norms and the Gemms;
     the whole graph is compared before and after. Done again it changes nothing.
     Example: ``canonicalize{rules=exact}``
     """
@@ -313,14 +290,6 @@ def _replace(node: ir.Node, value: ir.Value, rewriter: Rewriter) -> None:
     rewriter.take_over(node.outputs[0], value)
     rewriter.remove(node)
     rewriter.sweep(inputs)
-
-
-def _makes_weight(node: ir.Node) -> bool:
-    """Whether a float that nodes of ``WEIGHTED_OPS`` read would become constant."""
-    if not all(v is None or is_constant(v) for v in node.inputs):
-        return False
-    floats = [o for o in node.outputs if o.dtype is None or o.dtype.is_floating_point()]
-    return any(n.op_type in WEIGHTED_OPS for o in floats for n in consumers(o))
 
 
 def _fixed(value: ir.Value) -> bool:

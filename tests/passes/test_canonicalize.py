@@ -401,17 +401,6 @@ def test_exact_rules_alone_leave_products_and_norms(graphs: ModuleType) -> None:
     assert graphs.lines(bench.model) == ["y = Gemm(x, w, b)"]
 
 
-@pytest.mark.parametrize("node", ["Transpose", "Identity"])
-def test_what_becomes_a_weight_is_not_exact(graphs: ModuleType, node: str) -> None:
-    """The runtime multiplies by a constant in another order than by a value it computes."""
-    text = X24 + f"{{ v = {node}(w) y = MatMul(x, v) }}"
-    w = array(3, 4) if node == "Transpose" else array(4, 3)
-    for rules, left in (("exact", [node, "MatMul"]), ("all", ["MatMul"])):
-        bench = graphs.Bench(graphs.parse(text, w=w), [{"x": array(2, 4)}])
-        bench.run("canonicalize", rules=rules)
-        assert graphs.ops(bench.model) == left
-
-
 @pytest.mark.parametrize(
     ("kind", "number", "to", "folded"),
     [
