@@ -20,6 +20,9 @@ from .selftest import SCHEMA
 MANIFEST = "manifest.json"
 PLAN_SCHEMA = "planish-plan/1"
 
+MAX_BYTES = 256 << 20
+"""Of a manifest or plan; that of 40,000 edits has 20 MB."""
+
 _LEFT_OUT = frozenset({"samples"})
 _PLAN_KEYS = tuple(field.name for field in dataclasses.fields(Plan))
 _EXAMPLE = f'{{"schema": "{PLAN_SCHEMA}", "pipeline": "canonicalize,quantize"}}'
@@ -102,6 +105,8 @@ def plan_from(source: Path | str | Mapping[str, Any]) -> Plan:
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
+        if file.stat().st_size > MAX_BYTES:
+            raise InputError(f"the file is larger than {MAX_BYTES >> 20} MB", where=str(file))
         document = json.loads(file.read_text("utf8"))
     except FileNotFoundError:
         raise InputError(

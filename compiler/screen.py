@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..ir.shown import inline
 from . import summary
 from .artifact import REPORT
 from .headline import headline
@@ -53,7 +54,7 @@ def table(rows: list[summary.Row], *, plain: bool) -> Table:
     for name in ("", "before", "after", "change"):
         grid.add_column(Text(name), justify="left" if name in ("", "change") else "right")
     for row in rows[:MOST_ROWS]:
-        grid.add_row(*map(Text, (row.name, row.before, row.after, row.change)))
+        grid.add_row(*map(Text, (inline(row.name), row.before, row.after, row.change)))
     if len(rows) > MOST_ROWS:
         grid.add_row(Text(f"{len(rows) - MOST_ROWS} more rows in the report"), "", "", "")
     return grid

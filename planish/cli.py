@@ -127,6 +127,9 @@ def _as_planish(error: Exception) -> PlanishError | None:
     """The error as one of ours; None where it is a defect of planish."""
     if isinstance(error, PlanishError):
         return error
+    if isinstance(error, MemoryError):
+        hint = "close other programs, use a larger machine, or give smaller data"
+        return PlanishError("there is not enough memory for this; nothing was written", hint=hint)
     # typer brings its own copy of click's errors in some versions: know them by what they do.
     message = getattr(error, "format_message", None)
     if not callable(message):

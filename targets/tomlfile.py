@@ -15,6 +15,8 @@ from .schema import LIMITS, Target
 
 CATALOG = Path(__file__).parent / "catalog"
 
+MAX_BYTES = 1 << 20
+
 Table = dict[str, Any]
 
 _PROBED = "resolved"
@@ -120,6 +122,8 @@ def _parent_path(link: TargetFile, parent: str) -> Path:
 
 def _read(path: Path) -> TargetFile:
     try:
+        if path.stat().st_size > MAX_BYTES:
+            raise TargetError("a target file is never larger than 1 MB", where=str(path))
         text = path.read_text(encoding="utf-8")
     except (FileNotFoundError, NotADirectoryError):
         raise UsageError(
@@ -135,7 +139,9 @@ def _read(path: Path) -> TargetFile:
         raise TargetError("the target file is not text in UTF-8", where=str(path)) from error
     try:
         return TargetFile(path, text, tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError as error:
+        raise TargetError("the target file is nested too deeply", where=str(path)) from error
+    except ValueError as error:  # TOMLDecodeError, and numbers of too many digits
         line = _LINE_IN_MESSAGE.search(str(error))
         where = f"{path}:{line[1]}" if line else str(path)
         raise TargetError(f"the target file is not TOML: {error}", where=where) from error
