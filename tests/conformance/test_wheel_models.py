@@ -29,8 +29,6 @@ LARGE_BUILDERS = {"smollm-1", "smollm-2", "whisper-decoder"}
 """Models with more than 150 MB of weights: seconds for each of the copies that a check makes."""
 TARGETS = [name for name in cpu_targets() if name != HOST]  # the host is one of the others
 LIGHT = [p for p in sorted(data_folder("light").glob("*.onnx")) if p.stem not in LARGE_LIGHT]
-FEW_CHANNELS = ("light_inception_v1", "light_shufflenet", "light_squeezenet")
-"""Where behind the lossless pipeline the other lossless passes are done in seconds, too."""
 SMALL_BUILDERS = [name for name in BUILDERS if name not in LARGE_BUILDERS]
 
 
@@ -64,9 +62,8 @@ def test_the_runtime_meets_the_stored_outputs() -> None:
 
 @pytest.mark.parametrize("number", range(len(LIGHT)), ids=lambda n: LIGHT[n].stem)
 def test_light_models_compute_what_they_did(number: int) -> None:
-    case = light(number)
-    pipeline = chained().pipeline if case.name in FEW_CHANNELS else LOSSLESS
-    assert not outcome_of(Subject(pipeline, TARGETS[number % len(TARGETS)]), case)
+    subject = Subject(LOSSLESS, TARGETS[number % len(TARGETS)])
+    assert not outcome_of(subject, light(number))
 
 
 @pytest.mark.parametrize("number", range(len(LIGHT)), ids=lambda n: LIGHT[n].stem)

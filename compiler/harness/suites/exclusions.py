@@ -25,7 +25,7 @@ _REASONS = (
     (r"construct locale", NO_LOCALE),
     (r"Unsupported model IR version", "the IR version is beyond the runtime"),
     (r"[Oo]pset \d+ is under development", "the opset is beyond the runtime"),
-    (r"is not a registered function/op", "the runtime does not know the operator"),
+    (r"is not a registered function/op|No Op registered", "the runtime does not know the operator"),
     (r"Unrecognized attribute", "the runtime does not know an attribute of the operator"),
     (
         r"find an implementation|find kernel|not (?:yet )?supported",
