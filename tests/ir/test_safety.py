@@ -19,6 +19,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from planish.compiler import manifest
+from planish.ir import limits, tensorcheck, wire
+from planish.ir import sparse as sparse_module
+from planish.targets import tomlfile
+
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is limited as on Linux")
 
 SPACE = 1 << 30
@@ -374,3 +379,21 @@ def test_a_file_made_to_do_harm(imported: dict[str, Told], name: str) -> None:
     assert len(told.message) < 3000
     assert told.message.replace("\n", "").isprintable()
     assert len(told.message.splitlines()) <= 3
+
+
+@pytest.mark.parametrize(
+    "limit",
+    [
+        f"| {wire.MAX_NODES:,} |",
+        f"| {wire.MAX_PARTS:,} |",
+        f"| {wire.MAX_FIELDS:,} |",
+        f"| {wire.MAX_NAME:,} bytes |",
+        f"| {tensorcheck.MAX_RANK} |",
+        f"| {limits.MAX_CALLS} |",
+        f"| {sparse_module.MAX_BYTES / 2**30:g} GB together |",
+        f"| {manifest.MAX_BYTES >> 20} MB |",
+        f"| {tomlfile.MAX_BYTES >> 20} MB |",
+    ],
+)
+def test_the_page_on_security_states_the_limits(root: Path, limit: str) -> None:
+    assert limit in (root / "docs" / "security.md").read_text("utf8")
