@@ -39,6 +39,8 @@ from .subject import Subject
 from .watch import Notes, bounded_rewriter, snapshot, watched
 
 Runs = tuple[Outputs, ...]
+RUNS_UNTIL_SETTLED = 4
+"""More runs of a pass that chooses by measurement; by then it finds nothing better."""
 PLAIN_AND_OPTIMIZED: tuple[Optimize, ...] = ("none", "all")
 IMPORT, OPSET, LEGALISE = "import", "opset", "legalise"
 
@@ -255,11 +257,18 @@ class _Attempt:
         context: CompileContext,
         signature: Signature,
     ) -> int:
-        """Edits that the pass makes when it runs once more; they are taken back."""
-        mark = rewriter.checkpoint()
-        manager = PassManager(rewriter, context, [VerifyEach(signature)])
+        """Edits that the pass makes when it runs once more; they are taken back.
+
+        A pass that chooses numbers by what it measures may need a few runs until none is better.
+        """
+        mark, edits = rewriter.checkpoint(), 0
         try:
-            return len(manager.run(pass_, selector=step.selector).edits)
+            for _ in range(1 if type(pass_).perturb is Pass.perturb else RUNS_UNTIL_SETTLED):
+                manager = PassManager(rewriter, context, [VerifyEach(signature)])
+                edits = len(manager.run(pass_, selector=step.selector).edits)
+                if not edits:
+                    break
+            return edits
         except Exception as error:
             self.stop = Stop(f"{step}, run again", error)
             return 0

@@ -164,6 +164,24 @@ def declares_a_wrong_shape(model: ir.Model, rewriter: Rewriter) -> None:
 
 
 @known
+class Chooses(Liar):
+    """Halves a weight until it is below a bound: settled after so many runs, if ever."""
+
+    name = "halves-again"
+    semantics = Semantics.REASSOCIATES
+    bound = 0.0
+
+    def perturb(self, model: ir.Model, candidate: Candidate, ctx: Context) -> None:
+        return None
+
+    def lower(self, model: ir.Model, candidate: Candidate, *rest: Any) -> None:
+        value = model.graph.initializers["spare"]
+        assert value.const_value is not None
+        if value.const_value.numpy()[0] > self.bound:
+            rest[1].set_tensor(value, value.const_value.numpy() / np.float32(2))
+
+
+@known
 class Looks(Liar):
     name = "touches-while-it-looks"
 

@@ -88,6 +88,21 @@ def test_stored_outputs_are_met(liars: ModuleType, net: Case) -> None:
     assert broken("changes-little", replace(stored, expected=((y + 1,), None))) == []
 
 
+@pytest.mark.parametrize(
+    ("bound", "rules"),
+    [(0.6, []), (0.3, []), (0.07, []), (0.04, ["termination"]), (0.0, ["termination"])],
+)
+def test_a_pass_that_measures_may_take_a_few_runs(
+    liars: ModuleType, make_case: MakeCase, bound: float, rules: list[str]
+) -> None:
+    text = HEAD + (
+        "g (float[n, 4] x) => (float[n, 4] y, float[1] z) <float[1] spare = {1.0}> "
+        "{ y = Neg(x) a = Sign(spare) z = Abs(a) }"
+    )
+    liars.Chooses.bound = bound
+    assert broken("halves-again", make_case(text, {"x": X})) == rules
+
+
 def test_bits_can_be_asked_of_a_pass_that_reassociates(liars: ModuleType, net: Case) -> None:
     assert broken("changes-little", net, exact=True) == ["bits"]
 
