@@ -208,6 +208,15 @@ class Quantize(Pass):
             )
         return None
 
+    def _own_statistics(self, site: Site, ctx: Context) -> ValueStats | None:
+        """Of its input, along its own channels: a convolution may read the same activation."""
+        x = _input(site)
+        if x.shape is None:
+            return None
+        own = (str(x.name), 1 if site.kind == "conv" else len(x.shape) - 1)
+        wanted = self._requests(ctx)
+        return ctx.analysis(STATS, wanted if own in wanted else (own,)).get(own[0])
+
     def _requests(self, ctx: Context) -> Requests:
         """All activations that this pass may ask for, so that they are observed in one go."""
         sites = ctx.analysis(SITES)
@@ -270,7 +279,7 @@ class Quantize(Pass):
             return None
         if site.bias not in _bias_node(site).inputs:  # behind a node that moves it
             return None
-        stats = ctx.analysis(STATS, self._requests(ctx)).get(str(_input(site).name))
+        stats = self._own_statistics(site, ctx)
         if stats is None:
             return None
         if site.kind == "linear":

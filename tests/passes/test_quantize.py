@@ -120,6 +120,23 @@ def test_a_target_whose_sums_saturate_gets_seven_bits(graphs: ModuleType) -> Non
 
 
 @pytest.mark.parametrize("scheme", ["dynamic", "static"])
+def test_each_reader_of_an_activation_takes_the_mean_of_its_own_channels(
+    graphs: ModuleType, scheme: str
+) -> None:
+    """Channels of the convolution are axis 1, those of the linear layer axis 2, of equal size."""
+    text = head("float[n, 64, 64] x", "float[n, 64, 48] y, float[n, 64, 64] z") + (
+        "{ a = MatMul(x, w) y = Add(a, c) [conv] z = Conv(x, k, kb) }"
+    )
+    x = (array(3, 64, 64) + np.linspace(-2, 2, 64, dtype=np.float32)).astype(np.float32)
+    tensors = {"w": W, "c": C, "k": array(64, 64, 1), "kb": array(64)}
+    bench = graphs.Bench(graphs.parse(text, **tensors), [{"x": x}])
+    bench.run("quantize", scheme=scheme)
+    bias = constant_array(bench.model.graph.initializers["c_corrected"])
+    mean = x.reshape(-1, 64).mean(axis=0, dtype=np.float64)
+    np.testing.assert_allclose(bias, C + mean @ (W - rounded(W, 1)), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("scheme", ["dynamic", "static"])
 def test_a_bias_behind_a_node_stays_as_it_is(graphs: ModuleType, scheme: str) -> None:
     text = head("float[n, 64] x", "float[n, 48] y") + (
         "{ b = Identity(c) a = MatMul(x, w) y = Add(a, b) }"
