@@ -308,7 +308,7 @@ def test_element_types_that_numpy_lacks_go_in_and_come_out(code: int, dtype: ir.
 def test_an_empty_tensor_and_a_scalar_of_a_foreign_type() -> None:
     nodes = [helper.make_node("Cast", ["x"], ["y"], to=TensorProto.BFLOAT16)]
     for shape in ((0, 3), ()):
-        inputs = {"x": (TensorProto.FLOAT, shape)}
+        inputs: dict[str, tuple[int, Any]] = {"x": (TensorProto.FLOAT, shape)}
         (y,) = open_session(model(nodes, inputs=inputs)).run({"x": np.ones(shape, np.float32)})
         assert y.shape == shape
         assert y.dtype == ir.DataType.BFLOAT16.numpy()
@@ -342,7 +342,8 @@ def test_sequences_and_absent_optionals_go_in_and_come_out() -> None:
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
     session = open_session(proto.SerializeToString())
     ones, twos = np.ones(2, np.float32), np.full(2, 2, np.float32)
-    t, has = session.run({"s": [ones], "x": twos, "o": None})
+    results: list[Any] = list(session.run({"s": [ones], "x": twos, "o": None}))
+    t, has = results
     assert isinstance(t, list)
     np.testing.assert_array_equal(t, [ones, twos])
     assert not has

@@ -109,7 +109,10 @@ def _read_outputs(model: onnx.ModelProto) -> None:
         graph.initializer.append(numpy_helper.from_array(np.array([0], np.int64), "first_axis"))
     for output in tensors:
         inputs = [output.name, "first_axis"] if by_input else [output.name]
-        name, axes = f"{output.name}_read", {} if by_input else {"axes": [0]}
-        graph.node.append(helper.make_node("Unsqueeze", inputs, [name], **axes))
+        name = f"{output.name}_read"
+        node = helper.make_node("Unsqueeze", inputs, [name])
+        if not by_input:
+            node.attribute.append(helper.make_attribute("axes", [0]))
+        graph.node.append(node)
         output.name = name
         output.type.tensor_type.ClearField("shape")

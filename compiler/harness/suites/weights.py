@@ -57,7 +57,8 @@ def _kernel(rng: np.random.Generator, shape: Shape, fan_in: int) -> Array:
     """He's, each filter with mean zero: behind a ReLU all inputs are positive, and filters that
     see their mean make all images look alike."""
     drawn = _he(rng, shape, fan_in)
-    return drawn - drawn.mean(axis=tuple(range(1, len(shape))), keepdims=True)
+    means: Array = drawn.mean(axis=tuple(range(1, len(shape))), keepdims=True)
+    return np.subtract(drawn, means)
 
 
 def _around_one(rng: np.random.Generator, shape: Shape, fan_in: int) -> Array:
@@ -151,7 +152,7 @@ def _set_filled(model: ir.Model, node: ir.Node, drawn: Array) -> None:
     name, output.name = output.name, f"{output.name}_filled"
     tensor = ir.tensor(drawn, name=name)
     value = ir.Value(
-        name=name, type=ir.TensorType(tensor.dtype), shape=tensor.shape, const_value=tensor
+        name=name, type=ir.TensorType(tensor.dtype), shape=ir.Shape(drawn.shape), const_value=tensor
     )
     output.replace_all_uses_with(value)
     graph.remove(node, safe=True)
