@@ -89,6 +89,7 @@ def _stand_in(value: ir.Value, tensor: ir.TensorProtocol) -> ir.TensorProtocol:
 
 
 def without_weights(model: ir.Model) -> onnx.ModelProto:
+    """The model as a proto for inference: large weights stood in for, inner shapes forgotten."""
     with substituted(all_graphs(model), _stand_in):
         proto = ir.to_proto(model)
     _spell_out([node for graph in proto_graphs(proto.graph) for node in graph.node])
