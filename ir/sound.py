@@ -83,7 +83,7 @@ def _computed_before(made: ir.Node, reader: ir.Node, index: Index) -> bool:
 
 def _stored_around(value: ir.Value, home: ir.Graph, index: Index) -> bool:
     stored = value.is_graph_input() or value.is_initializer()
-    return stored and (value.graph is home or value.graph in index.around(home))
+    return stored and any(value.graph is graph for graph in index.around(home))
 
 
 def _added(node: ir.Node, footprint: Footprint, index: Index) -> Iterator[str]:
