@@ -5,7 +5,7 @@ A model that was quantized and loads proves nothing; only the kernels do.
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import ChainMap, Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -128,7 +128,7 @@ def runtime_census(
 
 def kernel_census(proto: onnx.ModelProto) -> Census:
     """Count the nodes of a model that the runtime has optimised; tensor data is not read."""
-    scopes = list(_scopes(proto.graph, _Scope({}, {})))
+    scopes = list(_scopes(proto.graph, _Scope(ChainMap(), ChainMap())))
     nodes = [(node, scope) for graph, scope in scopes for node in graph.node]
     counts = Counter(_op(node) for node, _ in nodes)
     rows = (_row(node, scope) for node, scope in nodes)
@@ -144,8 +144,8 @@ def kernel_census(proto: onnx.ModelProto) -> Census:
 class _Scope:
     """What a name means inside a graph: an initializer or the node that makes it."""
 
-    tensors: Mapping[str, StoredTensor]
-    producers: Mapping[str, onnx.NodeProto]
+    tensors: ChainMap[str, StoredTensor]
+    producers: ChainMap[str, onnx.NodeProto]
 
     def weight(self, name: str) -> StoredTensor | None:
         """The initializer behind a value, seen through ops that only change its form."""
@@ -161,12 +161,20 @@ def _scopes(graph: onnx.GraphProto, outer: _Scope) -> Iterator[tuple[onnx.GraphP
     """The graph and all its subgraphs, each with the names it sees."""
     tensors = {t.name: _stored(t) for t in graph.initializer}
     producers = {name: node for node in graph.node for name in node.output}
-    scope = _Scope({**outer.tensors, **tensors}, {**outer.producers, **producers})
+    scope = _Scope(outer.tensors.new_child(tensors), outer.producers.new_child(producers))
     yield graph, scope
     for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _scopes(inner, scope)
+        for inner in _held(node):
+            yield from _scopes(inner, scope)
+
+
+def _held(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    """The graphs among a node's attributes; asking any other attribute for its graph makes one."""
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            yield attribute.g
+        elif attribute.type == onnx.AttributeProto.GRAPHS:
+            yield from attribute.graphs
 
 
 def _row(node: onnx.NodeProto, scope: _Scope) -> KernelRow | None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections import ChainMap
 
 import onnx
 from onnx import TensorProto, helper
 
+from planish.targets import census
 from planish.targets.census import KernelRow, StoredTensor, kernel_census, runtime_census
 
 MS = "com.microsoft"
@@ -138,3 +140,12 @@ def test_the_runtimes_own_graph_is_counted() -> None:
     census = runtime_census(onnx.parser.parse_model(text).SerializeToString())
     assert census.counts == {"Gemm": 1}
     assert census.kernels[0].weight_names == ("w",)
+
+
+def test_only_attributes_that_hold_graphs_are_looked_into() -> None:
+    """Each of the others once counted as an empty graph, with a copy of all names it sees."""
+    nodes = [onnx.helper.make_node("Softmax", [f"v{i}"], [f"v{i + 1}"], axis=-1) for i in range(50)]
+    graph = onnx.helper.make_graph(nodes, "g", [], [])
+    outer = census._Scope(ChainMap(), ChainMap())
+    ((found, _),) = census._scopes(graph, outer)
+    assert found is graph
