@@ -6,9 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..ir.errors import InputError, PlanishError, TargetError
+from ..ir.external import external_tensors
+from ..ir.graph import opset
 from ..ir.provenance import Remark
 from ..ir.save import save_model
 from ..targets.runtime import Session, open_session
+from ..targets.schema import Target
 from .context import head
 from .feedset import FeedSet
 from .source import Source
@@ -34,6 +37,19 @@ def open_baseline(source: Source, threads: int, scratch: Path) -> tuple[Session,
             raise error from None
         sentence = f"{error.what}; it is compared as import mended it"
         return session, [Remark("note", "import", "model", "baseline-mended", sentence)]
+
+
+def own_file(source: Source, target: Target) -> Path | None:
+    """The user's file where it can be handed over as it is: whole, and not too new for the target.
+
+    None for what was exported or written here, and where weights lie in other files.
+    """
+    imported, runtime = source.imported, target.runtime
+    if source.written or imported.path is None or external_tensors(imported.model):
+        return None
+    fits = (imported.model.ir_version or 0) <= runtime.max_ir_version
+    fits = fits and opset(imported.model) <= runtime.max_opset
+    return imported.path if fits else None
 
 
 def check_generated(original: Session, feeds: FeedSet) -> None:

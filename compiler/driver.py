@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -204,7 +205,7 @@ def _lossless(lossless: Judged, choice: Choice, finished: Finished, prepared: Pr
     speed = finished.speed.verdict
     if speed == "slower" or (speed == "no-gain" and not finished.spellings):
         # Nothing pays, so nothing at all is done to the graph.
-        plain = prepared.workshop.judged(prepared.workshop.build_imported())
+        plain = prepared.workshop.judged(prepared.workshop.build_untouched())
         finished = Finished(plain, choice, (), _speed(plain, prepared))
     pipeline = finished.judged.build.pipeline or LOSSLESS
     trials = tuple(replace(t, chosen=t.pipeline == pipeline) for t in choice.trials)
@@ -250,6 +251,9 @@ def _emit(finished: Finished, prepared: Prepared, folder: Path) -> tuple[Finishe
     The files' SHA-256 comes with it. Nothing is loaded where the model is too large for that.
     """
     prepared.workshop.context.progress.phase("writing the model")
+    if finished.judged.build.verbatim:
+        shutil.copyfile(finished.judged.build.path, folder / MODEL)
+        return _loaded(finished, prepared, folder), {}
     model = finished.judged.build.model
     limit = prepared.request.target.runtime.max_ir_version
     known: dict[Path, str] = {}
@@ -262,10 +266,12 @@ def _emit(finished: Finished, prepared: Prepared, folder: Path) -> tuple[Finishe
             record=known,
             hash_tensors=fits,
         )
-    if not fits:
-        return finished, known
+    return (_loaded(finished, prepared, folder) if fits else finished), known
+
+
+def _loaded(finished: Finished, prepared: Prepared, folder: Path) -> Finished:
     session = open_session(folder / MODEL, threads=prepared.request.threads)
-    return replace(finished, judged=replace(finished.judged, loaded=session)), known
+    return replace(finished, judged=replace(finished.judged, loaded=session))
 
 
 def _kernels(finished: Finished, prepared: Prepared, folder: Path) -> Kernels:

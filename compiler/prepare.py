@@ -23,7 +23,7 @@ from ..ir.rewriter import Rewriter
 from ..ir.signature import Signature
 from ..targets.host import executable_here
 from ..targets.schema import Target
-from .baseline import check_generated, open_baseline, undivided
+from .baseline import check_generated, open_baseline, own_file, undivided
 from .calibration.observers import Masking
 from .context import CompileContext
 from .drift import DriftGate
@@ -132,6 +132,7 @@ def prepare(request: Request, scratch: Path, progress: Progress) -> Prepared:
     _refuse_data(request, room)
     masking, found = _masking(request, model, signature, calibration or holdout)
     remarks = [*source.imported.remarks, *standing(model), *kept, *found]
+    mended: list[Remark] = []
     if room.fits:
         original, mended = open_baseline(source, request.threads, scratch)
         remarks += mended
@@ -170,6 +171,7 @@ def prepare(request: Request, scratch: Path, progress: Progress) -> Prepared:
         _instruments(request, signature, timing, regions or RegionCheck()),
         judge,
         scratch / "builds",
+        None if mended else own_file(source, request.target),
     )
     here = executable_here(request.target)
     feeds = _timing_feeds(holdout) if here.ok and room.fits else None

@@ -37,13 +37,15 @@ class Source:
 
     imported: as the passes see it. baseline: the ONNX file that the result is measured against,
     the user's own where there is one. label: how messages and reports call it. module: runs the
-    PyTorch module itself on feeds, outputs in the graph's order; None for ONNX.
+    PyTorch module itself on feeds, outputs in the graph's order; None for ONNX. written: whether
+    the baseline was written here and is no file of the user's.
     """
 
     imported: Imported
     baseline: Path
     label: str
     module: Callable[[Feeds], list[Array]] | None = None
+    written: bool = True
 
 
 def resolve_source(
@@ -75,7 +77,7 @@ def resolve_source(
     if isinstance(source, (onnx.ModelProto, ir.Model)):
         return Source(imported, _saved(source, work), source.graph.name or type(source).__name__)
     assert imported.path is not None
-    return Source(imported, imported.path, str(source))
+    return Source(imported, imported.path, str(source), written=False)
 
 
 def _from_function(

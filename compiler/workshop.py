@@ -6,6 +6,7 @@ site once is not measured again.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -40,7 +41,7 @@ class Build:
     """One pipeline applied: a copy of the model, its file, and what was done.
 
     path: not written where no whole model is run. floating: the graph before its last pass, which
-    calibrated ranges speak of.
+    calibrated ranges speak of. verbatim: the file is the user's own, byte for byte.
     """
 
     pipeline: str
@@ -50,6 +51,7 @@ class Build:
     remarks: tuple[Remark, ...]
     given_back: GivenBack = field(default_factory=dict)
     floating: ir.Model | None = None
+    verbatim: bool = False
 
     @property
     def bytes(self) -> int:
@@ -84,13 +86,18 @@ class Judged:
 
 @dataclass
 class Workshop:
-    """Where the builds of one compile are made. bench: None where no whole model is run."""
+    """Where the builds of one compile are made.
+
+    bench: None where no whole model is run. own: the user's file where it is all there is of the
+    model (no weights in other files) and the target takes it.
+    """
 
     rewriter: Rewriter
     context: CompileContext
     instruments: Sequence[Instrument]
     bench: Judge | None
     folder: Path
+    own: Path | None = None
     _count: int = 0
     _losses: dict[tuple[str, str, str], float] = field(default_factory=dict)
     _held: dict[str, Judged] = field(default_factory=dict)
@@ -110,11 +117,11 @@ class Workshop:
     def build(self, text: str, given_back: GivenBack | None = None) -> Build:
         """Apply a pipeline to the imported model and write the result to a folder of its own.
 
-        An empty text is the imported graph as it is. Raises PassError, UsageError for unknown
-        passes and options.
+        An empty text is the model untouched. Raises PassError, UsageError for unknown passes and
+        options.
         """
         if not text:
-            return self.build_imported()
+            return self.build_untouched()
         back = dict(given_back or {})
         for instrument in self.instruments:
             instrument.before_build()
@@ -133,11 +140,18 @@ class Workshop:
         self._legalise()
         return self._write(text, edits, back, self.context.kept)
 
-    def build_imported(self) -> Build:
-        """The imported graph as it is, no pass run."""
+    def build_untouched(self) -> Build:
+        """The user's own file where it stands alone, else the imported graph; no pass run.
+
+        Import itself may cost time: what a runtime does with a graph hangs on how it is spelled.
+        """
         self.rewriter.rollback(self._start)
         self.context.remarks.clear()
-        return self._write("", (), {}, None)
+        build = self._write("", (), {}, None)
+        if self.own is None or self.bench is None:
+            return build
+        shutil.copyfile(self.own, build.path)
+        return replace(build, verbatim=True)
 
     def judged(self, build: Build) -> Judged:
         """Load a build back from disk and compare it with the original."""

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from ...ir.facts import QUANTIZED
 from ...ir.provenance import Remark
 from ...ir.sites import Site, find_sites
-from ...passes.api import registered
+from ...passes.api import Semantics, registered
 from ...targets.census import Census, KernelRow, runtime_census
 from ..result import Kernels, SiteKernel
 
@@ -65,7 +65,7 @@ def _site_kernel(
 def _decides(pass_name: str) -> bool:
     """Whether what the pass leaves alone stays float for that; of an enabling pass it does not."""
     known = registered().get(pass_name)
-    return known is None or QUANTIZED in known.produces
+    return known is None or known.semantics is Semantics.LOSSY
 
 
 def _surprises(

@@ -343,6 +343,29 @@ def test_where_even_the_canonical_form_is_slower_the_graph_stays_as_it_was(
     assert file_digest(again.folder / "model.onnx") == file_digest(built.folder / "model.onnx")
 
 
+def test_where_nothing_pays_a_users_own_file_is_handed_over_byte_for_byte(
+    compiled: Compile, kit: ModuleType, clock: Clock, tmp_path: Path
+) -> None:
+    model = kit.graph(
+        'a = Identity(x) y = MatMul(a, "w")',
+        {"w": kit.normal(8, 8)},
+        'float["batch", 8] x',
+        'float["batch", 8] y',
+    )
+    model.graph.node[0].doc_string = "import drops this"
+    own = tmp_path / "own.onnx"
+    onnx.save(model, own)
+    clock(lambda proto: 1.0)
+    built = compiled(own, calibration=kit.feeds(width=8))
+    assert (built.folder / "model.onnx").read_bytes() == own.read_bytes()
+    again = compiled(own, "again", calibration=kit.feeds(width=8), plan=built.folder)
+    assert (again.folder / "model.onnx").read_bytes() == own.read_bytes()
+    onnx.save(model, own, save_as_external_data=True, location="own.data", size_threshold=0)
+    beside = compiled(own, "beside", calibration=kit.feeds(width=8))
+    assert (beside.result.speed.verdict, beside.result.exit_code) == ("no-gain", 8)
+    assert not (beside.folder / "own.data").exists()
+
+
 @pytest.mark.parametrize(
     ("seconds", "verdict", "code"), [(0.5, "faster", 0), (1.0, "no-gain", 8), (1.5, "slower", 6)]
 )

@@ -118,7 +118,7 @@ def test_every_build_starts_from_the_imported_graph(kit: ModuleType, tmp_path: P
     assert len(set(files)) == 3
     assert [build.edits for build in (builds[0], builds[2])] == [builds[4].edits] * 2
     assert [build.remarks for build in (builds[0], builds[2])] == [builds[4].remarks] * 2
-    assert contents_digest(shop.build_imported().model) == imported
+    assert contents_digest(shop.build_untouched().model) == imported
 
 
 def test_a_build_given_sites_back_equals_one_that_excludes_them(
