@@ -69,7 +69,7 @@ def transformer(blocks: int) -> onnx.ModelProto:
     random, made, weights, value = np.random.default_rng(0), Nodes(), Weights(), "x"
     for name, shape in (("split", [0, 0, HEADS, WIDTH // HEADS]), ("join", [0, 0, WIDTH])):
         weights.append(numpy_helper.from_array(np.array(shape, np.int64), name))
-    weights.append(numpy_helper.from_array(np.float32((WIDTH // HEADS) ** -0.5), "scale"))
+    weights.append(numpy_helper.from_array(np.array((WIDTH // HEADS) ** -0.5, np.float32), "scale"))
     for i in range(blocks):
         value = _Block(f"encoder.layer.{i}", random, made, weights).block(value)
     made.append(helper.make_node("Identity", [value], ["y"], name="last"))
@@ -120,13 +120,13 @@ class _Block:
     def weight(self, name: str, array: np.ndarray) -> str:
         made = numpy_helper.from_array(array.astype(np.float32), f"{self.path}.{name}")
         self.weights.append(made)
-        return made.name
+        return str(made.name)
 
     def node(self, op: str, name: str, *inputs: str, **attributes: Any) -> str:
         title = f"/{self.path.replace('.', '/')}/{name}"
         made = helper.make_node(op, inputs, [f"{title}_output_0"], name=title, **attributes)
         self.nodes.append(made)
-        return made.output[0]
+        return str(made.output[0])
 
 
 def _model(nodes: Nodes, weights: Weights, shape: list[Any]) -> onnx.ModelProto:
@@ -214,7 +214,8 @@ def _peak() -> int:
 def _fresh(kind: str, size: int, pipeline: str, settings: Settings) -> dict[str, Any]:
     settings.workdir.mkdir(parents=True, exist_ok=True)
     words = [
-        sys.executable, "-m", "benchmarks.scaling", kind, str(size), pipeline, settings.workdir,
+        sys.executable, "-m", "benchmarks.scaling", kind, str(size), pipeline,
+        str(settings.workdir),
     ]  # fmt: skip
     done = subprocess.run(words, check=True, stdout=subprocess.PIPE, cwd=ROOT)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -277,7 +278,8 @@ def _checks(model: onnx.ModelProto) -> tuple[float, float]:
     loaded = load_model(model).model
     signature, rewriter = Signature.of(loaded), Rewriter(loaded)
     contents_digest(loaded)
-    full, local = [], []
+    full: list[float] = []
+    local: list[float] = []
     for _ in range(5):
         with _stopwatch(full):
             verify(loaded, signature)
@@ -323,7 +325,8 @@ def _share(settings: Settings) -> tuple[float, float]:
     """Percent of a MiniLM compile (timing runs left out) that goes into ``CHECKS``; its seconds."""
     from planish.compiler.driver import compile_model
 
-    spent, phases = [], Phases(time.process_time)
+    spent: list[float] = []
+    phases = Phases(time.process_time)
     with ExitStack() as stack:
         for place in CHECKS:
             stack.enter_context(_timed(place, spent))
@@ -356,7 +359,7 @@ def _timed(place: str, spent: list[float]) -> Iterator[None]:
 
 def _per(run: dict[str, Any], what: str) -> float:
     """Milliseconds a node or edit, timing runs left out."""
-    return 1e3 * float(run["seconds"] - run["timing"]) / max(run[what], 1)
+    return 1e3 * float(run["seconds"] - run["timing"]) / max(int(run[what]), 1)
 
 
 def _slopes(kind: str, runs: Sequence[dict[str, Any]], what: str) -> list[Figure]:

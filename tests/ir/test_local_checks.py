@@ -87,7 +87,8 @@ def insert(random: Random, rewriter: Rewriter) -> None:
     anchor, values = random.choice(nodes_of(rewriter)), values_of(rewriter)
     op, place = random.choice(UNARY + BINARY), random.choice(("before", "after"))
     inputs = [random.choice(values) for _ in range(2 if op in BINARY else 1)]
-    made = rewriter.insert(op, inputs, **{place: anchor})
+    before, after = (anchor, None) if place == "before" else (None, anchor)
+    made = rewriter.insert(op, inputs, before=before, after=after)
     how = random.randrange(4)
     if how == 1:
         rewriter.replace_uses(random.choice(values), made.outputs[0])
