@@ -24,6 +24,7 @@ from .weights import external_reference, substituted
 
 SMALL_BYTES = 4096  # a constant whose value may decide a shape is no larger
 
+Dim = int | ir.SymbolicDim
 Types = dict[str, onnx.TypeProto]
 
 
@@ -191,15 +192,23 @@ def _update(value: ir.Value, found: onnx.TypeProto) -> bool:
 
 
 def _merged(found: ir.Shape, old: ir.Shape | None) -> ir.Shape:
-    """Inferred sizes and names, else the old ones. ``unk__7`` is a name for not knowing."""
-    known = [None if _unknown(d) else d for d in found]
-    if old is not None and len(old) == len(known):
-        kept = [None if _unknown(o) else o for o in old]
-        known = [o if d is None else d for d, o in zip(known, kept, strict=True)]
-    return ir.Shape(known)
+    """Inferred sizes and names, else the old ones. ``unk__7`` is a name for not knowing.
+
+    A size that was known stays against a name: ONNX 1.23 gives a Slice from 0 to 0 of an open
+    axis that axis' name.
+    """
+    if old is None or len(old) != len(found):
+        return ir.Shape([None if _unknown(d) else d for d in found])
+    return ir.Shape([_better(d, o) for d, o in zip(found, old, strict=True)])
 
 
-def _unknown(dim: int | ir.SymbolicDim) -> bool:
+def _better(found: Dim, old: Dim) -> Dim | None:
+    if isinstance(found, int) or (not isinstance(old, int) and not _unknown(found)):
+        return found
+    return None if _unknown(old) else old
+
+
+def _unknown(dim: Dim) -> bool:
     if isinstance(dim, int):
         return False
     return dim.value is None or dim.value.startswith("unk__")

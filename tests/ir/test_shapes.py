@@ -237,3 +237,19 @@ def test_downstream_inference_names_the_nodes_that_break(model: ir.Model) -> Non
     (remark,) = infer_downstream([node(model, "mul")], model)
     assert remark.site == "second"
     assert "MatMul 'second' cannot take its inputs" in remark.sentence
+
+
+def test_a_known_size_stays_against_a_name() -> None:
+    """ONNX 1.23 takes a Slice from 0 to 0 of an open axis for the whole axis."""
+    text = """
+    <ir_version: 8, opset_import: ["" : 13]>
+    g (float[batch, 4] x) => (float[n, 4] y)
+    <int64[1] zero = {0}>
+    { nothing = Slice(x, zero, zero, zero)  y = Relu(nothing) }
+    """
+    model = ir.from_onnx_text(text)
+    sliced = next(iter(model.graph)).outputs[0]
+    sliced.type, sliced.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape([0, 4])
+    infer_shapes(model)
+    assert sliced.shape is not None
+    assert sliced.shape[0] == 0
