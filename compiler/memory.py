@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from ..ir.bound import axis_size
 from ..ir.errors import UsageError
 from ..ir.graph import all_graphs
 from .available import limit_of, resident
@@ -196,9 +197,7 @@ def _symbols(value: ir.Value | None) -> list[str | None]:
     return [] if shape is None else [getattr(d, "value", None) for d in shape]
 
 
-def _value_bytes(
-    value: ir.Value, bindings: Mapping[str, int], sizes: dict[str, int | None]
-) -> int:
+def _value_bytes(value: ir.Value, bindings: Mapping[str, int], sizes: dict[str, int | None]) -> int:
     """0 where it is not known. sizes: of symbolic axes, as far as they were computed before."""
     shape, dtype = value.shape, value.dtype
     if shape is None or dtype is None or dtype == ir.DataType.STRING:
@@ -217,6 +216,6 @@ def _extent(
 ) -> int | None:
     name = str(axis.value)
     if name not in sizes:
-        found = axis.evaluate(bindings)
+        found = axis_size(axis, bindings)
         sizes[name] = found if isinstance(found, int) else None
     return sizes[name]

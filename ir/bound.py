@@ -58,10 +58,14 @@ def bound_shapes(model: ir.Model, bindings: Mapping[str, int] | None = None) -> 
 
 
 def _bound(shape: ir.Shape | None, bindings: Mapping[str, int]) -> ir.Shape | None:
-    return None if shape is None else ir.Shape([_size(size, bindings) for size in shape])
+    return None if shape is None else ir.Shape([axis_size(size, bindings) for size in shape])
 
 
-def _size(size: int | ir.SymbolicDim, bindings: Mapping[str, int]) -> int | str | None:
+def axis_size(size: int | ir.SymbolicDim, bindings: Mapping[str, int]) -> int | str | None:
+    """The size of an axis where the symbols in its name are known, else the name.
+
+    Names come from the file: what only looks like an expression, or could run for ever, is a name.
+    """
     if isinstance(size, int):
         return size
     name = size.value
