@@ -15,7 +15,8 @@ def named(*axes: str | None) -> ir.Model:
     """Three values of 16 bytes a row, the number of rows under these names."""
     model = ir.from_onnx_text(TEXT)
     for node, axis in zip(model.graph, axes, strict=True):
-        node.outputs[0].shape = ir.Shape([axis, 4])
+        value = node.outputs[0]
+        value.type, value.shape = ir.TensorType(ir.DataType.FLOAT), ir.Shape([axis, 4])
     return model
 
 
