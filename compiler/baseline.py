@@ -6,14 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..ir.errors import InputError, PlanishError, TargetError
-from ..ir.external import external_tensors
 from ..ir.graph import opset
 from ..ir.provenance import Remark
 from ..ir.save import save_model
+from ..ir.storage.external import external_tensors
 from ..targets.runtime import Session, open_session
 from ..targets.schema import Target
 from .context import head
-from .feedset import FeedSet
+from .data.feedset import FeedSet
 from .source import Source
 
 CUT = 2

@@ -10,11 +10,11 @@ import numpy as np
 from ..ir.errors import PassError, TargetError, VerifyError
 from ..ir.rewriter import Rewriter
 from .backends.spellings import SPELLINGS, may_apply
-from .drift import DriftMeter, OutputDrift
-from .judge import Judge
 from .policy import Goal
+from .quality.drift import DriftMeter, OutputDrift
+from .quality.judge import Judge
+from .quality.statistics import Ratio
 from .result import Speed, SpeedVerdict, Trial
-from .statistics import Ratio
 from .timing import Paired, time_alternating
 from .workshop import Judged, Workshop
 

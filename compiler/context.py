@@ -9,7 +9,6 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import onnx_ir as ir
 
-from ..ir.bound import Shapes
 from ..ir.digest import cone_digests
 from ..ir.errors import InputError, PassError
 from ..ir.graph import constant_tensor
@@ -17,16 +16,17 @@ from ..ir.opset import raised
 from ..ir.provenance import Remark
 from ..ir.region import with_outputs
 from ..ir.sites import find_sites
+from ..ir.types.bound import Shapes
 from ..passes.api import CALIBRATED, SITES, STATS, AnalysisKey, Candidate, ValueStats
 from ..targets.schema import Target
 from .available import resident
 from .calibration.collect import collect
 from .calibration.observers import MINIMUM_OPSET, Masking, Request
+from .checking.regioninputs import generated, region_shapes
+from .data.feedset import FeedSet
 from .execution import running
-from .feedset import FeedSet
-from .headline import size
 from .progress import Progress
-from .regioninputs import generated, region_shapes
+from .reporting.headline import size
 
 T = TypeVar("T")
 Arrays = dict[str, np.ndarray]

@@ -11,31 +11,31 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..ir.derived import holding
 from ..ir.errors import UsageError, near
 from ..ir.provenance import Remark, without_implied_origins
 from ..ir.save import one_file_up_to, save_model
-from ..ir.stamp import check_unchanged
+from ..ir.storage.derived import holding
+from ..ir.storage.stamp import check_unchanged
 from ..targets.loader import load_target
 from ..targets.runtime import open_session
 from ..targets.schema import Target
-from .artifact import write_artifact
 from .available import parse_size
 from .backends.kernels import UNEXPLAINED, count_kernels
 from .backends.spellings import SPELLINGS
 from .choose import ACCEPTABLE, Choice, choose, choose_spellings, measure_speed, rejudged, write_as
 from .manager import GIVEN_BACK
-from .manifest import plan_from
 from .memory import Estimate
 from .outcome import Finished, describe
 from .pipeline import parse
 from .policy import GOALS, LOSSLESS, Goal, propose
 from .prepare import Prepared, Request, prepare
 from .progress import Progress, Silent
+from .reporting.artifact import write_artifact
+from .reporting.manifest import plan_from
+from .reporting.summary import some
+from .reporting.unrun import without_runs
 from .result import Built, Kernels, Plan, Speed, Trial
 from .staging import staging
-from .summary import some
-from .unrun import without_runs
 from .workshop import MODEL, Judged, instantiate
 
 STREAMED = 1 << 24

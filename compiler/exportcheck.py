@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 
 from ..ir.errors import PlanishError
-from ..ir.torch_axes import free_sizes
-from ..ir.torch_call import Array, Feeds
-from ..ir.torch_front import Exported
+from ..ir.pytorch.axes import free_sizes
+from ..ir.pytorch.call import Array, Feeds
+from ..ir.pytorch.front import Exported
 from ..targets.runtime import Session, open_session
 
 TOLERANCE = 1e-3

@@ -15,19 +15,19 @@ from typing import Any
 import onnx_ir as ir
 
 from ..ir.digest import contents_digest
+from ..ir.editing.strays import Look, Touched, strays
 from ..ir.errors import InputError, PassError, PlanishError, UsageError, VerifyError
 from ..ir.provenance import Edit
 from ..ir.rewriter import EditRecord, Rewriter
 from ..ir.save import save_model
 from ..ir.signature import Signature
-from ..ir.strays import Look, Touched, strays
 from ..ir.verify import verify
 from ..passes.api import Candidate, Pass, Perturbation, Semantics, promise_of
+from .checking.regions import Reference, compare
 from .context import CompileContext
-from .equality import each_difference, promised_tolerance, random_outputs
 from .execution import running
 from .pipeline import Pipeline, parse
-from .regions import Reference, compare
+from .quality.equality import each_difference, promised_tolerance, random_outputs
 
 
 class RejectedError(Exception):

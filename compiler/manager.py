@@ -15,9 +15,9 @@ from ..ir.errors import PassError, PlanishError
 from ..ir.provenance import Edit
 from ..ir.rewriter import EditRecord, Rewriter
 from ..passes.api import SITES, Candidate, Pass, Perturbation, Refusal, Semantics
+from .checking.regions import Reference, reference
 from .context import CompileContext
 from .instruments import EditEvent, Instrument, PassEvent, RejectedError
-from .regions import Reference, reference
 
 GIVEN_BACK = "given-back"
 """Code of remarks on sites that were left alone to hold the quality bound."""

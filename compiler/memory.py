@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from ..ir.bound import axis_size
 from ..ir.errors import UsageError
 from ..ir.graph import all_graphs
+from ..ir.types.bound import axis_size
 from .available import limit_of, resident
-from .headline import size
+from .reporting.headline import size
 
 FLOOR = 160 << 20
 """Bytes of the interpreter, the runtime and the graph itself (measured: 130 to 160 MB)."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from ..ir.count import parameters
+from ..ir.counting.count import parameters
 from ..ir.digest import contents_digest, file_digest, structure_digest
 from ..ir.provenance import Remark
 from ..ir.signature import Signature
@@ -24,9 +24,9 @@ from .calibration.coverage import coverage, static_ranges
 from .choose import Choice
 from .context import head
 from .prepare import Prepared
+from .quality.states import one_step_note
+from .reporting.unreached import unreached
 from .result import CompileResult, Kernels, Plan, Sample, Speed
-from .states import one_step_note
-from .unreached import unreached
 from .workshop import Judged
 
 SAMPLES = 3

@@ -11,23 +11,24 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ..ir.count import parameters
+from ..ir.counting.count import parameters
 from ..ir.errors import InputError
-from ..ir.filesize import model_bytes
+from ..ir.finding.index_limits import index_limits
 from ..ir.graph import dims, opset
-from ..ir.index_limits import index_limits
-from ..ir.limits import check_sizes
+from ..ir.importing.limits import check_sizes
 from ..ir.opset import raised
 from ..ir.provenance import Remark
 from ..ir.rewriter import Rewriter
 from ..ir.signature import Signature
+from ..ir.storage.filesize import model_bytes
 from ..targets.host import executable_here
 from ..targets.schema import Target
 from .baseline import check_generated, open_baseline, own_file, undivided
 from .calibration.observers import Masking
+from .checking.regionruns import RegionRuns
 from .context import CompileContext
-from .drift import DriftGate
-from .feeds import FeedSet, available_memory, load_feeds, split, synthetic, token_mask
+from .data.feeds import FeedSet, available_memory, load_feeds, split, synthetic, token_mask
+from .data.usercode import load_function
 from .instruments import (
     Bisect,
     Instrument,
@@ -37,18 +38,17 @@ from .instruments import (
     Timing,
     VerifyEach,
 )
-from .judge import Judge
 from .memory import Estimate, estimate
-from .outputs import output_kinds
 from .policy import QDQ_OPSET, Goal
 from .ports import check_ports
 from .progress import Progress
-from .regionruns import RegionRuns
-from .scores import Budget
+from .quality.drift import DriftGate
+from .quality.judge import Judge
+from .quality.outputs import output_kinds
+from .quality.scores import Budget
+from .reporting.standing import standing
 from .source import Source, resolve_source
 from .spill import SpillingRewriter
-from .standing import standing
-from .usercode import load_function
 from .workshop import Workshop
 
 SYNTHETIC_FEEDS = 4

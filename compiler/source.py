@@ -13,14 +13,14 @@ import onnx
 import onnx_ir as ir
 
 from ..ir.errors import InputError, PlanishError, UsageError
+from ..ir.importing.read import PROTOBUF_LIMIT
 from ..ir.load import Imported, load_model
-from ..ir.read import PROTOBUF_LIMIT
+from ..ir.pytorch.call import Array, Feeds
+from ..ir.pytorch.errors import INSTALL, root_cause
+from ..ir.pytorch.front import Exported, export_module, export_program
 from ..ir.save import save_model
-from ..ir.torch_call import Array, Feeds
-from ..ir.torch_errors import INSTALL, root_cause
-from ..ir.torch_front import Exported, export_module, export_program
+from .data.usercode import call, is_function_reference, load_function
 from .exportcheck import complaint
-from .usercode import call, is_function_reference, load_function
 
 ORIGINAL = "original.onnx"
 FORMS = (
@@ -58,7 +58,7 @@ def resolve_source(
 ) -> Source:
     """Import whatever ``source`` is; files that have to be written go to the folder ``work``.
 
-    example_inputs, dynamic_shapes: see ``ir.torch_front.export_module``; for PyTorch only.
+    example_inputs, dynamic_shapes: see ``ir.pytorch.front.export_module``; for PyTorch only.
     Raises InputError for a model that cannot be used, UsageError for arguments that do not
     belong together and where torch is missing.
     """

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..ir.rewriter import Rewriter
-from ..ir.tensors import write_bytes
+from ..ir.storage.tensors import write_bytes
 
 SPILLED = 1 << 20
 """Weights of more bytes lie in a file of their own."""

@@ -10,8 +10,8 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ..ir.atomic import alone_in
 from ..ir.errors import PlanishError, UsageError
+from ..ir.storage.atomic import alone_in
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 

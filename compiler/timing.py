@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..targets.runtime import Session
-from .statistics import Ratio, median_ratio
+from .quality.statistics import Ratio, median_ratio
 
 Feeds = Mapping[str, np.ndarray]
 

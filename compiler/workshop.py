@@ -19,17 +19,17 @@ from ..ir.facts import FLOAT
 from ..ir.provenance import Edit, Remark
 from ..ir.rewriter import Rewriter
 from ..ir.save import save_model
-from ..ir.shapecheck import shape_conflicts
 from ..ir.signature import Signature
+from ..ir.types.shapecheck import shape_conflicts
 from ..ir.verify import verify
 from ..passes.api import Pass, pass_class
 from ..targets.runtime import Session, open_session
 from .backends.legalise import legalise
 from .context import CompileContext
 from .instruments import Instrument
-from .judge import Answers, Judge
 from .manager import PassManager
 from .pipeline import Pipeline, Step, parse, resolve
+from .quality.judge import Answers, Judge
 from .result import Quality
 
 GivenBack = Mapping[str, tuple[str, ...]]

@@ -16,7 +16,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from .fingerprint import Forward, combine, model_fingerprint, opsets, value_fingerprint
-from .tensors import HASH_SIZE, tensor_digest, tensor_face
+from .storage.tensors import HASH_SIZE, tensor_digest, tensor_face
 
 __all__ = [
     "cone_digest",

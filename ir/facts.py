@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .block import Block
+from .finding.block import Block
+from .finding.layer import Layer
 from .graph import producer, single_consumer
-from .layer import Layer
 
 FLOAT = "float"
 QUANTIZED = "quantized"

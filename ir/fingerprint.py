@@ -20,7 +20,7 @@ import onnx_ir as ir
 from .graph import captured_values
 from .scopes import named_subgraphs
 from .signature import Signature, TensorSpec, type_name
-from .tensors import HASH_SIZE, tensor_digest
+from .storage.tensors import HASH_SIZE, tensor_digest
 
 TensorHash = Callable[[ir.TensorProtocol], str]
 

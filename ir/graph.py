@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import numpy.typing as npt
 import onnx_ir as ir
 
-from .stream import array_of
+from .storage.stream import array_of
 
 Array: TypeAlias = npt.NDArray[Any]
 

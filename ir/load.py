@@ -14,11 +14,9 @@ import onnx
 import onnx_ir as ir
 
 from .errors import InputError
-from .external import check_external, external_tensors, load_attributes, source_digest
-from .finite import check_finite
-from .inline import inline_functions, root_cause
-from .mend import forget_negative_sizes, mend_proto
-from .normalise import (
+from .importing.inline import inline_functions, root_cause
+from .importing.mend import forget_negative_sizes, mend_proto
+from .importing.normalise import (
     drop_overridable,
     lift_constants,
     rename_standard_domain,
@@ -26,14 +24,16 @@ from .normalise import (
     strip_metadata,
     unique_names,
 )
-from .protocheck import check_proto, check_versions
+from .importing.protocheck import check_proto, check_versions
+from .importing.read import read_proto
 from .provenance import Remark
-from .read import read_proto
-from .sealed import seal
-from .shapes import infer_shapes
 from .signature import Signature
-from .sparse import densify
-from .stamp import Stamp, check_unchanged, stamp
+from .storage.external import check_external, external_tensors, load_attributes, source_digest
+from .storage.finite import check_finite
+from .storage.sealed import seal
+from .storage.sparse import densify
+from .storage.stamp import Stamp, check_unchanged, stamp
+from .types.shapes import infer_shapes
 from .verify import violations
 
 Source = str | Path | onnx.ModelProto | ir.Model

@@ -11,9 +11,9 @@ import onnx_ir as ir
 
 from .errors import InputError
 from .graph import all_graphs, all_nodes, operator, opset
-from .normalise import lift_constants, unique_names
-from .shapes import infer_shapes
-from .tensors import in_memory
+from .importing.normalise import lift_constants, unique_names
+from .storage.tensors import in_memory
+from .types.shapes import infer_shapes
 
 
 def raised(model: ir.Model, version: int) -> ir.Model:

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from .errors import PassError
 from .graph import captured_values
-from .stream import is_packed
+from .storage.stream import is_packed
 
 
 def region_nodes(inputs: Sequence[ir.Value], outputs: Sequence[ir.Value]) -> list[ir.Node]:

@@ -20,17 +20,17 @@ import numpy as np
 import onnx_ir as ir
 
 from .digest import contents_digest
+from .editing.footprint import Footprint
+from .editing.index import Index
+from .editing.journal import Action, Journal
+from .editing.moved import contents_moved
+from .editing.sound import doubts, verify_edit
 from .errors import EndlessError, PassError
-from .footprint import Footprint
 from .graph import all_graphs, all_nodes, captured_values, subgraphs
-from .index import Index
-from .journal import Action, Journal
-from .moved import contents_moved
 from .provenance import EDIT_KEY, ORIGIN_KEY, SCOPE_KEY
-from .sealed import read_only, sealed
-from .shapes import infer_node
 from .signature import Signature
-from .sound import doubts, verify_edit
+from .storage.sealed import read_only, sealed
+from .types.shapes import infer_node
 
 MAX_OPERATIONS_PER_EDIT = 1_000_000
 """A rule that matches its own output ends here, not never."""

@@ -15,13 +15,13 @@ from typing import IO, Any
 import onnx
 import onnx_ir as ir
 
-from .atomic import write_together
 from .errors import PlanishError
-from .external import load_attributes
-from .fan import Fan
 from .graph import all_graphs
-from .stream import pieces
-from .tensors import (
+from .storage.atomic import write_together
+from .storage.external import load_attributes
+from .storage.fan import Fan
+from .storage.stream import pieces
+from .storage.tensors import (
     all_tensors,
     hasher,
     in_memory,
@@ -30,7 +30,7 @@ from .tensors import (
     source_file,
     write_bytes,
 )
-from .weights import external_reference, substituted
+from .storage.weights import external_reference, substituted
 
 INLINE_BELOW = 1024  # bytes; smaller tensors stay in the model file
 LIMIT = (1 << 31) - 1  # bytes of one protobuf message

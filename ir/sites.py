@@ -14,15 +14,15 @@ from typing import overload
 
 import onnx_ir as ir
 
-from .attention import find_attention
-from .block import Block, BlockKind
 from .errors import UsageError, near
 from .facts import FACTORIZED, block_facts, factorized_pairs, layer_facts
-from .feed_forward import find_feed_forward
+from .finding.attention import find_attention
+from .finding.block import Block, BlockKind
+from .finding.feed_forward import find_feed_forward
+from .finding.layer import Layer, LayerKind
+from .finding.layers import find_layer
+from .finding.site_names import site_names
 from .graph import all_nodes
-from .layer import Layer, LayerKind
-from .layers import find_layer
-from .site_names import site_names
 
 Kind = LayerKind | BlockKind
 

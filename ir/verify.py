@@ -12,9 +12,9 @@ from graphlib import CycleError, TopologicalSorter
 import onnx_ir as ir
 
 from .errors import VerifyError
-from .kinds import kinds
 from .scopes import Definitions, Scope, ancestors, definitions_of, describe
 from .signature import Signature
+from .types.kinds import kinds
 
 STANDARD = ("", "ai.onnx")
 

@@ -16,7 +16,6 @@ import onnx
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
-from ..ir.derived import Derived
 from ..ir.graph import (
     all_nodes,
     attribute,
@@ -30,9 +29,10 @@ from ..ir.graph import (
     scalar,
     single_consumer,
 )
-from ..ir.growth import elements_after
 from ..ir.rewriter import Rewriter
-from ..ir.stream import array_of
+from ..ir.storage.derived import Derived
+from ..ir.storage.stream import array_of
+from ..ir.types.growth import elements_after
 from .api import Candidate, Context, Pass, Perturbation, Refusal, Semantics, register
 
 FOLDED_OPS = frozenset(

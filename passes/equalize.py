@@ -14,13 +14,20 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from ..ir.absorb import ObstacleError
 from ..ir.facts import FLOAT, QUANTIZED
 from ..ir.graph import attribute, producer
 from ..ir.qdq import activated
-from ..ir.rescale import Constants, put_in_place
 from ..ir.rewriter import Rewriter
-from ..ir.scale_groups import ScaleGroup, boundary, contraction, float_readers, joined, scale_group
+from ..ir.scaling.absorb import ObstacleError
+from ..ir.scaling.rescale import Constants, put_in_place
+from ..ir.scaling.scale_groups import (
+    ScaleGroup,
+    boundary,
+    contraction,
+    float_readers,
+    joined,
+    scale_group,
+)
 from .api import (
     CALIBRATED,
     SITES,

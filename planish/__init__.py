@@ -15,8 +15,8 @@ from __future__ import annotations
 from importlib.metadata import version
 
 from .api import compile, load
-from .compiler.artifact import Artifact
-from .compiler.evaluation import Scores
+from .compiler.quality.evaluation import Scores
+from .compiler.reporting.artifact import Artifact
 from .ir.errors import (
     InputError,
     PassError,

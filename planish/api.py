@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from .compiler.artifact import Artifact, temporary_artifact
 from .compiler.progress import progress_on
+from .compiler.reporting.artifact import Artifact, temporary_artifact
 from .compiler.staging import refuse_inputs_inside
 from .targets.schema import Target
 

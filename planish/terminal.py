@@ -11,7 +11,7 @@ import typer
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from .compiler.manifest import dumps, encode_in_order
+from .compiler.reporting.manifest import dumps, encode_in_order
 from .ir.shown import printable
 
 PIPE_WIDTH = 160

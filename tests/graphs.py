@@ -14,8 +14,8 @@ import onnx_ir as ir
 
 from planish.compiler.calibration.observers import Masking
 from planish.compiler.context import CompileContext
+from planish.compiler.data.feeds import load_feeds
 from planish.compiler.execution import running
-from planish.compiler.feeds import load_feeds
 from planish.compiler.instruments import Instrument, RegionCheck, VerifyEach
 from planish.compiler.manager import PassManager, PassOutcome
 from planish.compiler.progress import Silent

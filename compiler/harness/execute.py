@@ -10,7 +10,7 @@ import numpy as np
 
 from ...ir.signature import Signature
 from ...targets.runtime import Optimize, open_session
-from ..feedset import FeedSet, feed_set
+from ..data.feedset import FeedSet, feed_set
 from .case import Feed
 
 Outputs = Mapping[str, Any]

@@ -10,8 +10,8 @@ import numpy as np
 
 from ...ir.errors import EndlessError, PassError, PlanishError, UsageError, VerifyError
 from ...passes.api import Semantics
-from ..equality import difference, whole_graph_tolerance
 from ..instruments import BrokenPromiseError, StrayEditError
+from ..quality.equality import difference, whole_graph_tolerance
 from .declared import claims
 from .trial import IMPORT, Runs, Stage, Stop, Trial
 

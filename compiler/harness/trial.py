@@ -26,12 +26,12 @@ from ...passes.api import Pass, Semantics
 from ...targets.runtime import Optimize
 from ..backends.legalise import legalise
 from ..context import CompileContext
-from ..equality import difference, promised_tolerance, random_outputs
 from ..instruments import Instrument, RegionCheck, VerifyEach
 from ..manager import PassManager
 from ..pipeline import Step
 from ..policy import QDQ_OPSET
 from ..progress import Silent
+from ..quality.equality import difference, promised_tolerance, random_outputs
 from .case import Case
 from .declared import Untrue, untrue
 from .execute import Outputs, calibration, run_all

@@ -11,9 +11,9 @@ from typing import Annotated, Any
 import typer
 
 from ..api import build
-from ..compiler.artifact import Artifact
-from ..compiler.screen import screen
-from ..compiler.usercode import is_function_reference
+from ..compiler.data.usercode import is_function_reference
+from ..compiler.reporting.artifact import Artifact
+from ..compiler.reporting.screen import screen
 from ..ir.errors import UsageError
 from ..terminal import JsonOption, VerboseOption, terminal_of
 

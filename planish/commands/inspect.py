@@ -12,14 +12,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..compiler.headline import size
+from ..compiler.reporting.headline import size
 from ..compiler.source import Source, resolve_source
-from ..ir.bound import bound_shapes, symbols
-from ..ir.count import SiteRow, Totals, site_table, totals
+from ..ir.counting.count import SiteRow, Totals, site_table, totals
 from ..ir.errors import UsageError, near
 from ..ir.shown import inline
 from ..ir.signature import Signature, TensorSpec
 from ..ir.sites import find_sites
+from ..ir.types.bound import bound_shapes, symbols
 from ..terminal import JsonOption, VerboseOption, terminal_of
 from .compile import check_model
 

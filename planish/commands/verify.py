@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from ..compiler.artifact import Artifact
-from ..compiler.selftest import BrokenArtifactError, Outcome, RunModel, check
+from ..compiler.reporting.artifact import Artifact
+from ..compiler.reporting.selftest import BrokenArtifactError, Outcome, RunModel, check
 from ..ir.errors import InputError
 from ..ir.shown import printable
 from ..targets.runtime import open_session

@@ -12,13 +12,13 @@ import onnx
 import onnx_ir as ir
 
 from planish.compiler.context import CompileContext
+from planish.compiler.data.feeds import FeedSet, load_feeds
 from planish.compiler.driver import compile_model
-from planish.compiler.feeds import FeedSet, load_feeds
 from planish.compiler.instruments import Instrument, RegionCheck, VerifyEach
-from planish.compiler.judge import Judge
-from planish.compiler.outputs import output_kinds
 from planish.compiler.prepare import Request
 from planish.compiler.progress import Silent
+from planish.compiler.quality.judge import Judge
+from planish.compiler.quality.outputs import output_kinds
 from planish.compiler.result import Built, Quality
 from planish.compiler.timing import Paired
 from planish.compiler.workshop import Workshop

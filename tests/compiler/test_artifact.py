@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 import pytest
 
-from planish.compiler.artifact import Artifact, temporary_artifact, write_artifact
+from planish.compiler.reporting.artifact import Artifact, temporary_artifact, write_artifact
 from planish.compiler.result import Sample
 from planish.ir.errors import InputError, UsageError
 

@@ -9,8 +9,8 @@ import pytest
 
 import planish
 from planish.compiler.baseline import check_generated, undivided
-from planish.compiler.feedset import FeedSet, feed_set
-from planish.compiler.standing import standing
+from planish.compiler.data.feedset import FeedSet, feed_set
+from planish.compiler.reporting.standing import standing
 from planish.ir.errors import InputError, TargetError
 from planish.ir.load import load_model
 from planish.ir.signature import Signature

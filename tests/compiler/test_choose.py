@@ -20,7 +20,7 @@ from planish.compiler.choose import (
     rejudged,
     write_as,
 )
-from planish.compiler.judge import Answers
+from planish.compiler.quality.judge import Answers
 from planish.compiler.result import Quality
 from planish.compiler.timing import Paired
 from planish.compiler.workshop import Build, Judged, Workshop

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from planish.compiler.context import head
-from planish.compiler.feeds import load_feeds
+from planish.compiler.data.feeds import load_feeds
 from planish.ir.signature import Signature
 from planish.passes.api import CALIBRATED, SITES, STATS
 

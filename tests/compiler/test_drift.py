@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from planish.compiler.drift import (
+from planish.compiler.quality.drift import (
     Drift,
     DriftGate,
     DriftMeter,

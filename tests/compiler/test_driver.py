@@ -15,9 +15,9 @@ import onnx_ir as ir
 import pytest
 
 from planish.compiler import choose as choosing
-from planish.compiler.headline import LOSSLESS, headline
+from planish.compiler.quality.scores import Scores
+from planish.compiler.reporting.headline import LOSSLESS, headline
 from planish.compiler.result import Built, CompileResult
-from planish.compiler.scores import Scores
 from planish.ir.digest import contents_digest, file_digest
 from planish.ir.errors import InputError, UsageError
 from planish.ir.signature import Signature

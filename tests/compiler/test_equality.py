@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from planish.compiler.equality import (
+from planish.compiler.quality.equality import (
     COARSE_TOLERANCES,
     difference,
     promised_tolerance,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from planish.compiler.evaluation import Budget, Point, Scores, compare
+from planish.compiler.quality.evaluation import Budget, Point, Scores, compare
 from planish.ir.errors import InputError
 
 RNG = np.random.default_rng(0)

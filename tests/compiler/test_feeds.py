@@ -12,9 +12,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from planish.compiler import feeds as feeds_module
-from planish.compiler.feeds import load_feeds, read_npz
-from planish.compiler.feedset import FeedSet
+from planish.compiler.data import feeds as feeds_module
+from planish.compiler.data.feeds import load_feeds, read_npz
+from planish.compiler.data.feedset import FeedSet
 from planish.ir.errors import InputError, PlanishError, UsageError
 from planish.ir.signature import Signature, TensorSpec
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from planish.compiler.feedset import (
+from planish.compiler.data.feedset import (
     Feeds,
     FeedSet,
     batch_axes,

@@ -11,13 +11,13 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from planish.compiler.drift import DriftGate
-from planish.compiler.feeds import load_feeds
-from planish.compiler.feedset import FeedSet
-from planish.compiler.judge import KEPT_BYTES, Answers, Judge
-from planish.compiler.outputs import output_kinds
-from planish.compiler.scores import Budget, Scores
-from planish.compiler.synthetic import synthetic
+from planish.compiler.data.feeds import load_feeds
+from planish.compiler.data.feedset import FeedSet
+from planish.compiler.data.synthetic import synthetic
+from planish.compiler.quality.drift import DriftGate
+from planish.compiler.quality.judge import KEPT_BYTES, Answers, Judge
+from planish.compiler.quality.outputs import output_kinds
+from planish.compiler.quality.scores import Budget, Scores
 from planish.ir.errors import InputError
 from planish.ir.signature import Signature
 from planish.targets.runtime import Session, open_session

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from planish.compiler.manifest import dumps, encode, plan_from, read, to_json
+from planish.compiler.reporting.manifest import dumps, encode, plan_from, read, to_json
+from planish.compiler.reporting.selftest import SCHEMA
 from planish.compiler.result import CompileResult, Plan
-from planish.compiler.selftest import SCHEMA
 from planish.ir.errors import InputError
 
 PLAN = Plan("canonicalize,quantize(method=mse)", {"quantize": ("block9",)}, ("cast-first",))

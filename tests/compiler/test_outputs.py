@@ -9,9 +9,9 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from planish.compiler.drift import DriftGate, measure
-from planish.compiler.driftmeter import Drift
-from planish.compiler.outputs import judge_drift, output_kind, output_kinds
+from planish.compiler.quality.drift import DriftGate, measure
+from planish.compiler.quality.driftmeter import Drift
+from planish.compiler.quality.outputs import judge_drift, output_kind, output_kinds
 
 SIDE = 16
 RANDOM = np.random.default_rng(0)

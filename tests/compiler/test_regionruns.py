@@ -11,13 +11,13 @@ import onnx_ir as ir
 import pytest
 
 from planish.compiler import execution
-from planish.compiler import regionruns as module
+from planish.compiler.checking import regionruns as module
+from planish.compiler.checking.regionruns import RegionRuns
 from planish.compiler.context import CompileContext
-from planish.compiler.feeds import synthetic
+from planish.compiler.data.feeds import synthetic
 from planish.compiler.instruments import BrokenPromiseError, VerifyEach
 from planish.compiler.manager import PassManager
 from planish.compiler.progress import Silent
-from planish.compiler.regionruns import RegionRuns
 from planish.compiler.spill import SpillingRewriter
 from planish.ir.load import load_model
 from planish.ir.rewriter import Rewriter

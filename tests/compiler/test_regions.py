@@ -7,8 +7,8 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
+from planish.compiler.checking.regions import Reference, RegionCheck, compare, reference
 from planish.compiler.context import values_by_name
-from planish.compiler.regions import Reference, RegionCheck, compare, reference
 from planish.ir.errors import PassError
 from planish.ir.qdq import static_view
 from planish.ir.rewriter import Rewriter

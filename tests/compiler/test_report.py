@@ -13,11 +13,11 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from planish.compiler.headline import factor, headline, interval, size, three
-from planish.compiler.report import code, render_card, render_report, text
+from planish.compiler.reporting.headline import factor, headline, interval, size, three
+from planish.compiler.reporting.report import code, render_card, render_report, text
+from planish.compiler.reporting.screen import screen
+from planish.compiler.reporting.summary import done, left, measures_text, notes
 from planish.compiler.result import Kernels, Plan, Quality, Speed
-from planish.compiler.screen import screen
-from planish.compiler.summary import done, left, measures_text, notes
 from planish.ir.provenance import Edit, Remark
 from planish.ir.signature import Signature, TensorSpec
 

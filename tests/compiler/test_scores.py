@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from planish.compiler.scores import Budget, Point, Scores, normalise
+from planish.compiler.quality.scores import Budget, Point, Scores, normalise
 from planish.ir.errors import InputError, UsageError
 
 

@@ -18,7 +18,7 @@ import pytest
 from planish.compiler import exportcheck
 from planish.compiler.source import Source, resolve_source
 from planish.ir.errors import InputError, TargetError, UsageError
-from planish.ir.torch_front import Exported
+from planish.ir.pytorch.front import Exported
 from planish.targets.runtime import open_session
 
 Array = npt.NDArray[Any]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from planish.compiler.states import next_states, one_step_note
+from planish.compiler.quality.states import next_states, one_step_note
 from planish.ir.signature import Signature, TensorSpec
 
 X, Y = TensorSpec("x", "FLOAT", ("n", 8)), TensorSpec("y", "FLOAT", ("n", 8))

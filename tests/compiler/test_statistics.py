@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from planish.compiler.statistics import (
+from planish.compiler.quality.statistics import (
     mean,
     median_ratio,
     paired_bootstrap,

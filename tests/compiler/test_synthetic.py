@@ -9,12 +9,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from planish.compiler.feeds import load_feeds
-from planish.compiler.synthetic import synthetic
+from planish.compiler.data.feeds import load_feeds
+from planish.compiler.data.synthetic import synthetic
 from planish.ir.errors import InputError, UsageError
-from planish.ir.index_limits import index_limits
+from planish.ir.finding.index_limits import index_limits
+from planish.ir.finding.masks import mask_inputs
 from planish.ir.load import load_model
-from planish.ir.masks import mask_inputs
 from planish.ir.signature import Signature, TensorSpec
 
 Shape = tuple[int | str | None, ...]

@@ -8,9 +8,9 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from planish.compiler.feeds import load_feeds
-from planish.compiler.feedset import FeedSet
-from planish.compiler.tokenmask import TokenMask, padding_suspected, token_mask
+from planish.compiler.data.feeds import load_feeds
+from planish.compiler.data.feedset import FeedSet
+from planish.compiler.data.tokenmask import TokenMask, padding_suspected, token_mask
 from planish.ir.errors import InputError, PlanishError, UsageError
 from planish.ir.signature import Signature
 

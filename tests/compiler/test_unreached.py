@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from planish.compiler.unreached import unreached
+from planish.compiler.reporting.unreached import unreached
 from planish.ir.sites import find_sites
 
 LSTM = """<ir_version: 9, opset_import: ["" : 17]>

@@ -15,10 +15,11 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from planish.compiler import memory, selftest
+from planish.compiler import memory
 from planish.compiler.driver import compile_model
-from planish.compiler.headline import headline
 from planish.compiler.memory import activation_bytes, bindings_of, estimate, weight_bytes
+from planish.compiler.reporting import selftest
+from planish.compiler.reporting.headline import headline
 from planish.compiler.result import Built
 from planish.ir.errors import InputError, UsageError
 from planish.ir.load import load_model

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from planish.compiler.usercode import call, iterate, load_function
+from planish.compiler.data.usercode import call, iterate, load_function
 from planish.ir.errors import InputError, PlanishError, UsageError
 
 

@@ -11,7 +11,6 @@ import functools
 import numpy as np
 import pytest
 
-from planish.compiler.equality import difference
 from planish.compiler.harness.case import Case
 from planish.compiler.harness.check import check
 from planish.compiler.harness.execute import run_all
@@ -22,6 +21,7 @@ from planish.compiler.harness.suites.builders import BUILDERS, builder_case
 from planish.compiler.harness.suites.light import image, light_case
 from planish.compiler.harness.suites.wheels import data_folder
 from planish.compiler.policy import LOSSLESS
+from planish.compiler.quality.equality import difference
 from planish.targets.host import HOST
 
 LARGE_LIGHT = {"light_bvlc_alexnet", "light_vgg19", "light_zfnet512"}

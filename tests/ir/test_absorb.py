@@ -10,11 +10,11 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from planish.ir.absorb import ObstacleError, find_absorber
 from planish.ir.graph import dims
-from planish.ir.rescale import Constants, put_in_place
 from planish.ir.rewriter import Rewriter
-from planish.ir.scale_groups import boundary, float_readers, joined, scale_group
+from planish.ir.scaling.absorb import ObstacleError, find_absorber
+from planish.ir.scaling.rescale import Constants, put_in_place
+from planish.ir.scaling.scale_groups import boundary, float_readers, joined, scale_group
 from planish.ir.sites import find_sites
 from planish.ir.verify import violations
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from planish.ir.atomic import alone_in, write_together
 from planish.ir.errors import InputError
-from planish.ir.stamp import check_unchanged, stamp
+from planish.ir.storage.atomic import alone_in, write_together
+from planish.ir.storage.stamp import check_unchanged, stamp
 
 
 def both(folder: Path, content: bytes) -> dict[Path, bytes]:

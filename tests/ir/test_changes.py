@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from planish.ir.changes import Changed, changed_regions
+from planish.ir.editing.changes import Changed, changed_regions
 
 HEAD = '<ir_version: 10, opset_import: ["" : 20]>\n'
 BEFORE = (

@@ -12,11 +12,11 @@ import onnx_ir as ir
 import pytest
 from onnx import numpy_helper
 
-from planish.ir.bound import bound_shapes, symbols
-from planish.ir.count import parameters, site_flops, site_table, totals, weight_bytes
-from planish.ir.flops import flops, total_flops
+from planish.ir.counting.count import parameters, site_flops, site_table, totals, weight_bytes
+from planish.ir.counting.flops import flops, total_flops
 from planish.ir.load import load_model
 from planish.ir.sites import find_sites
+from planish.ir.types.bound import bound_shapes, symbols
 
 Arrays = Mapping[str, Any]
 

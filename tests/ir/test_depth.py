@@ -13,10 +13,10 @@ import onnx_ir as ir
 import pytest
 
 from planish.ir.digest import cone_digest, contents_digest
+from planish.ir.editing.moved import contents_moved
 from planish.ir.errors import VerifyError
 from planish.ir.graph import all_graphs, subgraphs
 from planish.ir.load import load_model
-from planish.ir.moved import contents_moved
 from planish.ir.region import region_nodes
 from planish.ir.rewriter import EditRecord, Rewriter
 from planish.ir.signature import Signature
@@ -125,8 +125,8 @@ def test_an_edit_of_a_whole_chain_that_moves_nothing_is_found_out(long_model: ir
 def test_what_a_local_edit_costs_does_not_grow_with_the_graph(
     long_model: ir.Model, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from planish.ir import moved, sound
     from planish.ir import rewriter as door
+    from planish.ir.editing import moved, sound
 
     labels = moved.operator_label
     seen: list[ir.Node] = []

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from planish.ir.fan import DEPTH, Fan
+from planish.ir.storage.fan import DEPTH, Fan
 
 
 def test_every_consumer_gets_every_item_in_order() -> None:

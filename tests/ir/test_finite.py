@@ -6,7 +6,7 @@ import onnx_ir as ir
 import pytest
 
 from planish.ir.errors import InputError
-from planish.ir.finite import check_finite
+from planish.ir.storage.finite import check_finite
 
 TEXT = """
 <ir_version: 10, opset_import: ["" : 20]>

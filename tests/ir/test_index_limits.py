@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx_ir as ir
 import pytest
 
-from planish.ir.index_limits import index_limits
+from planish.ir.finding.index_limits import index_limits
 
 HEADER = '<ir_version: 10, opset_import: ["": 20]>'
 

@@ -16,10 +16,10 @@ import onnx_ir as ir
 import pytest
 
 from planish.ir.digest import contents_digest
+from planish.ir.editing.moved import contents_moved
 from planish.ir.errors import PassError, VerifyError
 from planish.ir.graph import all_nodes, subgraphs
 from planish.ir.load import load_model
-from planish.ir.moved import contents_moved
 from planish.ir.rewriter import EditRecord, Rewriter
 from planish.ir.signature import Signature
 from planish.ir.verify import violations

@@ -8,8 +8,8 @@ from types import ModuleType
 import onnx_ir as ir
 import pytest
 
+from planish.ir.finding.masks import candidates, mask_inputs
 from planish.ir.load import load_model
-from planish.ir.masks import candidates, mask_inputs
 
 ATTENTION = """
     t = Transpose <perm = [0, 2, 1]> (x)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx_ir as ir
 import pytest
 
-from planish.ir.naming import common_path, layer_name, node_path, parameter_path, scope_path
+from planish.ir.finding.naming import common_path, layer_name, node_path, parameter_path, scope_path
 from planish.ir.provenance import ORIGIN_KEY, SCOPE_KEY
 
 

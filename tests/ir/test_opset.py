@@ -8,7 +8,6 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from planish.ir import stream
 from planish.ir.digest import contents_digest
 from planish.ir.errors import InputError
 from planish.ir.graph import constant_tensor, opset
@@ -17,6 +16,7 @@ from planish.ir.opset import raised
 from planish.ir.provenance import ORIGIN_KEY, SCOPE_KEY
 from planish.ir.save import to_bytes
 from planish.ir.signature import Signature
+from planish.ir.storage import stream
 from planish.ir.verify import violations
 from planish.targets.runtime import open_session
 

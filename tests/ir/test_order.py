@@ -5,7 +5,7 @@ from random import Random
 import onnx_ir as ir
 import pytest
 
-from planish.ir.order import Order
+from planish.ir.editing.order import Order
 
 
 def empty(count: int = 0) -> tuple[ir.Graph, list[ir.Node]]:

@@ -20,9 +20,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from planish.compiler import manifest
-from planish.ir import limits, tensorcheck, wire
-from planish.ir import sparse as sparse_module
+from planish.compiler.reporting import manifest
+from planish.ir.importing import limits, tensorcheck, wire
+from planish.ir.storage import sparse as sparse_module
 from planish.targets import tomlfile
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is limited as on Linux")

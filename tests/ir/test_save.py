@@ -17,12 +17,12 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from planish.ir.derived import Derived
 from planish.ir.digest import contents_digest
 from planish.ir.errors import InputError, PlanishError
 from planish.ir.load import load_model
 from planish.ir.save import one_file_up_to, save_model, to_bytes, total_bytes
-from planish.ir.tensors import is_hashed, tensor_digest
+from planish.ir.storage.derived import Derived
+from planish.ir.storage.tensors import is_hashed, tensor_digest
 from planish.targets.runtime import open_session
 
 TEXT = """

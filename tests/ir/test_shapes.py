@@ -5,9 +5,9 @@ import onnx_ir as ir
 import pytest
 
 from planish.ir.errors import PassError
-from planish.ir.propagate import clear_downstream, infer_downstream
-from planish.ir.shapes import infer_node, infer_shapes
 from planish.ir.signature import Signature, shape_of, type_name
+from planish.ir.types.propagate import clear_downstream, infer_downstream
+from planish.ir.types.shapes import infer_node, infer_shapes
 
 TEXT = """
 <ir_version: 10, opset_import: ["" : 20, "com.example" : 1]>

@@ -10,10 +10,10 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from planish.ir import derived, stream
-from planish.ir.derived import Derived, transpose_into
 from planish.ir.errors import InputError
-from planish.ir.tensors import nonfinite, survey, tensor_digest
+from planish.ir.storage import derived, stream
+from planish.ir.storage.derived import Derived, transpose_into
+from planish.ir.storage.tensors import nonfinite, survey, tensor_digest
 
 RNG = np.random.default_rng(0)
 

@@ -15,8 +15,8 @@ import onnx_ir as ir
 import pytest
 
 from planish.ir.errors import InputError, UsageError
+from planish.ir.pytorch.front import Exported, export_module, export_program
 from planish.ir.signature import Signature
-from planish.ir.torch_front import Exported, export_module, export_program
 from planish.ir.verify import violations
 from planish.targets.runtime import open_session
 

@@ -14,7 +14,7 @@ import onnx_ir as ir
 import pytest
 
 import planish
-from planish.compiler.manifest import plan_from
+from planish.compiler.reporting.manifest import plan_from
 
 
 @pytest.fixture

@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 from planish.compiler.context import CompileContext
+from planish.compiler.data.feedset import feed_set
 from planish.compiler.driver import compile_model
-from planish.compiler.feedset import feed_set
 from planish.compiler.instruments import VerifyEach
 from planish.compiler.manager import PassManager
 from planish.compiler.progress import Silent

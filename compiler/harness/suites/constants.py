@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from ....ir.protocheck import OLDEST_OPSET
+from ....ir.importing.protocheck import OLDEST_OPSET
 from ..case import Case
 from .exclusions import excluded
 from .node_cases import node_cases, opset

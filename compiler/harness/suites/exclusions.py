@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 
 from ....ir.errors import PlanishError
-from ....ir.protocheck import OLDEST_OPSET
+from ....ir.importing.protocheck import OLDEST_OPSET
 from ....targets.runtime import open_session, runtime_version
 from ..case import Case
 

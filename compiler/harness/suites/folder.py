@@ -8,10 +8,10 @@ from pathlib import Path
 import onnx
 
 from ....ir.errors import InputError, PlanishError, UsageError
-from ....ir.index_limits import index_limits
+from ....ir.finding.index_limits import index_limits
+from ....ir.importing.read import PROTOBUF_LIMIT, read_proto
 from ....ir.load import Imported, load_model
-from ....ir.read import PROTOBUF_LIMIT, read_proto
-from ...feeds import synthetic
+from ...data.feeds import synthetic
 from ..case import Case, Feed
 from .wheels import SEED
 

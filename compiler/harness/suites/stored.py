@@ -16,7 +16,7 @@ from typing import Any
 import onnx
 import onnx.version_converter
 
-from ....ir.protocheck import OLDEST_OPSET
+from ....ir.importing.protocheck import OLDEST_OPSET
 from ..case import Case
 from .exclusions import excluded
 from .node_cases import opset

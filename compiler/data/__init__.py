@@ -1,0 +1,1 @@
+"""Feeds: where they come from, whether they fit, which tokens count, code of the user."""

@@ -1,0 +1,1 @@
+"""How far outputs moved and what a metric lost: drift, scores, intervals, verdicts."""

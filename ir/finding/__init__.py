@@ -1,0 +1,1 @@
+"""What sites are made of: layers, attention, feed-forward blocks, their names, input masks."""

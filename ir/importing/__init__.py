@@ -1,0 +1,1 @@
+"""From a file to one graph in one form: read, bounded, checked, mended, normalised."""

@@ -1,0 +1,1 @@
+"""Scales per channel: which layers share them, and where they can go."""
