@@ -147,8 +147,11 @@ def _pays(gain: Ratio) -> bool:
 def rejudged(
     plain: Judged, written: Judged, names: tuple[str, ...], workshop: Workshop
 ) -> tuple[Judged, tuple[str, ...]]:
-    """The written build with its own verdict, or the plain one where that verdict is worse."""
-    if not names:
+    """The written build with its own verdict.
+
+    The plain one where that verdict is worse, or where a spelling left shapes that cannot be.
+    """
+    if not names or not workshop.shapes_hold(written):
         return plain, ()
     quality = workshop.judge.judge(written.session, written.kept)
     worse = plain.quality.verdict in ACCEPTABLE and quality.verdict not in ACCEPTABLE

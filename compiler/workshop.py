@@ -186,10 +186,18 @@ class Workshop:
         return self._give_back(text, order)
 
     def rewritten(self, judged: Judged, model: ir.Model) -> Judged:
-        """The same build in another spelling, loaded; its quality is still the old one's."""
-        build = replace(judged.build, model=model, path=self._save(self._sound(model)))
+        """The same build in another spelling, loaded; its quality is still the old one's.
+
+        Its declared shapes are not checked yet: see ``shapes_hold``.
+        """
+        verify(model, self._signature, where="the spelled graph")
+        build = replace(judged.build, model=model, path=self._save(model))
         session = open_session(build.path, threads=self.context.threads)
         return Judged(build, session, judged.quality, Answers(session, self.judge.holdout))
+
+    def shapes_hold(self, judged: Judged) -> bool:
+        """Whether the declared shapes of a build can be. Takes an inference of the whole graph."""
+        return next(shape_conflicts(judged.build.model), None) is None
 
     # -- inside ------------------------------------------------------------------------
 
@@ -228,7 +236,7 @@ class Workshop:
         return Build(text, model, path, tuple(edits), remarks, back, floating)
 
     def _sound(self, model: ir.Model) -> ir.Model:
-        """A finished graph is checked once more: legalisation or a spelling touched it last."""
+        """A finished graph is checked once more: legalisation touched it last."""
         where = "the finished graph"
         verify(model, self._signature, where=where)
         lies = [f"value-shapes: {sentence}" for sentence in shape_conflicts(model)]

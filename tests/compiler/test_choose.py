@@ -417,9 +417,12 @@ def test_a_spelling_that_breaks_the_budget_is_not_kept(
     written = candidate(tmp_path, "written")
     strict: Any = Shop()
     strict.judge = Strict()
+    strict.shapes_hold = lambda _: True
     assert rejudged(plain, written, ("fast",), strict) == (plain, ())
     lost = candidate(tmp_path, "lost", verdict="over-budget")
     assert rejudged(lost, written, ("fast",), strict)[1] == ("fast",)
+    strict.shapes_hold = lambda _: False
+    assert rejudged(lost, written, ("fast",), strict) == (lost, ())
 
 
 def test_class_numbers_in_another_shape_do_not_agree(kit: ModuleType, tmp_path: Path) -> None:

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import multiprocessing
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -16,9 +18,13 @@ def both(folder: Path, content: bytes) -> dict[Path, bytes]:
 
 
 def write(folder: Path, content: bytes) -> None:
-    write_together(
-        {path: lambda file, c=data: file.write(c) for path, data in both(folder, content).items()}
-    )  # type: ignore[misc]
+    def writer(data: bytes) -> Callable[[IO[bytes]], None]:
+        def write_data(file: IO[bytes]) -> None:
+            file.write(data)
+
+        return write_data
+
+    write_together({path: writer(data) for path, data in both(folder, content).items()})
 
 
 def names(folder: Path) -> list[str]:

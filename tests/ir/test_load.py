@@ -378,7 +378,7 @@ g (float[2] x, bool c) => (float[2] y)
 }
 """)
     del model.graph.node[0].attribute[0].g.node[0].attribute[0]
-    one = numpy_helper.from_array(np.float32(1))
+    one = numpy_helper.from_array(np.array(1, np.float32))
     model.graph.node[0].attribute[0].g.node[0].attribute.append(helper.make_attribute("value", one))
     for kept in (False, True):
         imported = load_model(model, keep_overridable=kept).model

@@ -132,6 +132,7 @@ def test_each_reader_of_an_activation_takes_the_mean_of_its_own_channels(
     bench = graphs.Bench(graphs.parse(text, **tensors), [{"x": x}])
     bench.run("quantize", scheme=scheme)
     bias = constant_array(bench.model.graph.initializers["c_corrected"])
+    assert bias is not None
     mean = x.reshape(-1, 64).mean(axis=0, dtype=np.float64)
     np.testing.assert_allclose(bias, C + mean @ (W - rounded(W, 1)), rtol=1e-4, atol=1e-5)
 
@@ -591,9 +592,8 @@ def test_pairs_of_the_model_that_stand_further_back_are_not_used(
     first.run("quantize", scheme=scheme)
     if scheme == "static":  # the same pair as in front of the layer
         made = graphs.node(first.model, "MatMul_0").inputs[0].producer()
-        tensors = {"w": W, **{
-            name: constant_array(made.inputs[i]) for name, i in (("scale", 1), ("zero", 2))
-        }}  # fmt: skip
+        scale, zero = (np.asarray(constant_array(made.inputs[i])) for i in (1, 2))
+        tensors = {"w": W, "scale": scale, "zero": zero}
     bench = graphs.Bench(graphs.parse(text, **tensors), FEEDS)
     assert len(bench.run("quantize", scheme=scheme).edits) == 1
     assert graphs.run(bench.model, {"x": x})["y"].shape == (40, 48)
