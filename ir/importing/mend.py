@@ -14,6 +14,7 @@ from .protocheck import node_graphs, proto_graphs
 
 def mend_proto(proto: onnx.ModelProto) -> list[Remark]:
     """Mend in place what would not survive becoming a graph; a remark for each kind of fault."""
+    _describe_passed_through(proto.graph)
     twice = [name for graph in _all_graphs(proto) for name in _merge_constants(graph)]
     outer = _copy_outer_outputs(proto)
     return [
@@ -39,6 +40,15 @@ def forget_negative_sizes(model: ir.Model) -> None:
         for value in (*graph.inputs, *graph.outputs, *(v for n in graph for v in n.outputs)):
             if value.shape is not None and any(_is_negative(d) for d in value.shape):
                 value.shape = ir.Shape([None if _is_negative(d) else d for d in value.shape])
+
+
+def _describe_passed_through(graph: onnx.GraphProto) -> None:
+    """An output that is an input is one value: where it says less there, the input counts."""
+    inputs = {value.name: value.type for value in graph.input}
+    for output in graph.output:
+        given = inputs.get(output.name)
+        if given is not None and not output.type.tensor_type.HasField("shape"):
+            output.type.CopyFrom(given)
 
 
 def _is_negative(size: int | ir.SymbolicDim) -> bool:

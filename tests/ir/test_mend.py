@@ -123,3 +123,14 @@ def test_a_file_without_an_ir_version_is_named_so(tmp_path: Path) -> None:
     path.write_bytes(proto.SerializeToString())
     with pytest.raises(InputError, match="names no IR version"):
         load_model(path)
+
+
+def test_an_input_that_is_also_an_output_keeps_its_shape() -> None:
+    rows = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 4])
+    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4])
+    bare = helper.make_tensor_value_info("x", TensorProto.FLOAT, None)
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", [rows], [result, bare])
+    opset = [helper.make_opsetid("", 17)]
+    signature = load_model(helper.make_model(graph, opset_imports=opset, ir_version=8)).signature
+    assert [spec.shape for spec in signature.inputs] == [("n", 4)]
+    assert [spec.shape for spec in signature.outputs] == [("n", 4), ("n", 4)]
