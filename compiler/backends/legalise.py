@@ -32,6 +32,7 @@ from ...ir.graph import (
 )
 from ...ir.qdq import COMPUTE_OPS, is_dequantized
 from ...ir.rewriter import Rewriter
+from .double_norms import unfuse_double_norm
 
 INT32_LIMIT = float(2**31 - 1)
 ABSORBED = frozenset({"Relu", "Clip"})
@@ -64,6 +65,10 @@ def legalise(rewriter: Rewriter) -> list[Legalised]:
         done.extend(_read_unrounded(node, rewriter))
         done.extend(_bias_of_quantized(node, rewriter))
         done.extend(_float_between(node, rewriter))
+        written = unfuse_double_norm(node, rewriter)
+        if written is not None:
+            sentence = "the runtime would merge a cast from float64 into the normalisation"
+            done.append(Legalised(str(written.name), "norm-kept-apart", sentence))
     return done
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from planish.compiler.backends.legalise import Legalised, legalise
 from planish.ir.digest import contents_digest
+from planish.ir.errors import TargetError
 from planish.ir.graph import constant_array, producer
 from planish.ir.load import load_model
 from planish.ir.qdq import is_dequantized, static_view, weight_view
@@ -409,3 +410,38 @@ def test_what_was_done_names_the_output_and_is_undone_by_rollback() -> None:
     assert all(is_dequantized(value) for value in gemm.inputs)
     rewriter.rollback(mark)
     assert contents_digest(rewriter.model) == before
+
+
+DOUBLE_NORM = """
+x32 = Cast<to=1>(x)
+mean = ReduceMean<axes=[1]>(x32)
+centred = Sub(x32, mean)
+square = Pow(centred, two)
+variance = ReduceMean<axes=[1]>(square)
+shifted = Add(variance, epsilon)
+deviation = Sqrt(shifted)
+normalised = Div(centred, deviation)
+scaled = Mul(normalised, b)
+y = Add(scaled, b)
+"""
+
+
+def test_a_normalisation_of_what_was_float64_still_loads() -> None:
+    tensors = {"two": np.float32(2), "epsilon": np.float32(1e-5)}
+    header = '<ir_version: 8, opset_import: ["": 13]>'
+    text = f'{header} g (double["B", 32] x) => (float["B", 32] y) {{ {DOUBLE_NORM} }}'
+    proto = onnx.parser.parse_model(text)
+    proto.graph.initializer.extend(
+        onnx.numpy_helper.from_array(np.asarray(a), n) for n, a in {**WEIGHTS, **tensors}.items()
+    )
+    with pytest.raises(TargetError, match="LayerNormalization"):
+        open_session(to_bytes(load_model(proto).model))
+    model = load_model(proto).model
+    assert [done.code for done in legalise(Rewriter(model))] == ["norm-kept-apart"]
+    x = np.random.default_rng(1).normal(size=(5, 32))
+    centred = x - x.mean(axis=1, keepdims=True)
+    b = WEIGHTS["b"].astype(np.float64)
+    wanted = centred / np.sqrt((centred**2).mean(axis=1, keepdims=True) + 1e-5) * b + b
+    np.testing.assert_allclose(
+        open_session(to_bytes(model)).run({"x": x})[0], wanted, rtol=1e-4, atol=1e-5
+    )
