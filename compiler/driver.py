@@ -8,10 +8,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ..ir.errors import UsageError, near
+from ..ir.errors import TargetError, UsageError, near
 from ..ir.provenance import Remark, without_implied_origins
 from ..ir.save import one_file_up_to, save_model
 from ..ir.storage.derived import holding
@@ -139,22 +140,36 @@ def _search(prepared: Prepared) -> Finished:
     if request.pipeline is not None:
         held = workshop.hold(request.pipeline)
         return _finish(held, Choice(held, ()), prepared)
-    lossless = workshop.judged(workshop.build(LOSSLESS))
+    told: list[str] = []
+    lossless = _taken(lambda: workshop.judged(workshop.build(LOSSLESS)), LOSSLESS, told)
+    lossless = lossless or workshop.judged(workshop.build_untouched())
     proposals = propose(
         workshop.rewriter.model, request.target, calibrated=workshop.context.calibrated
     )
     candidates = [lossless]
     for proposal in proposals:
-        held = workshop.hold(proposal.pipeline)
-        if all(held is not candidate for candidate in candidates):
-            candidates.append(held)
+        tried = _taken(partial(workshop.hold, proposal.pipeline), proposal.pipeline, told)
+        if tried is not None and all(tried is not candidate for candidate in candidates):
+            candidates.append(tried)
     workshop.context.progress.phase("timing the candidates")
     choice = choose(candidates, request.goal, prepared.timing_feeds, workshop)
     finished = _finish(choice.judged, choice, prepared)
     if choice.judged is lossless or finished.speed.verdict in UNPAID[request.goal]:
         found = _lossless(lossless, choice, finished, prepared)
-        return replace(found, refused=_refused(candidates[1:]))
-    return finished
+        finished = replace(found, refused=_refused(candidates[1:]))
+    return replace(finished, notes=(*told, *finished.notes))
+
+
+def _taken(make: Callable[[], Judged], text: str, told: list[str]) -> Judged | None:
+    """A build that nobody but policy asked for; None, and why, where the runtime refuses it.
+
+    The runtime's own rewrites fail on some valid graphs: that may cost the gain, not the compile.
+    """
+    try:
+        return make()
+    except TargetError as error:
+        told.append(f"{text} was given up: {error.what}")
+        return None
 
 
 def _refused(lossy: Sequence[Judged]) -> tuple[Remark, ...]:

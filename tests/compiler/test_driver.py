@@ -18,8 +18,9 @@ from planish.compiler import choose as choosing
 from planish.compiler.quality.scores import Scores
 from planish.compiler.reporting.headline import LOSSLESS, headline
 from planish.compiler.result import Built, CompileResult
+from planish.compiler.workshop import Build, Judged, Workshop
 from planish.ir.digest import contents_digest, file_digest
-from planish.ir.errors import InputError, UsageError
+from planish.ir.errors import InputError, TargetError, UsageError
 from planish.ir.signature import Signature
 from planish.ir.verify import violations
 from planish.targets.runtime import open_session
@@ -779,3 +780,22 @@ def test_a_plan_that_is_none_is_bad_input(compiled: Compile, tmp_path: Path) -> 
     with pytest.raises(InputError, match="pipeline"):
         compiled("no-such-model.onnx", plan={})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_runtime_refuses_after_canonicalization_is_handed_over_untouched(
+    compiled: Compile, kit: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged = Workshop.judged
+
+    def picky(self: Workshop, build: Build) -> Judged:
+        if build.pipeline:
+            raise TargetError("no kernel for it", hint="none")
+        return judged(self, build)
+
+    monkeypatch.setattr(Workshop, "judged", picky)
+    built = compiled(kit.chain(1))
+    assert built.result.exit_code == 8
+    assert built.result.lossless
+    assert any("canonicalize was given up: no kernel for it" in note for note in built.result.notes)
+    with pytest.raises(TargetError, match="no kernel for it"):
+        compiled(kit.chain(1), "asked", pipeline="canonicalize")
