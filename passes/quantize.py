@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..ir.facts import FLOAT, QUANTIZED
-from ..ir.graph import attribute, constant_array, constant_tensor
+from ..ir.graph import attribute, constant_array, constant_tensor, opset
 from ..ir.qdq import (
     activated,
     dynamic_view,
@@ -82,6 +82,10 @@ class LayerCodes:
     output: FakeQuant | None = None
 
 
+OPSET = 13
+"""The first in which scales per channel have an axis; import raises older models where it can."""
+
+
 @register
 class Quantize(Pass):
     """Store weights in 8 bits and compute linear layers and convolutions in integers.
@@ -109,8 +113,13 @@ class Quantize(Pass):
     def candidates(self, model: ir.Model, ctx: Context) -> Iterator[Candidate | Refusal]:
         sites = ctx.analysis(SITES)
         excluded = {s.name for selector in self.options.exclude for s in sites.select(selector)}
+        version = opset(model)
         for site in sites:
             if site.kind not in ("linear", "conv", "embedding"):
+                continue
+            if version < OPSET:
+                sentence = f"integers need opset {OPSET}, the model stays at {version}"
+                yield Refusal(site.name, "opset", sentence)
                 continue
             if site.name in excluded:
                 yield Refusal(site.name, "excluded", "left float on request")

@@ -54,6 +54,8 @@ def judge(trial: Trial) -> Outcome:
         for found in _applied(rule, trial)
     )
     skipped = trial.skipped or (as_skip(trial.stop) if trial.stop else "")
+    if trial.stop and not failures and not skipped:
+        skipped = f"{trial.stop.stage}: {trial.stop.error}"
     return Outcome(failures, trial.edits, skipped)
 
 

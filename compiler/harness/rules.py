@@ -8,7 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from ...ir.errors import EndlessError, PassError, PlanishError, UsageError, VerifyError
+from ...ir.errors import (
+    EndlessError,
+    PassError,
+    PlanishError,
+    TargetError,
+    UsageError,
+    VerifyError,
+)
 from ...passes.api import Semantics
 from ..instruments import BrokenPromiseError, StrayEditError
 from ..quality.equality import difference, whole_graph_tolerance
@@ -51,6 +58,8 @@ def _refused(trial: Trial) -> Iterator[Found]:
     stop = trial.stop
     if stop is None or stop.running or list(_crash(trial)):
         return
+    if trial.optimized is None and isinstance(stop.error, TargetError):
+        return  # with its optimisations on the runtime refuses the original, too
     told = (BrokenPromiseError, EndlessError, StrayEditError, UsageError, VerifyError)
     if isinstance(stop.error, PlanishError) and not isinstance(stop.error, told):
         yield Found(_line(stop.error.what), stop.stage)

@@ -610,3 +610,15 @@ g (float[b, s, 64] x) => (float[b, s, 48] y)
     model = graphs.parse(text, w=W)
     bench = graphs.Bench(model, [{"x": array(2, 5, 64)}])
     assert len(bench.run("quantize", scheme="dynamic").edits) == 1
+
+
+@pytest.mark.parametrize(("opset", "edits"), [(12, 0), (13, 1)])
+def test_a_model_whose_opset_stays_below_13_is_left_alone(
+    graphs: ModuleType, opset: int, edits: int
+) -> None:
+    text = head("float[n, 64] x", "float[n, 48] y", opset) + "{ y = MatMul(x, w) }"
+    bench = graphs.Bench(graphs.parse(text, w=W), FEEDS)
+    outcome = bench.run("quantize", scheme="dynamic")
+    assert len(outcome.edits) == edits
+    codes = list(bench.refusals().values())
+    assert codes == ([] if edits else ["opset"])

@@ -11,11 +11,12 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from planish.compiler.harness import trial
+from planish.compiler.harness import execute, trial
 from planish.compiler.harness.case import Case
 from planish.compiler.harness.check import RULES, Failure, Outcome, check, rule_names
 from planish.compiler.harness.subject import Subject
-from planish.ir.errors import InputError, UsageError
+from planish.ir.errors import InputError, TargetError, UsageError
+from planish.targets.runtime import Optimize
 
 MakeCase = Callable[..., Case]
 RNG = np.random.default_rng(5)
@@ -110,7 +111,6 @@ def test_bits_can_be_asked_of_a_pass_that_reassociates(liars: ModuleType, net: C
 @pytest.mark.parametrize(
     "face",
     [
-        "float[n, 4] x) => (float[n, 4] y, float[n, 4] z) <float[5, 5] b>",
         "float[n, 4] x) => (float[n, 4] y, float[n, n] z)",
         "float[n, 4] x) => (float[n, 4] y, float[m, 4] z)",
     ],
@@ -151,6 +151,26 @@ def test_import_is_part_of_the_way(
     (failure,) = check(Subject("canonicalize"), net).failures
     rule = "refused" if isinstance(error, InputError) else "crash"
     assert (failure.rule, failure.stage) == (rule, "import")
+
+
+@pytest.mark.parametrize("loads", [True, False])
+def test_a_refusal_by_the_runtime_counts_where_it_takes_the_original(
+    monkeypatch: pytest.MonkeyPatch, net: Case, loads: bool
+) -> None:
+    def load(*_: Any, **__: Any) -> Any:
+        raise TargetError("no kernel")
+
+    def run_all(data: bytes, feeds: Any, optimize: Optimize = "none") -> Any:
+        if optimize == "all" and not loads:
+            raise TargetError("no kernel")
+        return execute.run_all(data, feeds, optimize)
+
+    monkeypatch.setattr(trial, "load_model", load)
+    monkeypatch.setattr(trial, "run_all", run_all)
+    outcome = check(Subject("canonicalize"), net)
+    assert [failure.rule for failure in outcome.failures] == (["refused"] if loads else [])
+    assert outcome.skipped.startswith("" if loads else "import: no kernel")
+    assert bool(outcome.skipped) is not loads
 
 
 def test_what_the_runtime_refuses_is_skipped(make_case: MakeCase) -> None:
