@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+import signal
 import sys
 from collections.abc import Callable, Generator
 from pathlib import Path
@@ -21,6 +22,11 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 DATA_VARIABLE = "PLANISH_TEST_DATA"
 OPTIONAL_PACKAGES = ("torch",)  # markers of the same name
+
+
+# A shell that starts the tests in the background has them ignore the interrupt key, and so would
+# every command line that they start and then interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def data_folder() -> Path:

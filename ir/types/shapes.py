@@ -194,8 +194,8 @@ def _update(value: ir.Value, found: onnx.TypeProto) -> bool:
 def _merged(found: ir.Shape, old: ir.Shape | None) -> ir.Shape:
     """Inferred sizes and names, else the old ones. ``unk__7`` is a name for not knowing.
 
-    A size that was known stays against a name: ONNX 1.23 gives a Slice from 0 to 0 of an open
-    axis that axis' name.
+    What was known to be empty stays so against a name: ONNX 1.23 gives a Slice from 0 to 0 of an
+    open axis that axis' name.
     """
     if old is None or len(old) != len(found):
         return ir.Shape([None if _unknown(d) else d for d in found])
@@ -203,7 +203,7 @@ def _merged(found: ir.Shape, old: ir.Shape | None) -> ir.Shape:
 
 
 def _better(found: Dim, old: Dim) -> Dim | None:
-    if isinstance(found, int) or (not isinstance(old, int) and not _unknown(found)):
+    if isinstance(found, int) or (old != 0 and not _unknown(found)):
         return found
     return None if _unknown(old) else old
 

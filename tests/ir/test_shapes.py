@@ -239,7 +239,7 @@ def test_downstream_inference_names_the_nodes_that_break(model: ir.Model) -> Non
     assert "MatMul 'second' cannot take its inputs" in remark.sentence
 
 
-def test_a_known_size_stays_against_a_name() -> None:
+def test_what_is_known_to_be_empty_stays_so_against_a_name() -> None:
     """ONNX 1.23 takes a Slice from 0 to 0 of an open axis for the whole axis."""
     text = """
     <ir_version: 8, opset_import: ["" : 13]>

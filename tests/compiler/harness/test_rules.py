@@ -111,6 +111,7 @@ def test_bits_can_be_asked_of_a_pass_that_reassociates(liars: ModuleType, net: C
 @pytest.mark.parametrize(
     "face",
     [
+        "float[n, 4] x) => (float[n, 4] y, float[n, 4] z) <float[5, 5] b>",
         "float[n, 4] x) => (float[n, 4] y, float[n, n] z)",
         "float[n, 4] x) => (float[n, 4] y, float[m, 4] z)",
     ],
