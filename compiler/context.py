@@ -17,7 +17,7 @@ from ..ir.provenance import Remark
 from ..ir.region import with_outputs
 from ..ir.sites import find_sites
 from ..ir.types.bound import Shapes
-from ..passes.api import CALIBRATED, SITES, STATS, AnalysisKey, Candidate, ValueStats
+from ..passes.api import CALIBRATED, SITES, STATS, AnalysisKey, Candidate, Observed, ValueStats
 from ..targets.schema import Target
 from .available import resident
 from .calibration.collect import collect
@@ -64,7 +64,7 @@ class CompileContext:
     _values: Mapping[str, ir.Value] | None = None
     _shapes: Shapes | None = None
     _sites: Any = None
-    _answers: dict[Any, Mapping[str, ValueStats]] = field(default_factory=dict)
+    _answers: dict[Any, Mapping[Observed, ValueStats]] = field(default_factory=dict)
     _stats: dict[tuple[str, int], ValueStats] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -157,22 +157,23 @@ class CompileContext:
             self._sites = find_sites(self.model, nested=True)
         return self._sites
 
-    def _statistics(self, requests: tuple[tuple[str, int], ...]) -> Mapping[str, ValueStats]:
+    def _statistics(self, requests: tuple[Observed, ...]) -> Mapping[Observed, ValueStats]:
         """Statistics of the graph as the pass found it; kept while the input cone is the same."""
         if requests not in self._answers:
             self._answers[requests] = self._look_up(requests)
         return self._answers[requests]
 
-    def _look_up(self, requests: tuple[tuple[str, int], ...]) -> Mapping[str, ValueStats]:
+    def _look_up(self, requests: tuple[Observed, ...]) -> Mapping[Observed, ValueStats]:
         values = self.values_before
         cones = cone_digests([values[name] for name, _ in requests])
         keys = {r: (cone, r[1]) for r, cone in zip(requests, cones, strict=True)}
         missing = [Request(*r) for r in requests if keys[r] not in self._stats]
-        found = self._collect(missing) if missing else {}
-        for request in missing:
-            if request.value in found:
-                self._stats[keys[request.value, request.axis]] = found[request.value]
-        return {r[0]: self._stats[k] for r, k in keys.items() if k in self._stats}
+        for together in _one_axis_each(missing):
+            found = self._collect(together)
+            for request in together:
+                if request.value in found:
+                    self._stats[keys[request.value, request.axis]] = found[request.value]
+        return {r: self._stats[k] for r, k in keys.items() if k in self._stats}
 
     def _collect(self, requests: Sequence[Request]) -> Mapping[str, ValueStats]:
         if self.limit is not None:
@@ -200,6 +201,20 @@ class CompileContext:
         sentence = f"no ranges can be observed: {error.what}"
         if all(remark.sentence != sentence for remark in self.remarks):
             self.remark("missed", "model", "not-observed", sentence)
+
+
+def _one_axis_each(requests: Sequence[Request]) -> list[list[Request]]:
+    """The requests in as few lists as hold no value twice: observers are named by the value.
+
+    A convolution and a linear layer may read one value, each along channels of its own.
+    """
+    lists: list[dict[str, Request]] = []
+    for request in requests:
+        free = next((held for held in lists if request.value not in held), None)
+        if free is None:
+            lists.append(free := {})
+        free[request.value] = request
+    return [list(held.values()) for held in lists]
 
 
 def head(feeds: FeedSet, index: int, rows: int) -> Arrays:

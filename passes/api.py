@@ -133,8 +133,10 @@ class AnalysisKey(Generic[T]):
 
 SITES: AnalysisKey[Sites] = AnalysisKey("sites")
 """Sites of the present graph (no arguments)."""
-STATS: AnalysisKey[Mapping[str, ValueStats]] = AnalysisKey("stats")
-"""Statistics by value name; the argument is a tuple of (value name, channel axis)."""
+Observed = tuple[str, int]
+"""A value by its name, and the axis along which it is looked at channel by channel."""
+STATS: AnalysisKey[Mapping[Observed, ValueStats]] = AnalysisKey("stats")
+"""Statistics of what was asked for and could be observed; the argument is a tuple of Observed."""
 CALIBRATED: AnalysisKey[bool] = AnalysisKey("calibrated")
 """Whether real calibration data was given (False: none, or generated feeds)."""
 

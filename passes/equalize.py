@@ -34,6 +34,7 @@ from .api import (
     STATS,
     Candidate,
     Context,
+    Observed,
     Pass,
     Perturbation,
     Refusal,
@@ -53,7 +54,7 @@ from .math.noise import (
     rounding_noise,
 )
 
-Requests = tuple[tuple[str, int], ...]
+Requests = tuple[Observed, ...]
 GRID = tuple(round(0.05 * step, 2) for step in range(21))
 """Smoothing strengths that are tried."""
 LEAST_GAIN = 0.05
@@ -233,14 +234,14 @@ def _floor(group: ScaleGroup, requests: Requests, ctx: Context) -> float:
     if not requests:
         return 0.0
     stats = ctx.analysis(STATS, requests)
-    found = [stats[str(y.name)] for y in _rounded(group, ctx) if str(y.name) in stats]
+    found = [s for y in _rounded(group, ctx) if (s := stats.get((str(y.name), 1)))]
     return sum(rounding_noise(s.minimum, s.maximum) * len(s.minimum) for s in found)
 
 
 def _spread(group: ScaleGroup, now: Constants, requests: Requests, ctx: Context) -> Spread | None:
     """What was observed of x; without data what its producer's weights let expect."""
     if ctx.analysis(CALIBRATED):
-        stats = ctx.analysis(STATS, requests).get(str(group.x.name))
+        stats = ctx.analysis(STATS, requests).get((str(group.x.name), group.axis))
         return None if stats is None else _observed(stats)
     reach = now.peaks(group.absorber.main)
     if producer(group.x, "Relu"):

@@ -34,6 +34,7 @@ from .api import (
     Candidate,
     Context,
     FakeQuant,
+    Observed,
     Pass,
     Perturbation,
     Refusal,
@@ -51,7 +52,7 @@ IN_BODY = "it stands inside a branch or a loop, where ranges are not observed; l
 MASK_MAGNITUDE = 1e4
 """A value this far below zero, alone in its range, is an additive mask, not an activation."""
 
-Requests = tuple[tuple[str, int], ...]
+Requests = tuple[Observed, ...]
 """Activations by name, each with the axis of its channels."""
 
 
@@ -133,11 +134,10 @@ class Quantize(Pass):
         if candidate.setting == "dynamic":
             return self._perturb_layer(site, FakeQuant(ctx.target.int8.activation_dtype), None, ctx)
         stats = ctx.analysis(STATS, self._requests(ctx))
-        x, y = _input(site), _activated(site)
         output = None
         if site.kind == "conv" and ctx.target.int8.conv_needs_output_quant:
-            output = self._range(stats[str(y.name)], ctx)
-        activation = _given_range(site, ctx) or self._range(stats[str(x.name)], ctx)
+            output = self._range(stats[str(_activated(site).name), 1], ctx)
+        activation = _given_range(site, ctx) or self._range(stats[_observed(site)], ctx)
         return self._perturb_layer(site, activation, output, ctx)
 
     def lower(
@@ -206,7 +206,7 @@ class Quantize(Pass):
     def _refuse_range(self, site: Site, ctx: Context) -> Refusal | None:
         if _input(site).shape is None or _activated(site).shape is None:
             return Refusal(site.name, "unknown-rank", "shape inference does not get through it")
-        stats = ctx.analysis(STATS, self._requests(ctx)).get(str(_input(site).name))
+        stats = ctx.analysis(STATS, self._requests(ctx)).get(_observed(site))
         if stats is None:
             return Refusal(site.name, "not-observed", "no calibration feed reached this layer")
         if _holds_mask(stats):
@@ -218,13 +218,11 @@ class Quantize(Pass):
         return None
 
     def _own_statistics(self, site: Site, ctx: Context) -> ValueStats | None:
-        """Of its input, along its own channels: a convolution may read the same activation."""
-        x = _input(site)
-        if x.shape is None:
+        """Of its input, along its own channels; a given range may have kept it from being asked."""
+        if _input(site).shape is None:
             return None
-        own = (str(x.name), 1 if site.kind == "conv" else len(x.shape) - 1)
-        wanted = self._requests(ctx)
-        return ctx.analysis(STATS, wanted if own in wanted else (own,)).get(own[0])
+        own, wanted = _observed(site), self._requests(ctx)
+        return ctx.analysis(STATS, wanted if own in wanted else (own,)).get(own)
 
     def _requests(self, ctx: Context) -> Requests:
         """All activations that this pass may ask for, so that they are observed in one go."""
@@ -234,19 +232,18 @@ class Quantize(Pass):
         return self._asked[1]
 
     def _wanted(self, sites: Sites, ctx: Context) -> Requests:
-        wanted: dict[str, int] = {}
+        wanted: set[Observed] = set()
         for site in sites:
             if site.kind not in ("linear", "conv") or FLOAT not in site.facts:
                 continue
             if _refuse_any(site, ctx) is not None or _too_small(site, ctx) is not None:
                 continue
-            x = _input(site)
-            if x.shape is None or _activated(site).shape is None:
+            if _input(site).shape is None or _activated(site).shape is None:
                 continue
-            wanted[str(x.name)] = 1 if site.kind == "conv" else len(x.shape) - 1
+            wanted.add(_observed(site))
             if site.kind == "conv" and ctx.target.int8.conv_needs_output_quant:
-                wanted[str(_activated(site).name)] = 1
-        return tuple(sorted(wanted.items()))
+                wanted.add((str(_activated(site).name), 1))
+        return tuple(sorted(wanted))
 
     # -- perturbation ------------------------------------------------------------------
 
@@ -401,6 +398,13 @@ def _give_way(rewriter: Rewriter, node: ir.Node, result: ir.Value) -> None:
     rewriter.take_over(node.outputs[0], result)
     rewriter.remove(node)
     rewriter.sweep(read)
+
+
+def _observed(site: Site) -> Observed:
+    """Its input, along the channels that it reads; the rank must be known."""
+    x = _input(site)
+    assert x.shape is not None
+    return str(x.name), 1 if site.kind == "conv" else len(x.shape) - 1
 
 
 def _bias_node(site: Site) -> ir.Node:

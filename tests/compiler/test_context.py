@@ -83,7 +83,7 @@ def test_statistics_are_kept_while_what_they_come_from_is_the_same(
 
     context._collect = counted
     first = context.analysis(STATS, (("b", 1), ("x", 1)))
-    assert set(first) == {"b", "x"}
+    assert set(first) == {("b", 1), ("x", 1)}
     assert context.analysis(STATS, (("b", 1), ("x", 1))) is first
     assert asked == [["b", "x"]]
 
@@ -91,22 +91,28 @@ def test_statistics_are_kept_while_what_they_come_from_is_the_same(
     context.begin_pass("next", model, model.clone())
     again = context.analysis(STATS, (("b", 1), ("y", 1)))
     assert asked == [["b", "x"], ["y"]]
-    assert again["b"] is first["b"]
+    assert again["b", 1] is first["b", 1]
 
     bench.rewriter.set_tensor(graphs.value(model, "w1"), WEIGHTS["w1"] * 2)
     context.begin_pass("last", model, model.clone())
     changed = context.analysis(STATS, (("b", 1), ("x", 1)))
     assert asked == [["b", "x"], ["y"], ["b"]]
-    np.testing.assert_allclose(changed["b"].maximum, first["b"].maximum * 2, rtol=1e-6)
-    assert changed["x"] is first["x"]
+    np.testing.assert_allclose(changed["b", 1].maximum, first["b", 1].maximum * 2, rtol=1e-6)
+    assert changed["x", 1] is first["x", 1]
 
 
-def test_another_axis_is_another_question(bench: Any) -> None:
-    by_channel = bench.context.analysis(STATS, (("b", 1),))["b"]
-    by_row = bench.context.analysis(STATS, (("x", 1), ("b", 1)))["b"]
-    assert by_row is by_channel
-    assert by_channel.axis == 1
-    assert by_channel.maximum.shape == (8,)
+def test_one_value_may_be_asked_for_along_two_axes(graphs: ModuleType) -> None:
+    text = graphs.parse("""
+    <ir_version: 10, opset_import: ["" : 20]>
+    g (float[n, 3, 8] x) => (float[n, 3, 8] y) { y = Relu(x) }
+    """)
+    x = np.random.default_rng(0).normal(size=(16, 3, 8)).astype(np.float32)
+    bench = graphs.Bench(text, [{"x": x}])
+    asked = bench.context.analysis(STATS, (("x", 1), ("x", 2), ("y", 2)))
+    for axis, others in ((1, (0, 2)), (2, (0, 1))):
+        np.testing.assert_array_equal(asked["x", axis].maximum, x.max(axis=others))
+    np.testing.assert_array_equal(asked["y", 2].maximum, np.maximum(x, 0).max(axis=(0, 1)))
+    assert bench.context.analysis(STATS, (("x", 2),))["x", 2] is asked["x", 2]
 
 
 def test_a_pass_sees_statistics_and_sites_of_the_graph_as_it_found_it(
@@ -118,7 +124,7 @@ def test_a_pass_sees_statistics_and_sites_of_the_graph_as_it_found_it(
     bench.rewriter.set_tensor(graphs.value(model, "w1"), WEIGHTS["w1"] * 100)
     assert context.analysis(SITES) is sites
     peak = np.max(FEEDS[0]["x"] @ WEIGHTS["w1"])
-    assert context.analysis(STATS, (("b", 1),))["b"].maximum.max() < 2 * peak
+    assert context.analysis(STATS, (("b", 1),))["b", 1].maximum.max() < 2 * peak
     context.begin_pass("two", model, model.clone())
     assert context.analysis(SITES) is not sites
 
