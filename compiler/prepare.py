@@ -184,17 +184,12 @@ def prepare(request: Request, scratch: Path, progress: Progress) -> Prepared:
         holdout,
         feeds,
         here.reason if room.fits else room.shortage,
-        file_bytes(source.baseline),
+        model_bytes(source.baseline),
         parameters(source.imported.model),
         tuple(remarks),
         room,
         regions,
     )
-
-
-def file_bytes(path: Path) -> int:
-    """Bytes of a model file and of the external data it names."""
-    return model_bytes(path)
 
 
 def _data(

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from onnx import GraphProto, ModelProto, NodeProto, ValueInfoProto, helper
 
+from ...ir.types.inference import infer
 from .case import Case
 from .execute import run_all
 
@@ -31,8 +32,8 @@ class _Types:
     @classmethod
     def of(cls, model: ModelProto) -> _Types:
         try:
-            graph = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-        except Exception:
+            graph = infer(model, strict=False).graph
+        except Exception:  # what cannot be inferred is not known
             graph = GraphProto.FromString(model.graph.SerializeToString())
         infos = [*graph.value_info, *graph.input, *graph.output]
         for dim in (d for info in infos for d in info.type.tensor_type.shape.dim):

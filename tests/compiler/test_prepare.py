@@ -13,10 +13,11 @@ import pytest
 
 from planish.compiler.instruments import Bisect, RegionCheck, Reproducer, Snapshots, VerifyEach
 from planish.compiler.policy import propose
-from planish.compiler.prepare import TIMING_FEEDS, Prepared, file_bytes, prepare
+from planish.compiler.prepare import TIMING_FEEDS, Prepared, prepare
 from planish.compiler.progress import Silent
 from planish.ir.errors import InputError, UsageError
 from planish.ir.graph import opset
+from planish.ir.storage.filesize import model_bytes
 from planish.targets.runtime import open_session
 
 
@@ -176,7 +177,7 @@ def test_external_weights_count_as_bytes_also_those_of_branches(
     onnx.save(model, path, save_as_external_data=True, location="weights.bin", size_threshold=1024)
     data = tmp_path / "weights.bin"  # of the branch alone: the other tensor is too small for it
     assert data.stat().st_size >= 4096 * 4
-    assert file_bytes(path) == path.stat().st_size + data.stat().st_size
+    assert model_bytes(path) == path.stat().st_size + data.stat().st_size
 
 
 def test_kinds_of_outputs_are_those_of_the_imported_graph(kit: ModuleType, tmp_path: Path) -> None:
