@@ -9,11 +9,11 @@ attributes count as attributes: by their bytes, at every level.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
 import onnx_ir as ir
+from blake3 import blake3
 
 from .fingerprint import Forward, combine, model_fingerprint, opsets, value_fingerprint
 from .storage.tensors import HASH_SIZE, tensor_digest, tensor_face
@@ -56,17 +56,17 @@ def cone_digests(values: Iterable[ir.Value]) -> list[str]:
 
 
 def file_digest(path: Path, *more: Path) -> str:
-    """BLAKE2b-128 of a file's bytes (``b2sum -l 128`` prints the same); OSError if unreadable.
+    """BLAKE3 of a file's bytes (``b3sum -l 16`` prints the same); OSError if unreadable.
 
     With ``more`` (external weights) the digest of all their digests.
     """
     if more:
         return combine(*(file_digest(p).encode() for p in (path, *more))).hex()
-    digest = hashlib.blake2b(digest_size=HASH_SIZE)
+    digest = blake3()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
-    return digest.hexdigest()
+    return digest.hexdigest(HASH_SIZE)
 
 
 def _cone(value: ir.Value, forward: Forward) -> str:

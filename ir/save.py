@@ -22,6 +22,7 @@ from .storage.external import load_attributes
 from .storage.fan import Fan
 from .storage.stream import pieces
 from .storage.tensors import (
+    HASH_SIZE,
     all_tensors,
     hasher,
     in_memory,
@@ -165,7 +166,7 @@ class _DataFile:
                 if state is not None:
                     states.append((tensor, state))
         for tensor, state in states:
-            remember(tensor, state.hexdigest())
+            remember(tensor, state.hexdigest(HASH_SIZE))
         self.sha256 = whole.hexdigest()
 
 

@@ -42,10 +42,8 @@ def array_of(tensor: ir.TensorProtocol) -> Array:
     if not isinstance(tensor, ir.ExternalTensor) or is_packed(tensor.dtype):
         return tensor.numpy()
     flat = np.empty(tensor.nbytes, np.uint8)
-    start = 0
-    for piece in pieces(tensor):
-        flat[start : start + len(piece)] = piece
-        start += len(piece)
+    with _opened(tensor) as file:
+        _fill(file, flat.data, tensor)
     return flat.view(little(tensor.dtype)).reshape(tensor.shape.numpy())
 
 
@@ -62,7 +60,6 @@ def is_packed(dtype: ir.DataType) -> bool:
 def _of_file(tensor: ir.ExternalTensor, size: int) -> Iterator[memoryview]:
     left = tensor.nbytes
     with _opened(tensor) as file:
-        file.seek(tensor.offset or 0)
         while left:
             buffer = np.empty(min(size, left), np.uint8).data
             _fill(file, buffer, tensor)
@@ -92,6 +89,7 @@ def _opened(tensor: ir.ExternalTensor) -> IO[bytes]:
     if base and os.fstat(file.fileno()).st_nlink > 1:
         file.close()
         raise _unreadable(tensor, "it has become a file with several hard links")
+    file.seek(tensor.offset or 0)
     return file
 
 
