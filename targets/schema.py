@@ -6,21 +6,25 @@ what is true of one machine; the host is probed. Ratios, never absolute times.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+from .cost.measured import Measured
 
 
 @dataclass(frozen=True)
 class Runtime:
     """The program that runs the artifact, and what it accepts.
 
-    provider: the runtime's execution provider. min_version, max_version: inclusive; "1.31" as a
-    maximum includes 1.31.5. max_opset: of the default ONNX domain. max_ir_version: of the file.
+    provider: the execution provider of ONNX Runtime, "" for TensorRT, which has none. min_version,
+    max_version: inclusive; "1.31" as a maximum includes 1.31.5. max_opset: of the default ONNX
+    domain. max_ir_version: of the file.
     """
 
-    name: Literal["onnxruntime"]
+    name: Literal["onnxruntime", "tensorrt"]
     provider: str
     min_version: str
     max_opset: int
@@ -36,7 +40,9 @@ class Int8:
     the sum of two u8 x s8 products is kept in 16 bits. conv_needs_output_quant: a convolution is
     an integer one only with a quantized output. relu_absorbed_only_at_zero: a Relu disappears
     into the quantization behind it only when the zero point is the type's minimum. speed_ratio:
-    rate of int8 matrix products over float32 ones, large shapes; None: unknown.
+    rate of int8 matrix products over float32 ones, large shapes; None: unknown. kernels: the pair
+    of signs (activation, weight) that is fast; "none" where nothing multiplies integers.
+    session_options: "key=value" entries with which the runtime keeps those kernels.
     """
 
     supported: bool
@@ -46,7 +52,85 @@ class Int8:
     saturates: bool
     conv_needs_output_quant: bool
     relu_absorbed_only_at_zero: bool
+    kernels: Literal["u8s8", "s8s8", "none"]
     speed_ratio: float | None = None
+    session_options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Memory:
+    """capacity_gb: GB of 1e9 bytes. bandwidth_gbs: GB/s, all cores together. None: unknown."""
+
+    capacity_gb: float | None = None
+    bandwidth_gbs: float | None = None
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Peak rates of matrix products, dense, the whole device: TFLOPS, or TOPS for integers.
+
+    A multiply and an add count as two. None: unknown, never zero.
+    """
+
+    fp32: float | None = None
+    tf32: float | None = None
+    fp16: float | None = None
+    bf16: float | None = None
+    fp8: float | None = None
+    int8: float | None = None
+    int4: float | None = None
+    fp4: float | None = None
+
+
+FloatSupport: TypeAlias = Literal["native", "widened", "refused"]
+"""widened: stored so and computed in float32. refused: not loaded, or no kernel computes it."""
+
+
+@dataclass(frozen=True)
+class Floats:
+    """What the runtime does with floats narrower than float32."""
+
+    float16: FloatSupport
+    bfloat16: FloatSupport
+    float8: FloatSupport
+
+
+@dataclass(frozen=True)
+class WeightOnly:
+    """What the runtime's fused kernel for quantized weights and float activations takes.
+
+    bits, blocks: of a weight, none where there is no such kernel. accuracy_level: to ask the
+    kernel for (ONNX Runtime: 4 quantizes the activations to int8 by blocks, 0 to 3 compute in
+    float32). most_rows: rows of activations up to which 4-bit weights are faster than 8-bit
+    dynamic quantization; None: unknown.
+    """
+
+    bits: tuple[int, ...]
+    blocks: tuple[int, ...]
+    accuracy_level: int | None = None
+    most_rows: int | None = None
+
+
+@dataclass(frozen=True)
+class Sparse:
+    """Weights with zeros in a pattern that kernels skip.
+
+    patterns: ("2:4",), none where nothing skips them. rate: peak over the dense one. min_size:
+    smallest K and N of a product that gains.
+    """
+
+    patterns: tuple[str, ...] = ()
+    rate: float | None = None
+    min_size: int | None = None
+
+
+@dataclass(frozen=True)
+class Multiples:
+    """What the ranks of factors, the channels and the kept heads of a layer are rounded to."""
+
+    rank: int
+    channels: int
+    heads: int
 
 
 class Figure(NamedTuple):
@@ -61,21 +145,36 @@ class Figure(NamedTuple):
 class Target:
     """Hardware and runtime that a model is compiled for.
 
-    features: CPU flags that must all be present, spelled as in /proc/cpuinfo. min_gemm: smallest
-    K and N of a matrix product, min_conv_channels: fewest input and output channels of a
-    convolution (per group), for which int8 pays. sources: where figures come from, by field path
-    ("int8.weight_bits"). resolved: for the host, the class target that it was found to be.
+    arch: instruction set of what computes. features: what must all be present: CPU flags as in
+    /proc/cpuinfo, or the compute capability of a GPU ("sm80"). min_gemm: smallest K and N of a
+    matrix product, min_conv_channels: fewest input and output channels of a convolution (per
+    group), for which int8 pays. cores: physical ones that compute. clock_ghz: sustained by all.
+    sources: where figures come from, by field path ("int8.weight_bits"). aliases: further names.
+    notes: sentences on what no figure says. measured: tables of times that a probe wrote, which
+    say themselves when and how. resolved: for the host, the class it was found to be.
     """
 
     name: str
     summary: str
     kind: Literal["class", "machine", "host"]
-    arch: Literal["x86_64", "aarch64", "any"]
+    arch: Literal["any", "x86_64", "aarch64", "cuda", "hexagon"]
     features: tuple[str, ...]
     min_gemm: int
     min_conv_channels: int
     runtime: Runtime
     int8: Int8
+    floats: Floats
+    weight_only: WeightOnly
+    multiples: Multiples
+    device: Literal["cpu", "gpu", "npu"] = "cpu"
+    cores: int | None = None
+    clock_ghz: float | None = None
+    memory: Memory = Memory()
+    rates: Rates = Rates()
+    sparse: Sparse = Sparse()
+    measured: Measured | None = None
+    aliases: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     extends: str | None = None
     resolved: str | None = None
     sources: Mapping[str, str] = field(default_factory=dict, hash=False)
@@ -90,16 +189,34 @@ class Target:
 
     def to_json(self) -> dict[str, Any]:
         """Every field by name, in types that JSON has."""
-        return {**asdict(self), "features": list(self.features), "sources": dict(self.sources)}
+        plain: dict[str, Any] = _plain({**asdict(self), "sources": dict(self.sources)})
+        return plain
 
 
-_NAMING = frozenset({"name", "summary", "kind", "extends", "resolved", "sources"})
+_NAMING = frozenset(
+    {"name", "summary", "kind", "aliases", "notes", "extends", "resolved", "sources", "measured"}
+)
 
+_NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
+_OPTION = re.compile(r"[^=\s]+=[^=\s]+")
+_PATTERN = re.compile(r"\d+:\d+")
 _VERSION = re.compile(r"\d+(\.\d+)*")
 
 
 def _at_least_one(value: Any) -> bool:
     return bool(value >= 1)
+
+
+def _above_zero(value: Any) -> bool:
+    return bool(0 < value < math.inf)
+
+
+def _blocks(value: Any) -> bool:
+    return all(block >= 2 and block & (block - 1) == 0 for block in value)
+
+
+def _distinct(value: Any) -> bool:
+    return len(set(value)) == len(value)
 
 
 def _is_version(value: Any) -> bool:
@@ -109,7 +226,7 @@ def _is_version(value: Any) -> bool:
 # Limits that a type cannot say, by field path: (check, what the value must be).
 LIMITS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "kind": (lambda value: value != "host", "'class' or 'machine': the host is probed"),
-    "name": (lambda value: re.fullmatch(r"[a-z0-9][a-z0-9.-]*", value) is not None,
+    "name": (lambda value: _NAME.fullmatch(value) is not None,
              "lower-case letters, digits, dots and hyphens"),
     "min_gemm": (_at_least_one, "at least 1"),
     "min_conv_channels": (_at_least_one, "at least 1"),
@@ -117,15 +234,42 @@ LIMITS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "runtime.max_version": (_is_version, "a version such as '1.31'"),
     "runtime.max_opset": (lambda value: value >= 7, "7 or more"),
     "runtime.max_ir_version": (lambda value: value >= 3, "3 or more"),
-    "int8.speed_ratio": (lambda value: value > 0, "above 0"),
+    "int8.speed_ratio": (_above_zero, "above 0"),
+    "int8.session_options": (lambda value: all(_OPTION.fullmatch(o) for o in value),
+                             "texts such as 'session.qdqisint8allowed=1'"),
+    "cores": (_at_least_one, "at least 1"),
+    "clock_ghz": (_above_zero, "above 0"),
+    **{f"memory.{item.name}": (_above_zero, "above 0") for item in fields(Memory)},
+    **{f"rates.{item.name}": (_above_zero, "above 0: leave out what is unknown")
+       for item in fields(Rates)},
+    "weight_only.bits": (lambda value: set(value) <= {2, 3, 4, 5, 6, 7, 8} and _distinct(value),
+                         "whole numbers from 2 to 8, each once"),
+    "weight_only.blocks": (lambda value: _blocks(value) and _distinct(value),
+                           "powers of two, each once"),
+    "weight_only.accuracy_level": (lambda value: 0 <= value <= 4, "from 0 to 4"),
+    "weight_only.most_rows": (lambda value: value >= 0, "0 or more"),
+    "sparse.patterns": (lambda value: all(_PATTERN.fullmatch(p) for p in value),
+                        "texts such as '2:4'"),
+    "sparse.rate": (lambda value: 1 <= value < math.inf, "at least 1"),
+    "sparse.min_size": (_at_least_one, "at least 1"),
+    **{f"multiples.{item.name}": (_at_least_one, "at least 1") for item in fields(Multiples)},
+    "aliases": (lambda value: all(_NAME.fullmatch(a) for a in value) and _distinct(value),
+                "lower-case letters, digits, dots and hyphens, each once"),
 }  # fmt: skip
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, also inside of others."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, tuple | list) else value
 
 
 def _leaves(table: Any, prefix: str = "") -> list[tuple[str, Any]]:
     rows: list[tuple[str, Any]] = []
     for item in fields(table):
         value = getattr(table, item.name)
-        if is_dataclass(value):
+        if item.name != "measured" and is_dataclass(value):
             rows += _leaves(value, f"{prefix}{item.name}.")
         else:
             rows.append((prefix + item.name, value))

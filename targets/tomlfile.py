@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 from ..ir.errors import TargetError, UsageError, near
 from .schema import LIMITS, Target
+from .tomltypes import build, quoted, row_class, table_class, unsuitable
 
 CATALOG = Path(__file__).parent / "catalog"
 
@@ -20,18 +20,11 @@ MAX_BYTES = 1 << 20
 Table = dict[str, Any]
 
 _PROBED = "resolved"
-_OWN = ("name", "summary", "kind")  # never inherited: they say what this very file is
-_HEADER = re.compile(r"\s*\[([^\[\]]+)\]")
+_OWN = ("name", "summary", "kind", "aliases", "notes")  # never inherited: of this very file
+_HEADER = re.compile(r"\s*\[\[?([^\[\]]+)\]")
 _ASSIGNMENT = re.compile(r"\s*([^=#\[\]]+?)\s*=")
 _KEY_PART = re.compile(r"\"([^\"]*)\"|'([^']*)'|([\w-]+)")
 _LINE_IN_MESSAGE = re.compile(r"\(at line (\d+)")
-_TYPE_NAMES = {
-    str: "a text",
-    int: "a whole number",
-    float: "a number",
-    bool: "true or false",
-    tuple: "a list of texts",
-}
 
 
 @dataclass(frozen=True)
@@ -71,7 +64,7 @@ def read_target(path: Path) -> Target:
     for link in chain:
         merged = _merge(merged, link.table)
     _check_complete(chain[-1], merged, Target, ())
-    target: Target = _build(Target, merged)
+    target: Target = build(Target, merged)
     return target
 
 
@@ -156,36 +149,28 @@ def _check_table(link: TargetFile, table: Table, cls: type, prefix: tuple[str, .
             raise link.wrong(f"unknown key {dotted!r}", key, near(name, known))
         if dotted == "sources":
             continue
-        if is_dataclass(known[name]):
-            if not isinstance(value, dict):
-                raise link.wrong(f"{dotted!r} must be a table", key)
-            _check_table(link, value, known[name], key)
-        else:
-            _check_value(link, key, value, known[name])
+        if table_class(known[name]) and not isinstance(value, dict):
+            raise link.wrong(f"{dotted!r} must be a table", key)
+        _check_value(link, key, value, known[name])
+        for inner, inner_cls in _tables_in(value, known[name]):
+            _check_table(link, inner, inner_cls, key)
 
 
 def _check_value(link: TargetFile, key: tuple[str, ...], value: Any, hint: Any) -> None:
     dotted = ".".join(key)
-    wanted = _unsuitable(value, hint)
+    wanted = unsuitable(value, hint)
     if wanted is None and dotted in LIMITS:
         holds, what = LIMITS[dotted]
         wanted = None if holds(value) else what
     if wanted is not None:
-        raise link.wrong(f"{dotted!r} is {value!r}, must be {wanted}", key)
+        raise link.wrong(f"{dotted!r} is {quoted(value)}, must be {wanted}", key)
 
 
-def _unsuitable(value: Any, hint: Any) -> str | None:
-    """What ``value`` must be, where it does not fit the type ``hint``; else None."""
-    if get_origin(hint) is UnionType:
-        (hint,) = (part for part in get_args(hint) if part is not NoneType)
-    if get_origin(hint) is Literal:
-        fits = any(type(value) is type(known) and value == known for known in get_args(hint))
-        return None if fits else " or ".join(repr(known) for known in get_args(hint))
-    if get_origin(hint) is tuple:
-        fits = isinstance(value, list) and all(isinstance(item, str) for item in value)
-        return None if fits else _TYPE_NAMES[tuple]
-    allowed = (int, float) if hint is float else (hint,)
-    return None if type(value) in allowed else _TYPE_NAMES[hint]
+def _tables_in(value: Any, hint: Any) -> list[tuple[Table, Any]]:
+    """Tables of a field's value, each with its dataclass: none, one, or the rows of a list."""
+    if cls := table_class(hint):
+        return [(value, cls)]
+    return [(row, cls) for row in value] if (cls := row_class(hint)) else []
 
 
 def _check_sources(link: TargetFile) -> None:
@@ -205,7 +190,8 @@ def _check_sources(link: TargetFile) -> None:
 def _field_paths(cls: Any, prefix: str = "") -> list[str]:
     paths: list[str] = []
     for name, hint in get_type_hints(cls).items():
-        paths += _field_paths(hint, f"{prefix}{name}.") if is_dataclass(hint) else [prefix + name]
+        inner = table_class(hint)
+        paths += _field_paths(inner, f"{prefix}{name}.") if inner else [prefix + name]
     return paths
 
 
@@ -232,24 +218,14 @@ def _check_complete(link: TargetFile, table: Table, cls: Any, prefix: tuple[str,
     hints = get_type_hints(cls)
     for item in fields(cls):
         key = (*prefix, item.name)
-        if is_dataclass(hints[item.name]):
-            _check_complete(link, table.get(item.name, {}), hints[item.name], key)
-        elif item.name not in table and item.default is MISSING and item.default_factory is MISSING:
+        optional = item.default is not MISSING or item.default_factory is not MISSING
+        if item.name not in table and not optional and not table_class(hints[item.name]):
             raise TargetError(
                 f"the target file sets no {'.'.join(key)!r}",
                 where=str(link.path),
                 hint="set it, or extend a target that does: " + ", ".join(catalog_files()),
             )
-
-
-def _build(cls: Any, table: Table) -> Any:
-    hints = get_type_hints(cls)
-    return cls(**{name: _convert(value, hints[name]) for name, value in table.items()})
-
-
-def _convert(value: Any, hint: Any) -> Any:
-    if is_dataclass(hint):
-        return _build(hint, value)
-    if isinstance(value, list):
-        return tuple(value)
-    return value
+        if item.name in table or not optional:
+            value = table.get(item.name, {})
+            for inner, inner_cls in _tables_in(value, hints[item.name]):
+                _check_complete(link, inner, inner_cls, key)

@@ -64,6 +64,20 @@ def test_a_file_extends_a_target_of_the_catalogue(tmp_path: Path) -> None:
     assert target.int8.weight_bits == base.int8.weight_bits
 
 
+def test_what_a_probe_measured_is_read_whole(tmp_path: Path) -> None:
+    head = '[measured]\ndate = "2026-11-21"\nruntime = "onnxruntime 1.31.1"\ncpu = "Some CPU"\n'
+    rows = "call = [[1, 9.5], [2, 8]]\n[measured.products]\nfloat32 = [[1, 64, 64, 64, 7]]\n"
+    measured = load_target(write(tmp_path, MINE + head + rows)).measured
+    assert measured is not None
+    assert measured.call == ((1.0, 9.5), (2.0, 8.0))
+    assert measured.products.float32 == ((1.0, 64.0, 64.0, 64.0, 7.0),)
+    assert measured.products.u8s8 == ()
+    wrong = write(tmp_path, MINE + head + rows.replace("64, 7", '64, "7"'))
+    with pytest.raises(TargetError, match="must be a list of lists of numbers") as caught:
+        load_target(wrong)
+    assert caught.value.where == f"{wrong}:11"
+
+
 def test_a_file_extends_another_file(tmp_path: Path) -> None:
     write(tmp_path, MINE + "min_gemm = 48\n", "base.toml")
     path = write(tmp_path, MINE.replace("x86-avx2", "base.toml").replace('"mine"', '"leaf"'))
