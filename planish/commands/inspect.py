@@ -14,8 +14,8 @@ from rich.text import Text
 
 from ..compiler.reporting.headline import size
 from ..compiler.source import Source, resolve_source
+from ..compiler.workload import Workload, parse_workloads
 from ..ir.counting.count import SiteRow, Totals, site_table, totals
-from ..ir.errors import UsageError, near
 from ..ir.shown import inline
 from ..ir.signature import Signature, TensorSpec
 from ..ir.sites import find_sites
@@ -56,7 +56,8 @@ def inspect_command(
     with tempfile.TemporaryDirectory(prefix="planish-") as work:
         source = resolve_source(check_model(model), None, "auto", Path(work))
         graph = source.imported.model
-        shapes = bound_shapes(graph, bindings(workload, symbols(graph)))
+        chosen = parse_workloads(workload, symbols(graph)) or (Workload({}),)
+        shapes = bound_shapes(graph, chosen[0].bindings)
         found = Inspected(
             source, site_table(find_sites(graph, nested=True), shapes), totals(graph, shapes)
         )
@@ -75,22 +76,6 @@ def show(found: Inspected, console: Console) -> None:
     console.print(Text(total_line(found.totals, len(found.rows))))
     for remark in found.source.imported.remarks:
         console.print(Text(f"note: {remark.sentence}"))
-
-
-def bindings(workload: str, known: list[str]) -> dict[str, int]:
-    """``batch=1,seq=128`` -> sizes by axis name. Raises UsageError for what is no such text."""
-    found: dict[str, int] = {}
-    for part in filter(None, (item.strip() for item in workload.split(","))):
-        name, equals, number = (word.strip() for word in part.partition("="))
-        if not equals or not number.isdecimal() or int(number) < 1:
-            raise UsageError(
-                f"{part!r} binds no axis", where="--workload", hint="write it like batch=1,seq=128"
-            )
-        if name not in known:
-            hint = near(name, known) if known else "all axes of this model have fixed sizes"
-            raise UsageError(f"no input has an axis {name!r}", where="--workload", hint=hint)
-        found[name] = int(number)
-    return found
 
 
 def lines_of(signature: Signature) -> list[str]:
