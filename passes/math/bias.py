@@ -35,22 +35,23 @@ def bias_correction_conv(
     return np.asarray(blocks @ means, dtype=np.float32).reshape(-1)
 
 
-def layer_error(w: NDArray[Any], w_hat: NDArray[Any], gram: NDArray[Any]) -> float:
-    """Relative squared error of a linear layer's outputs on the data behind ``gram``.
+def output_error(weight: ArrayLike, other: ArrayLike, gram: ArrayLike | None) -> float:
+    """Relative squared error of a linear layer's outputs when ``other`` takes the weight's place.
 
-    w, w_hat: [in, out]; gram: E[x x^T], [in, in] (less the outer product of the means where
-    a bias correction follows). tr(D^T G D) / tr(W^T G W) with D = W_hat - W; 0 when nothing
-    changed, infinite when only the float layer's outputs are all zero.
+    weight, other: [in, out]; gram: E[x x^T] in any unit, [in, in], of the data (less the outer
+    product of the means where a bias correction follows); None: the identity, the error of the
+    weights. tr(D^T G D) / tr(W^T G W) with D = other - weight; 0 when nothing changed,
+    infinite when only the original's outputs are all zero.
     """
-    matrix = np.asarray(gram, dtype=np.float64)
-    original = np.asarray(w, dtype=np.float64)
-    loss = _energy(np.subtract(w_hat, w, dtype=np.float64), matrix)
+    matrix = None if gram is None else np.asarray(gram, dtype=np.float64)
+    original = np.asarray(weight, dtype=np.float64)
+    loss = _energy(np.subtract(other, original, dtype=np.float64), matrix)
     signal = _energy(original, matrix)
     if signal > 0:
         return loss / signal
     return float("inf") if loss > 0 else 0.0
 
 
-def _energy(w: NDArray[np.float64], gram: NDArray[np.float64]) -> float:
+def _energy(w: NDArray[np.float64], gram: NDArray[np.float64] | None) -> float:
     # Rounding can leave a tiny negative energy where the Gram matrix is singular.
-    return max(float(np.sum(w * (gram @ w))), 0.0)
+    return max(float(np.vdot(w, w if gram is None else gram @ w)), 0.0)

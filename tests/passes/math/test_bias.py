@@ -9,7 +9,7 @@ from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from planish.passes.math.affine import dequantize, quantize_weight
-from planish.passes.math.bias import bias_correction_conv, bias_correction_linear, layer_error
+from planish.passes.math.bias import bias_correction_conv, bias_correction_linear, output_error
 
 
 def rounded(w: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
@@ -63,19 +63,26 @@ def test_the_correction_works_for_any_number_of_spatial_axes() -> None:
     np.testing.assert_allclose(shift, expected, rtol=1e-5)
 
 
-def test_layer_error_is_the_error_of_the_outputs() -> None:
+def test_output_error_is_the_error_of_the_outputs() -> None:
     rng = np.random.default_rng(2)
     x = rng.normal(size=(300, 16)) @ rng.normal(size=(16, 16))
     w = rng.normal(size=(16, 9)).astype(np.float32)
     w_hat = rounded(w, 1)
     y, y_hat = x @ w.astype(np.float64), x @ w_hat.astype(np.float64)
     expected = np.sum((y_hat - y) ** 2) / np.sum(y**2)
-    assert layer_error(w, w_hat, x.T @ x / len(x)) == pytest.approx(expected, rel=1e-9)
+    assert output_error(w, w_hat, x.T @ x / len(x)) == pytest.approx(expected, rel=1e-9)
 
 
-def test_layer_error_at_its_ends() -> None:
+def test_output_error_at_its_ends() -> None:
     w, gram = np.ones((3, 2)), np.eye(3)
-    assert layer_error(w, w, gram) == 0.0
-    assert layer_error(w, w, np.zeros((3, 3))) == 0.0
-    assert layer_error(w, np.zeros((3, 2)), gram) == pytest.approx(1.0)
-    assert layer_error(np.zeros((3, 2)), w, gram) == float("inf")
+    assert output_error(w, w, gram) == 0.0
+    assert output_error(w, w, np.zeros((3, 3))) == 0.0
+    assert output_error(w, np.zeros((3, 2)), gram) == pytest.approx(1.0)
+    assert output_error(np.zeros((3, 2)), w, gram) == float("inf")
+
+
+def test_without_a_gram_matrix_the_error_is_that_of_the_weights() -> None:
+    rng = np.random.default_rng(4)
+    w, other = rng.standard_normal((2, 7, 3))
+    expected = np.square(other - w).sum() / np.square(w).sum()
+    assert output_error(w, other, None) == pytest.approx(expected, rel=1e-12)
