@@ -18,7 +18,7 @@ from ..ir.provenance import Remark, without_implied_origins
 from ..ir.save import one_file_up_to, save_model
 from ..ir.storage.derived import holding
 from ..ir.storage.stamp import check_unchanged
-from ..targets.loader import load_target
+from ..targets.loader import load_target, require_backend
 from ..targets.runtime import open_session
 from ..targets.schema import Target
 from .available import parse_size
@@ -317,7 +317,9 @@ def _kernels(finished: Finished, prepared: Prepared, folder: Path) -> Kernels:
 
 
 def _target(target: str | Path | Target) -> Target:
-    return target if isinstance(target, Target) else load_target(target)
+    found = target if isinstance(target, Target) else load_target(target)
+    require_backend(found)
+    return found
 
 
 def _check(request: Request, given: Path | str | Mapping[str, Any] | None) -> Plan | None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
-from ..ir.errors import UsageError, near
+from ..ir.errors import TargetError, UsageError, near
 from .host import HOST, probe_host
 from .schema import Target
+from .techniques import has_backend, runtime_label
 from .tomlfile import catalog_files, read_target
 
 
@@ -30,6 +32,28 @@ def load_target(target: str | Path) -> Target:
     raise UsageError(
         f"unknown target {target!r}", hint=near(target, target_names()) + " Or give a .toml file."
     )
+
+
+def backend_of(target: Target) -> Literal["onnxruntime-cpu"] | None:
+    """The backend that writes artifacts for the target's runtime, None where none is built."""
+    return "onnxruntime-cpu" if has_backend(target) else None
+
+
+def require_backend(target: Target) -> None:
+    """Raises TargetError where nothing writes artifacts for the target's runtime yet."""
+    if backend_of(target) is not None:
+        return
+    raise TargetError(
+        f"planish has no backend for {runtime_label(target)} yet: "
+        f"nothing can be compiled for {target.name}",
+        where=f"target {target.name}",
+        hint="`planish plan`, `planish targets check` and `planish targets show` work for it; "
+        f"targets that can be compiled for: {', '.join(_compilable())}",
+    )
+
+
+def _compilable() -> list[str]:
+    return [HOST, *(n for n, path in catalog_files().items() if has_backend(read_target(path)))]
 
 
 def _read_user_file(path: Path) -> Target:

@@ -42,6 +42,7 @@ class Int8:
     into the quantization behind it only when the zero point is the type's minimum. speed_ratio:
     rate of int8 matrix products over float32 ones, large shapes; None: unknown. kernels: the pair
     of signs (activation, weight) that is fast; "none" where nothing multiplies integers.
+    dynamic: activations may be quantized by ranges that are found at run time.
     session_options: "key=value" entries with which the runtime keeps those kernels.
     """
 
@@ -53,6 +54,7 @@ class Int8:
     conv_needs_output_quant: bool
     relu_absorbed_only_at_zero: bool
     kernels: Literal["u8s8", "s8s8", "none"]
+    dynamic: bool
     speed_ratio: float | None = None
     session_options: tuple[str, ...] = ()
 
@@ -82,7 +84,7 @@ class Rates:
     fp4: float | None = None
 
 
-FloatSupport: TypeAlias = Literal["native", "widened", "refused"]
+FloatSupport: TypeAlias = Literal["native", "widened", "refused", "unknown"]
 """widened: stored so and computed in float32. refused: not loaded, or no kernel computes it."""
 
 
@@ -93,6 +95,7 @@ class Floats:
     float16: FloatSupport
     bfloat16: FloatSupport
     float8: FloatSupport
+    float4: FloatSupport
 
 
 @dataclass(frozen=True)
