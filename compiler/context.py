@@ -11,17 +11,28 @@ import onnx_ir as ir
 
 from ..ir.digest import cone_digests
 from ..ir.errors import InputError, PassError
-from ..ir.graph import constant_tensor
+from ..ir.graph import constant_tensor, dims
 from ..ir.opset import raised
 from ..ir.provenance import Remark
 from ..ir.region import with_outputs
 from ..ir.sites import find_sites
 from ..ir.types.bound import Shapes
-from ..passes.api import CALIBRATED, SITES, STATS, AnalysisKey, Candidate, Observed, ValueStats
+from ..passes.api import (
+    CALIBRATED,
+    GRAMS,
+    SITES,
+    STATS,
+    AnalysisKey,
+    Candidate,
+    Gram,
+    Observed,
+    ValueStats,
+)
 from ..targets.schema import Target
 from .available import resident
 from .calibration.collect import collect
-from .calibration.observers import MINIMUM_OPSET, Masking, Request
+from .calibration.grams import UNKNOWN_WIDTH, Grams, GramStore, collect_grams
+from .calibration.observers import MINIMUM_OPSET, Columns, Masking, Request
 from .checking.regioninputs import generated, region_shapes
 from .data.feedset import FeedSet
 from .execution import running
@@ -66,6 +77,7 @@ class CompileContext:
     _sites: Any = None
     _answers: dict[Any, Mapping[Observed, ValueStats]] = field(default_factory=dict)
     _stats: dict[tuple[str, int], ValueStats] = field(default_factory=dict)
+    _grams: GramStore = field(default_factory=GramStore)
 
     def __post_init__(self) -> None:
         self._before = self.model
@@ -75,6 +87,7 @@ class CompileContext:
         providers: Mapping[str, Callable[[Any], Any]] = {
             SITES.name: self._find_sites,
             STATS.name: self._statistics,
+            GRAMS.name: self._gram_matrices,
             CALIBRATED.name: lambda _: self.calibrated,
         }
         return cast(T, providers[key.name](argument))
@@ -176,18 +189,10 @@ class CompileContext:
         return {r: self._stats[k] for r, k in keys.items() if k in self._stats}
 
     def _collect(self, requests: Sequence[Request]) -> Mapping[str, ValueStats]:
-        if self.limit is not None:
-            raise PassError(
-                "statistics of activations take a run of the whole model, which does not fit",
-                where=self.pass_name,
-                hint="give more with --max-memory, or leave the pass out",
-            )
-        self.progress.phase("calibrating", 2 * len(self.feeds))
-        try:
-            newer = raised(self.before, MINIMUM_OPSET)
-        except InputError as error:  # the observers are written in newer operators
-            self._say_unobserved(error)
+        newer = self._observable()
+        if newer is None:
             return {}
+        self.progress.phase("calibrating", 2 * len(self.feeds))
         return collect(
             newer,
             requests,
@@ -196,6 +201,43 @@ class CompileContext:
             threads=self.threads,
             advance=self.progress.advance,
         )
+
+    def _gram_matrices(self, requests: tuple[Observed, ...]) -> Mapping[Observed, Gram]:
+        """Gram matrices of the graph as the pass found it; kept while the input cone is the same,
+        as far as there is room."""
+        values = {r: self.values_before[r[0]] for r in requests}
+        cones = cone_digests(list(values.values()))
+        keys = {r: (cone, r[1]) for r, cone in zip(requests, cones, strict=True)}
+        widths = {r: _width(value) for r, value in values.items()}
+        return Grams(keys, widths, self._grams, self._collect_grams)
+
+    def _collect_grams(self, requests: Sequence[Columns]) -> Mapping[str, Gram]:
+        newer = self._observable()
+        if newer is None:
+            return {}
+        self.progress.phase("calibrating", len(self.feeds))
+        return collect_grams(
+            newer,
+            requests,
+            self.feeds,
+            self.masking,
+            threads=self.threads,
+            advance=self.progress.advance,
+        )
+
+    def _observable(self) -> ir.Model | None:
+        """The graph before the pass in operators that observers are written in, if it can be."""
+        if self.limit is not None:
+            raise PassError(
+                "statistics of activations take a run of the whole model, which does not fit",
+                where=self.pass_name,
+                hint="give more with --max-memory, or leave the pass out",
+            )
+        try:
+            return raised(self.before, MINIMUM_OPSET)
+        except InputError as error:
+            self._say_unobserved(error)
+            return None
 
     def _say_unobserved(self, error: InputError) -> None:
         sentence = f"no ranges can be observed: {error.what}"
@@ -215,6 +257,12 @@ def _one_axis_each(requests: Sequence[Request]) -> list[list[Request]]:
             lists.append(free := {})
         free[request.value] = request
     return [list(held.values()) for held in lists]
+
+
+def _width(value: ir.Value) -> int:
+    """Channels along the last axis."""
+    last = (dims(value) or (None,))[-1]
+    return last if isinstance(last, int) else UNKNOWN_WIDTH
 
 
 def head(feeds: FeedSet, index: int, rows: int) -> Arrays:

@@ -125,6 +125,24 @@ class ValueStats:
 
 
 @dataclass(frozen=True)
+class Gram:
+    """Second moments of one activation over the calibration samples, padding left out.
+
+    matrix: float64 [K, K], the sum of x xᵀ over all rows x (the last axis is the channels').
+    total: float64 [K], the sum of x. count: number of rows.
+    """
+
+    matrix: np.ndarray
+    total: np.ndarray
+    count: float
+
+    @property
+    def mean(self) -> np.ndarray:
+        """E[x], float64 [K]."""
+        return np.asarray(self.total / self.count)
+
+
+@dataclass(frozen=True)
 class AnalysisKey(Generic[T]):
     """Names an analysis; its provider lives in the compiler."""
 
@@ -137,6 +155,10 @@ Observed = tuple[str, int]
 """A value by its name, and the axis along which it is looked at channel by channel."""
 STATS: AnalysisKey[Mapping[Observed, ValueStats]] = AnalysisKey("stats")
 """Statistics of what was asked for and could be observed; the argument is a tuple of Observed."""
+GRAMS: AnalysisKey[Mapping[Observed, Gram]] = AnalysisKey("grams")
+"""Gram matrices of what was asked for and could be observed, along the last axis; the argument is a
+tuple of Observed in the order in which they are needed. They are collected when first looked up, as
+many at a time as memory allows: look each up once, in order."""
 CALIBRATED: AnalysisKey[bool] = AnalysisKey("calibrated")
 """Whether real calibration data was given (False: none, or generated feeds)."""
 

@@ -32,6 +32,18 @@ class Request:
 
 
 @dataclass(frozen=True)
+class Columns:
+    """A value whose Gram matrix is observed, and which columns [start, stop) of it (None: all).
+
+    axis: the last one of the value.
+    """
+
+    value: str
+    axis: int
+    columns: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True)
 class Masking:
     """The input that says which tokens are real (integer or bool [batch, sequence])."""
 
@@ -103,6 +115,37 @@ def _outside(
     )
     share.name = f"{request.value}/outside"
     return share
+
+
+def gram_graph(model: ir.Model, requests: Sequence[Columns], masking: Masking | None) -> ir.Model:
+    """A copy whose outputs are ``<value>/gram`` float32 [K, columns], ``<value>/total`` float32
+    [K] and ``<value>/count`` int64 [1]: sums of x xᵀ and of x over rows x, and how many rows.
+    """
+    observed = [Request(c.value, c.axis) for c in requests]
+    copy, rewriter, _, rows = _prepare(model, observed, masking)
+    outputs: list[ir.Value] = []
+    for request in requests:
+        outputs.extend(_products(rewriter, request, rows[request.value][0]))
+    _set_outputs(copy, outputs)
+    return copy
+
+
+def _products(rewriter: Rewriter, request: Columns, x: ir.Value) -> list[ir.Value]:
+    width = _apply(rewriter, "Shape", [x], start=-1)
+    target = _apply(rewriter, "Concat", [_ints(rewriter, [-1]), width], axis=0)
+    flat = _apply(rewriter, "Reshape", [x, target])
+    part = flat
+    if request.columns is not None:
+        start, stop = (_ints(rewriter, [edge]) for edge in request.columns)
+        part = _apply(rewriter, "Slice", [flat, start, stop, _ints(rewriter, [1])])
+    results = [
+        _apply(rewriter, "MatMul", [_apply(rewriter, "Transpose", [flat], perm=[1, 0]), part]),
+        _apply(rewriter, "ReduceSum", [flat, _ints(rewriter, [0])], keepdims=0),
+        _apply(rewriter, "Shape", [flat], end=1),
+    ]
+    for value, name in zip(results, ("gram", "total", "count"), strict=True):
+        value.name = f"{request.value}/{name}"
+    return results
 
 
 Rows = dict[str, tuple[ir.Value, tuple[int, ...], bool]]
@@ -205,7 +248,7 @@ def _as_float(rewriter: Rewriter, x: ir.Value) -> ir.Value:
 
 
 def _apply(
-    rewriter: Rewriter, op: str, inputs: list[ir.Value], **attributes: int | str
+    rewriter: Rewriter, op: str, inputs: list[ir.Value], **attributes: int | str | list[int]
 ) -> ir.Value:
     return rewriter.insert(op, inputs, attributes=attributes, name="observe").outputs[0]
 
