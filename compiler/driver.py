@@ -38,6 +38,7 @@ from .reporting.summary import some
 from .reporting.unrun import without_runs
 from .result import Built, Kernels, Plan, Speed, Trial
 from .staging import staging
+from .workload import parse_workloads
 from .workshop import MODEL, Judged, instantiate
 
 STREAMED = 1 << 24
@@ -80,6 +81,7 @@ def compile_model(
     progress: Progress | None = None,
     command: str = "",
     max_memory: str | int | float | None = None,
+    workload: str | Sequence[str] | None = None,
 ) -> Built:
     """Compile ``source`` for ``target`` into the folder ``output``; see ``planish.compile``.
 
@@ -107,6 +109,7 @@ def compile_model(
         output,
         command,
         max_memory,
+        workload,
     )
     replayed = _check(request, plan)
     with _rarely_collecting(), staging(output, force) as folder, _scratch(folder) as scratch:
@@ -338,6 +341,7 @@ def _check(request: Request, given: Path | str | Mapping[str, Any] | None) -> Pl
     if request.snapshots is not None and request.snapshots.is_file():
         what = f"snapshots cannot go to {str(request.snapshots)!r}, which is a file"
         raise UsageError(what, hint="give a folder")
+    parse_workloads(request.workload or ())
     if request.max_memory is not None:
         parse_size(request.max_memory)
     if request.threads < 0:

@@ -2,32 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx_ir as ir
 
 from ..ir.counting.count import parameters
 from ..ir.errors import InputError
-from ..ir.finding.index_limits import index_limits
-from ..ir.graph import dims, opset
 from ..ir.importing.limits import check_sizes
-from ..ir.opset import raised
 from ..ir.provenance import Remark
 from ..ir.rewriter import Rewriter
 from ..ir.signature import Signature
 from ..ir.storage.filesize import model_bytes
+from ..ir.types.bound import symbols
 from ..targets.host import executable_here
 from ..targets.schema import Target
 from .baseline import check_generated, open_baseline, own_file, undivided
-from .calibration.observers import Masking
 from .checking.regionruns import RegionRuns
 from .context import CompileContext
-from .data.feeds import FeedSet, available_memory, load_feeds, split, synthetic, token_mask
+from .data.feeds import FeedSet, available_memory
 from .data.usercode import load_function
 from .instruments import (
     Bisect,
@@ -38,8 +34,9 @@ from .instruments import (
     Timing,
     VerifyEach,
 )
+from .intake import TIMING_FEEDS, feeds_for, masking_of, raised_for_integers
 from .memory import Estimate, estimate
-from .policy import QDQ_OPSET, Goal
+from .policy import Goal
 from .ports import check_ports
 from .progress import Progress
 from .quality.drift import DriftGate
@@ -49,10 +46,8 @@ from .quality.scores import Budget
 from .reporting.standing import standing
 from .source import Source, resolve_source
 from .spill import SpillingRewriter
+from .workload import Workload, parse_workloads, workloads_of
 from .workshop import Workshop
-
-SYNTHETIC_FEEDS = 4
-TIMING_FEEDS = 8
 
 
 @dataclass(frozen=True)
@@ -79,6 +74,7 @@ class Request:
     output: Path
     command: str
     max_memory: str | int | float | None = None
+    workload: str | Sequence[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -86,7 +82,7 @@ class Prepared:
     """Everything a compile works with. timing_feeds: None where nothing can be timed.
 
     estimate: of memory; where the whole model does not fit, none is run, and ``regions`` tells
-    what was checked instead.
+    what was checked instead. workloads: as given, else the shapes of the held-out feeds.
     """
 
     request: Request
@@ -102,6 +98,7 @@ class Prepared:
     remarks: tuple[Remark, ...]
     estimate: Estimate
     regions: RegionRuns | None = None
+    workloads: tuple[Workload, ...] = ()
 
 
 def prepare(request: Request, scratch: Path, progress: Progress) -> Prepared:
@@ -125,12 +122,15 @@ def prepare(request: Request, scratch: Path, progress: Progress) -> Prepared:
     check_sizes(source.imported.model, available_memory(), source.label)
     signature = Signature.of(source.imported.model)
     check_ports(signature, source.label)
-    model, kept = _raised(source.imported.model)
-    calibration, holdout = _data(request, model, signature)
+    model, kept = raised_for_integers(source.imported.model)
+    workloads = parse_workloads(request.workload or (), symbols(model))
+    calibration, holdout = feeds_for(
+        model, signature, request.calibration, request.holdout, workloads, request.seed
+    )
     room = estimate(model, request.max_memory, islice(holdout, TIMING_FEEDS))
     progress.note(room.sentence)
     _refuse_data(request, room)
-    masking, found = _masking(request, model, signature, calibration or holdout)
+    masking, found = masking_of(model, signature, calibration or holdout, request.token_mask)
     remarks = [*source.imported.remarks, *standing(model), *kept, *found]
     mended: list[Remark] = []
     if room.fits:
@@ -189,28 +189,8 @@ def prepare(request: Request, scratch: Path, progress: Progress) -> Prepared:
         tuple(remarks),
         room,
         regions,
+        workloads or workloads_of(holdout, signature),
     )
-
-
-def _data(
-    request: Request, model: ir.Model, signature: Signature
-) -> tuple[FeedSet | None, FeedSet]:
-    """Calibration feeds (None without data) and held-out ones (generated without data)."""
-    held = None if request.holdout is None else load_feeds(request.holdout, signature)
-    if request.calibration is None:
-        if held is not None:
-            return None, held
-        feeds = synthetic(
-            signature,
-            SYNTHETIC_FEEDS,
-            request.seed,
-            limits=index_limits(model),
-        )
-        return None, feeds
-    given = load_feeds(request.calibration, signature)
-    if held is not None:
-        return given, held
-    return split(given, seed=request.seed)
 
 
 def _refuse_data(request: Request, room: Estimate) -> None:
@@ -231,29 +211,6 @@ def _refuse_data(request: Request, room: Estimate) -> None:
         )
 
 
-def _masking(
-    request: Request, model: ir.Model, signature: Signature, feeds: FeedSet
-) -> tuple[Masking | None, tuple[Remark, ...]]:
-    found = token_mask(model, signature, feeds, request.token_mask)
-    if found.name is None:
-        return None, found.remarks
-    value = next(v for v in model.graph.inputs if v.name == found.name)
-    return Masking(found.name, dims(value) or (None, None)), found.remarks
-
-
-def _raised(model: ir.Model) -> tuple[ir.Model, list[Remark]]:
-    """The model at an opset that can be quantized; as it is where an op cannot be converted."""
-    try:
-        newer = raised(model, QDQ_OPSET)
-    except InputError as error:
-        sentence = f"{error.what}; nothing is quantized"
-        return model, [Remark("note", "import", "model", "opset-kept", sentence)]
-    if newer is model:
-        return model, []
-    sentence = f"opset raised from {opset(model)} to {opset(newer)}: scales per channel need it"
-    return newer, [Remark("note", "import", "model", "opset-raised", sentence)]
-
-
 def _instruments(
     request: Request, signature: Signature, timing: Timing, check: Instrument
 ) -> list[Instrument]:
@@ -269,5 +226,6 @@ def _instruments(
 
 
 def _timing_feeds(holdout: FeedSet) -> list[dict[str, np.ndarray]]:
-    """The first held-out feeds; more would only repeat the same shapes."""
-    return [holdout[i] for i in range(min(len(holdout), TIMING_FEEDS))]
+    """The first held-out feeds; more would only repeat the same shapes. All generated ones."""
+    count = len(holdout) if holdout.synthetic else min(len(holdout), TIMING_FEEDS)
+    return [holdout[i] for i in range(count)]

@@ -64,8 +64,11 @@ def workloads_of(feeds: Iterable[Mapping[str, np.ndarray]], signature: Signature
 
 
 def portions(workloads: Sequence[Workload], count: int) -> tuple[int, ...]:
-    """How many of ``count`` runs fall to each workload: by weight, and at least one."""
-    return tuple(max(1, round(workload.weight * count)) for workload in workloads)
+    """How many of ``count`` runs fall to each workload: by weight, but at least one."""
+    parts = [max(1, round(workload.weight * count)) for workload in workloads]
+    while sum(parts) > count and max(parts) > 1:
+        parts[parts.index(max(parts))] -= 1
+    return tuple(parts)
 
 
 def _workload(text: str, known: Sequence[str] | None) -> Workload:
@@ -88,7 +91,7 @@ def _weight(number: str, text: str) -> float:
 def _bindings(text: str, known: Sequence[str] | None) -> dict[str, int]:
     found: dict[str, int] = {}
     for part in filter(None, (item.strip() for item in text.split(","))):
-        name, equals, number = (word.strip() for word in part.rpartition("="))
+        name, equals, number = (word.strip() for word in part.partition("="))
         if not equals or not name or not number.isdecimal() or not _fits(number):
             raise UsageError(f"{part!r} binds no axis", where=WHERE, hint=FORM)
         if known is not None and name not in known:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +42,7 @@ def compile(
     keep_overridable: bool = False,
     seed: int = 0,
     max_memory: str | int | float | None = None,
+    workload: str | Sequence[str] | None = None,
     progress: bool | None = None,
 ) -> Artifact:
     """Compile a model for a target; the artifact, whatever its verdict.
@@ -68,7 +69,10 @@ def compile(
     initializers that are also inputs. seed: of every random choice. progress: show it; None:
     where stderr is a terminal. max_memory: what the process may grow to, such as ``"1.5GB"`` or
     ``"2GiB"``, None for 80 % of what is free; a model that cannot be run within it is compiled
-    without running it, and nothing is measured.
+    without running it, and nothing is measured. workload: sizes of open axes, such as
+    ``"batch=1,seq=128"``, or several with their share of the runs (``"batch=1,seq=1*0.9"``): what
+    feeds that are generated look like, and what the choice of passes counts on; without it the
+    shapes of the held-out feeds.
 
     Raises InputError, UsageError, TargetError or PassError; nothing is left behind then.
     """
@@ -78,6 +82,7 @@ def compile(
         "token_mask": token_mask, "evaluate": evaluate, "max_drop": max_drop,
         "max_drift": max_drift, "threads": threads, "force": force,
         "keep_overridable": keep_overridable, "seed": seed, "max_memory": max_memory,
+        "workload": workload,
     }  # fmt: skip
     shown = sys.stderr.isatty() if progress is None else progress
     if output is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ def synthetic(
     signature: Signature,
     n: int,
     seed: int,
-    bindings: Mapping[str, int] | None = None,
+    bindings: Mapping[str, int] | Sequence[Mapping[str, int]] | None = None,
     *,
     limits: Mapping[str, int] | None = None,
     masks: Collection[str] = (),
@@ -33,8 +33,9 @@ def synthetic(
 
     Floats are N(0, 1), booleans fair coins, integers uniform over 0 … limit - 1, where ``limits``
     (see ``ir.index_limits``) says how many rows the input indexes. Inputs in ``masks`` and
-    integers or booleans called …mask… are ones. bindings: sizes of named axes; other open axes
-    are drawn per feed, 1 to 4 on axis 0, else 16 to 32, the same for the same name.
+    integers or booleans called …mask… are ones. bindings: sizes of named axes, for all feeds or
+    one mapping a feed; other open axes are drawn per feed, 1 to 4 on axis 0, else 16 to 32, the
+    same for the same name.
     Raises InputError where an input is no tensor or its rank is unknown, UsageError for n < 1.
     """
     if n < 1:
@@ -42,8 +43,9 @@ def synthetic(
     rng = np.random.default_rng(seed)
     masked = {spec.name for spec in signature.inputs if _looks_like_mask(spec)} | set(masks)
     feeds: list[Feeds] = []
-    for _ in range(n):
-        sizes = dict[str, int](bindings or {})
+    for index in range(n):
+        bound = bindings[index] if isinstance(bindings, Sequence) else bindings
+        sizes = dict[str, int](bound or {})
         feed: Feeds = {}
         for spec in signature.inputs:
             shape = _shape(spec, sizes, rng)

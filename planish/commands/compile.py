@@ -114,6 +114,15 @@ def compile_command(
             "sqnr=20 (dB) or top1=99 (percent).",
         ),
     ] = None,
+    workload: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="AXES",
+            rich_help_panel=_DATA,
+            help="Sizes of open axes, batch=1,seq=128; repeatable, with a share of the runs: "
+            "batch=1,seq=1*0.9. Default: the shapes of the held-out data.",
+        ),
+    ] = None,
     threads: Annotated[
         int, typer.Option(metavar="N", min=0, help="Threads of the runtime; 0: one per core.")
     ] = 0,
@@ -169,7 +178,7 @@ def compile_command(
         "holdout": holdout, "token_mask": token_mask, "evaluate": evaluate,
         "max_drop": max_drop, "max_drift": max_drift, "threads": threads, "force": force,
         "keep_overridable": keep_overridable, "seed": seed, "bisect_limit": bisect_limit,
-        "snapshots": snapshots, "max_memory": max_memory,
+        "snapshots": snapshots, "max_memory": max_memory, "workload": workload,
         "command": shlex.join(["planish", *sys.argv[1:]]),
     }  # fmt: skip
     folder = output or Path(default_output(model, target))

@@ -12,8 +12,9 @@ import onnx_ir as ir
 import pytest
 
 from planish.compiler.instruments import Bisect, RegionCheck, Reproducer, Snapshots, VerifyEach
+from planish.compiler.intake import TIMING_FEEDS
 from planish.compiler.policy import propose
-from planish.compiler.prepare import TIMING_FEEDS, Prepared, prepare
+from planish.compiler.prepare import Prepared, prepare
 from planish.compiler.progress import Silent
 from planish.ir.errors import InputError, UsageError
 from planish.ir.graph import opset
@@ -95,6 +96,40 @@ def test_only_the_first_held_out_feeds_are_timed(kit: ModuleType, tmp_path: Path
         assert len(each.timing_feeds) == count
         for timed, given in zip(each.timing_feeds, held, strict=False):
             np.testing.assert_array_equal(timed["x"], given["x"])
+
+
+def test_a_workload_sets_the_shapes_of_generated_feeds(kit: ModuleType, tmp_path: Path) -> None:
+    wanted = ["batch=1*0.75", "batch=32*0.25"]
+    each = prepared(kit, kit.chain(1), tmp_path, calibration=None, workload=wanted)
+    assert each.timing_feeds is not None
+    assert [len(feed["x"]) for feed in each.timing_feeds] == [1] * 6 + [32] * 2
+    assert [(dict(w.bindings), w.weight) for w in each.workloads] == [
+        ({"batch": 1}, 0.75),
+        ({"batch": 32}, 0.25),
+    ]
+
+
+def test_data_are_timed_as_they_are_whatever_the_workload(kit: ModuleType, tmp_path: Path) -> None:
+    held = kit.feeds(2, rows=3)
+    each = prepared(kit, kit.chain(1), tmp_path, holdout=held, workload="batch=7")
+    assert each.timing_feeds is not None
+    assert {len(feed["x"]) for feed in each.timing_feeds} == {3}
+    assert [dict(w.bindings) for w in each.workloads] == [{"batch": 7}]
+
+
+def test_without_a_workload_the_held_out_shapes_are_it(kit: ModuleType, tmp_path: Path) -> None:
+    held = [*kit.feeds(3, rows=5), *kit.feeds(1, rows=2)]
+    each = prepared(kit, kit.chain(1), tmp_path, holdout=held)
+    assert [(dict(w.bindings), w.weight) for w in each.workloads] == [
+        ({"batch": 5}, 0.75),
+        ({"batch": 2}, 0.25),
+    ]
+
+
+def test_a_workload_with_an_axis_that_the_model_lacks(kit: ModuleType, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no input has an axis 'bach'") as caught:
+        prepared(kit, kit.chain(1), tmp_path, workload="bach=7")
+    assert "batch" in caught.value.hint
 
 
 def test_data_for_another_model_are_refused(kit: ModuleType, tmp_path: Path) -> None:
@@ -217,7 +252,7 @@ def test_an_opset_that_cannot_be_raised_stays_and_is_told(
     def refuse(model: ir.Model, version: int) -> ir.Model:
         raise InputError(f"opset {opset(model)} cannot be raised to {version}: no adapter for Odd")
 
-    monkeypatch.setattr("planish.compiler.prepare.raised", refuse)
+    monkeypatch.setattr("planish.compiler.intake.raised", refuse)
     model = kit.graph(
         'y = MatMul(x, "w")', {"w": kit.normal(64, 64)}, 'float["n", 64] x', 'float["n", 64] y', 9
     )

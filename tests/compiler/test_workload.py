@@ -86,5 +86,6 @@ def test_shapes_of_feeds_weigh_what_was_seen(kit: ModuleType) -> None:
 
 def test_each_workload_has_a_part_of_the_runs() -> None:
     parts = portions([Workload({}, 0.98), Workload({}, 0.02)], 8)
-    assert parts == (8, 1)
+    assert parts == (7, 1)
+    assert portions([Workload({}, 0.1)] * 10, 8) == (1,) * 10
     assert portions([Workload({}, 0.5), Workload({}, 0.5)], 8) == (4, 4)
