@@ -12,7 +12,8 @@ import pytest
 from planish.ir.graph import all_nodes, constant_tensor
 from planish.ir.rewriter import Rewriter
 from planish.ir.sites import find_sites
-from planish.passes.canonicalize import castlike_to_cast, fold_constants
+from planish.passes.canonical.constants import fold_constants
+from planish.passes.canonical.spelling import castlike_to_cast
 
 Array = np.ndarray[Any, Any]
 RNG = np.random.default_rng(11)
@@ -211,7 +212,7 @@ def test_large_constants_are_not_made(
     def fail(_: object) -> None:
         pytest.fail("computed")  # no Exception: nothing catches it
 
-    monkeypatch.setattr("planish.passes.canonicalize.ReferenceEvaluator", fail)
+    monkeypatch.setattr("planish.passes.canonical.constants.ReferenceEvaluator", fail)
     head = (
         """<ir_version: 8, opset_import: ["" : 17]> g (float[n] x) => (float[n] y, int64[1] z) """
     )

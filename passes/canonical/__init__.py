@@ -1,0 +1,1 @@
+"""The rules of the canonical form, by what they look at."""
