@@ -271,7 +271,7 @@ def check_lowered(event: EditEvent) -> None:
     check = compare(
         event.during.model,
         event.perturbation,
-        _bounds(event),
+        region_bounds(event),
         event.reference,
         event.during.context.threads,
     )
@@ -279,7 +279,7 @@ def check_lowered(event: EditEvent) -> None:
         raise RejectedError("region-differs", f"the lowered region differs: {check.sentence}")
 
 
-def _bounds(event: EditEvent) -> dict[str, ir.Value]:
+def region_bounds(event: EditEvent) -> dict[str, ir.Value]:
     """The values that bound the edited region and are still there, by name."""
     assert event.perturbation is not None
     names = (*event.perturbation.inputs, *event.perturbation.outputs)

@@ -7,7 +7,7 @@ All checks and all bookkeeping that is not the edit itself hang on instruments; 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -15,9 +15,9 @@ from ..ir.errors import PassError, PlanishError
 from ..ir.provenance import Edit
 from ..ir.rewriter import EditRecord, Rewriter
 from ..passes.api import SITES, Candidate, Pass, Perturbation, Refusal, Semantics
-from .checking.regions import Reference, reference
+from .checking.regions import Reference, added_loss, reference
 from .context import CompileContext
-from .instruments import EditEvent, Instrument, PassEvent, RejectedError
+from .instruments import EditEvent, Instrument, PassEvent, RejectedError, region_bounds
 
 GIVEN_BACK = "given-back"
 """Code of remarks on sites that were left alone to hold the quality bound."""
@@ -29,6 +29,14 @@ HELD_BYTES = 256 << 20
 
 Planned = tuple[Candidate, Perturbation | None]
 Arrays = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The declared loss of an edit, and what the runtime's kernel adds to it (None: nothing)."""
+
+    loss: float
+    runtime: float | None = None
 
 
 @dataclass
@@ -51,7 +59,7 @@ class PassManager:
     rewriter: Rewriter
     context: CompileContext
     instruments: Sequence[Instrument]
-    losses: dict[tuple[str, str, str], float] = field(default_factory=dict)
+    losses: dict[tuple[str, str, str], Measured] = field(default_factory=dict)
     stage: str = ""
     _site: str = ""
     _known: frozenset[tuple[str, str]] = frozenset()
@@ -185,8 +193,8 @@ class PassManager:
             self.rewriter.undo(mark)
             return None
         key = (self.stage, candidate.site, candidate.setting)
-        loss = self.losses.get(key) if ref is None else ref.loss
-        declared = loss if pass_.semantics is Semantics.LOSSY else None
+        measured = self.losses.get(key) if ref is None else Measured(ref.loss)
+        declared = measured if pass_.semantics is Semantics.LOSSY else None
         edit = _describe(pass_, candidate, record, declared)
         happened = EditEvent(event, candidate, perturbation, ref, record, edit)
         try:
@@ -196,8 +204,10 @@ class PassManager:
             self.rewriter.undo(mark)
             self.context.remark("missed", candidate.site, reason.code, str(reason))
             return None
-        if loss is not None:
-            self.losses[key] = loss
+        if measured is not None:
+            measured = replace(measured, runtime=_added(happened, measured.runtime))
+            edit = replace(edit, runtime_loss=declared and measured.runtime)
+            self.losses[key] = measured
         self.context.remark("applied", candidate.site, candidate.setting, _sentence(edit))
         return edit
 
@@ -213,7 +223,18 @@ def _next_size(size: int, held: int) -> int:
     return max(CHUNK, min(8 * size, HELD_BYTES * size // max(held, 1)))
 
 
-def _describe(pass_: Pass, candidate: Candidate, record: EditRecord, loss: float | None) -> Edit:
+def _added(event: EditEvent, known: float | None) -> float | None:
+    """What the kernels of a lowered region add to its reference; known of an edit made before."""
+    if event.perturbation is None or event.reference is None:
+        return known
+    during = event.during
+    bounds, threads = region_bounds(event), during.context.threads
+    return added_loss(during.model, event.perturbation, bounds, event.reference, threads)
+
+
+def _describe(
+    pass_: Pass, candidate: Candidate, record: EditRecord, measured: Measured | None
+) -> Edit:
     return Edit(
         id=record.id,
         pass_name=pass_.name,
@@ -222,7 +243,7 @@ def _describe(pass_: Pass, candidate: Candidate, record: EditRecord, loss: float
         before=tuple(record.removed),
         after=tuple(str(n.name) for n in record.added),
         origins=tuple(record.origins),
-        loss=loss,
+        loss=None if measured is None else measured.loss,
         saving=candidate.saving,
         details=candidate.details,
     )

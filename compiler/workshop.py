@@ -27,7 +27,7 @@ from ..targets.runtime import Session, open_session
 from .backends.legalise import legalise
 from .context import CompileContext
 from .instruments import Instrument
-from .manager import PassManager
+from .manager import Measured, PassManager
 from .pipeline import Pipeline, Step, parse, resolve
 from .quality.judge import Answers, Judge
 from .result import Quality
@@ -99,7 +99,7 @@ class Workshop:
     folder: Path
     own: Path | None = None
     _count: int = 0
-    _losses: dict[tuple[str, str, str], float] = field(default_factory=dict)
+    _losses: dict[tuple[str, str, str], Measured] = field(default_factory=dict)
     _held: dict[str, Judged] = field(default_factory=dict)
     _start: int = field(init=False)
     _signature: Signature = field(init=False)

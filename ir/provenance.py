@@ -47,7 +47,8 @@ class Edit:
     before and after: names of the nodes it took out and put in (``origins`` are the names
     those nodes had in the user's model). loss: relative squared error of the edited
     region's outputs, sum((y' - y)^2) / sum(y^2), None for edits that promise no loss.
-    saving: bytes of weights saved (negative: grown). lineage: ``exact`` when recorded by
+    runtime_loss: the same of what the runtime's kernel adds to that, where it rounds activations
+    by itself. saving: bytes of weights saved (negative: grown). lineage: ``exact`` when recorded by
     the rewriter, ``inferred`` when found afterwards.
     """
 
@@ -62,6 +63,7 @@ class Edit:
     saving: int = 0
     lineage: Literal["exact", "inferred"] = "exact"
     details: Mapping[str, Any] = field(default_factory=dict)
+    runtime_loss: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The edit as the manifest holds it."""
@@ -74,6 +76,7 @@ class Edit:
             "after": list(self.after),
             "origins": list(self.origins),
             "loss": self.loss,
+            "runtime_loss": self.runtime_loss,
             "saving_bytes": self.saving,
             "lineage": self.lineage,
             "details": dict(self.details),

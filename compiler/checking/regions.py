@@ -2,7 +2,9 @@
 
 A perturbation is applied to the region it edits, on the graph as it was: new tensors, and
 quantize-dequantize pairs on named values. The error of that reference is the declared loss;
-the lowered region must agree with it, with the runtime's optimisations off.
+the lowered region must agree with it, with the runtime's optimisations off. Where a kernel rounds
+activations on its own account, regions are compared in its float form; what it adds is a second,
+separate error.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import onnx_ir as ir
 
 from ...ir.errors import PassError
 from ...ir.graph import consumers
+from ...ir.nbits import compute_in_float, computes_in_integers
 from ...ir.region import extract, lift_weights
 from ...ir.rewriter import Rewriter
 from ...ir.storage.stream import array_of
@@ -67,7 +70,7 @@ def reference(
     values: the model's values by name. Raises PassError where the region is not closed.
     """
     inputs = {name: samples[name] for name in perturbation.inputs}
-    original = _run(_region(model, perturbation, values), inputs, threads)
+    original = _run(_float_region(model, perturbation, values), inputs, threads)
     quiet = replace(
         perturbation,
         fake_quants={n: q for n, q in perturbation.fake_quants.items() if n in perturbation.inputs},
@@ -91,11 +94,28 @@ def compare(
     |a - b| <= 1e-5 max|a| sqrt(K); behind a quantizer inside the region one step of it on
     at most 0.1 % of elements.
     """
-    got = _run(_region(model, perturbation, values), ref.inputs, threads)
+    got = _run(_float_region(model, perturbation, values), ref.inputs, threads)
     checks = [
         _agree(name, ref.outputs[name], got[name], perturbation) for name in perturbation.outputs
     ]
     return max(checks, key=lambda c: (not c.agrees, c.worst))
+
+
+def added_loss(
+    model: ir.Model,
+    perturbation: Perturbation,
+    values: Mapping[str, ir.Value],
+    ref: Reference,
+    threads: int = 0,
+) -> float | None:
+    """Relative squared error that kernels add to the reference by rounding activations to int8.
+
+    None where no kernel of the lowered region does.
+    """
+    region = _region(model, perturbation, values)
+    if not any(computes_in_integers(node) for node in region.graph):
+        return None
+    return _relative_error(ref.outputs, _run_as_handed_over(region, ref.inputs, threads))
 
 
 def _agree(
@@ -139,6 +159,14 @@ def _region(
     )
 
 
+def _float_region(
+    model: ir.Model, perturbation: Perturbation, values: Mapping[str, ir.Value]
+) -> ir.Model:
+    region = _region(model, perturbation, values)
+    compute_in_float(region)
+    return region
+
+
 def _value(values: Mapping[str, ir.Value], name: str) -> ir.Value:
     if name not in values:
         raise PassError(f"the edit lost the value {name!r}", hint="keep the region's outputs")
@@ -154,6 +182,7 @@ def _perturbed(
         [_value(values, n) for n in perturbation.outputs],
         tensors=perturbation.tensors,
     )
+    compute_in_float(region)
     rewriter = Rewriter(region)
     inputs = {str(v.name): v for v in region.graph.inputs}
     for name, quant in perturbation.fake_quants.items():
@@ -183,16 +212,30 @@ def _fake(array: np.ndarray, quant: FakeQuant | None) -> np.ndarray:
 
 
 def _run(model: ir.Model, inputs: Arrays, threads: int) -> dict[str, np.ndarray]:
+    """With the runtime's optimisations off."""
+    _declare(model, inputs)
+    fed = dict(inputs) | {n: array_of(t) for n, t in lift_weights(model, LIFTED).items()}
+    with running(model, threads=threads, optimize="none") as session:
+        feeds = {n: a for n, a in fed.items() if n in session.input_names}
+        return dict(zip(session.output_names, session.run(feeds), strict=True))
+
+
+def _run_as_handed_over(model: ir.Model, inputs: Arrays, threads: int) -> dict[str, np.ndarray]:
+    """With all optimisations: kernels that round activations do so on packed constants only."""
+    _declare(model, inputs)
+    with running(model, threads=threads) as session:
+        feeds = {n: a for n, a in inputs.items() if n in session.input_names}
+        return dict(zip(session.output_names, session.run(feeds), strict=True))
+
+
+def _declare(model: ir.Model, inputs: Arrays) -> None:
+    """Types and ranks of inputs that inference did not find."""
     for value in model.graph.inputs:
         if value.type is None:  # behind an operator without an ONNX schema
             dtype = ir.DataType.from_numpy(inputs[str(value.name)].dtype)
             value.type = ir.TensorType(dtype)
         if value.shape is None:  # the runtime takes an unknown rank for none
             value.shape = ir.Shape([None] * inputs[str(value.name)].ndim)
-    fed = dict(inputs) | {n: array_of(t) for n, t in lift_weights(model, LIFTED).items()}
-    with running(model, threads=threads, optimize="none") as session:
-        feeds = {n: a for n, a in fed.items() if n in session.input_names}
-        return dict(zip(session.output_names, session.run(feeds), strict=True))
 
 
 def _relative_error(before: Arrays, after: Arrays) -> float:

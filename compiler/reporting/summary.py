@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ...ir.provenance import Edit, Remark
@@ -46,7 +46,7 @@ class Done:
     def sentence(self) -> str:
         """``quantize static-int8 at 73 sites: 66 MB saved, largest loss 0.0041 at …``."""
         places = f"{len(self.edits)} site{'s' if len(self.edits) != 1 else ''}"
-        parts = [p for p in (_saved(self.saving), _loss(self.worst)) if p]
+        parts = [p for p in (_saved(self.saving), _loss(self.worst), _added(self.edits)) if p]
         head = f"{self.pass_name} {self.setting}".strip() + f" at {places}"
         return f"{head}: {', '.join(parts)}" if parts else head
 
@@ -177,6 +177,12 @@ def _saved(saving: int) -> str:
 
 def _loss(edit: Edit | None) -> str:
     return "" if edit is None else f"largest loss {edit.loss:.2g} at {edit.site}"
+
+
+def _added(edits: Sequence[Edit]) -> str:
+    """What kernels add by rounding activations on their own account."""
+    found = [edit.runtime_loss for edit in edits if edit.runtime_loss is not None]
+    return f"the kernel's int8 activations add up to {max(found):.2g}" if found else ""
 
 
 def _note(sentence: str, sites: Iterable[str]) -> str:
