@@ -29,7 +29,7 @@ from .manager import GIVEN_BACK
 from .memory import Estimate
 from .outcome import Finished, describe
 from .pipeline import parse
-from .policy import GOALS, LOSSLESS, Goal, propose
+from .policy import GOALS, LOSSLESS, Goal, check_served, propose, untried
 from .prepare import Prepared, Request, prepare
 from .progress import Progress, Silent
 from .reporting.artifact import write_artifact
@@ -161,11 +161,16 @@ def _search(prepared: Prepared) -> Finished:
     told: list[str] = []
     lossless = _taken(lambda: workshop.judged(workshop.build(LOSSLESS)), LOSSLESS, told)
     lossless = lossless or workshop.judged(workshop.build_untouched())
-    proposals = propose(
-        workshop.rewriter.model, request.target, calibrated=workshop.context.calibrated
+    proposed = propose(
+        workshop.rewriter.model,
+        request.target,
+        calibrated=workshop.context.calibrated,
+        goal=request.goal,
+        workloads=prepared.workloads,
     )
+    told.extend(untried(proposed))
     candidates = [lossless]
-    for proposal in proposals:
+    for proposal in proposed.proposals:
         tried = _taken(partial(workshop.hold, proposal.pipeline), proposal.pipeline, told)
         if tried is not None and all(tried is not candidate for candidate in candidates):
             candidates.append(tried)
@@ -333,6 +338,8 @@ def _check(request: Request, given: Path | str | Mapping[str, Any] | None) -> Pl
         raise UsageError("a pipeline and a plan exclude each other", hint="give one of them")
     if request.pipeline is not None:
         instantiate(parse(request.pipeline))
+    elif given is None and request.goal == "size":  # the lossless clean-up may still save time
+        check_served(request.target, request.goal)
     if request.max_drop is not None and request.evaluate is None:
         raise UsageError(
             "a drop is asked for, but nothing measures it",

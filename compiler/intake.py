@@ -21,6 +21,8 @@ from .workload import Workload, portions
 SYNTHETIC_FEEDS = 4
 TIMING_FEEDS = 8
 """Feeds that are timed, and that are generated where workloads are stated."""
+SHAPES_SEEN = 64
+"""Held-out feeds whose shapes are looked at where no workload is stated."""
 
 
 def raised_for_integers(model: ir.Model) -> tuple[ir.Model, list[Remark]]:

@@ -1,57 +1,310 @@
-"""Policy: target and goal -> pipelines to try. The one place where targets and passes meet.
+"""Policy: target, goal and workload -> pipelines to try. Where targets and passes meet.
 
-A pipeline here is a proposal. Where the target can be run, each is built, judged and timed,
-and the measured best is kept; where it cannot, the first one whose quality holds is.
+A pipeline here is a proposal. Where the target can be run, each is built, judged and timed, and
+the measured best is kept; where it cannot, the first one whose quality holds is. What is not
+proposed is set aside with a code and a sentence.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import onnx_ir as ir
 
+from ..ir.errors import TargetError
 from ..ir.facts import FLOAT
-from ..ir.graph import opset
-from ..ir.sites import find_sites
+from ..ir.graph import constant_tensor, opset
+from ..ir.sites import Site, find_sites
+from ..passes.api import registered
 from ..targets.schema import Target
+from ..targets.techniques import TECHNIQUES, one
+from .rows import few_rows
+from .workload import Workload
 
 Goal = Literal["latency", "size", "balanced"]
 GOALS: tuple[Goal, ...] = ("latency", "size", "balanced")
 LOSSLESS = "canonicalize"
 QDQ_OPSET = 13
 """Scales per channel need QuantizeLinear of opset 13."""
+MOST_TRIED = 4
+"""Lossy pipelines that are built, judged and timed; each takes a build and some runs."""
+BLOCK = 32
+"""Weights that share a scale, where the target's kernels take it."""
+ONE_ROW = 1
+"""Up to here few-bit weights are tried where the target does not say what they break even at:
+with one row of activations nearly all the time goes into reading weights."""
+
+By = Literal["target", "planish", "model", "data", "workload", "request", "limit"]
+Kinds = frozenset[str]
 
 
 @dataclass(frozen=True)
 class Proposal:
-    """A pipeline and why it is proposed."""
+    """A pipeline, why it is proposed, and the technique it stands for ("" for a user's own)."""
 
     pipeline: str
     reason: str
+    technique: str = ""
 
 
-def propose(model: ir.Model, target: Target, *, calibrated: bool) -> list[Proposal]:
-    """Pipelines worth trying on this model for this target, the likeliest first.
+@dataclass(frozen=True)
+class Aside:
+    """A technique, or a pipeline of it, that is not tried; ``by``: what speaks against it."""
 
-    The goal decides among them afterwards, by what was measured. Dynamic ranges suit linear
-    layers, static ones both linear layers and convolutions, but need calibration data.
+    technique: str
+    by: By
+    code: str
+    sentence: str
+    pipeline: str = ""
+
+
+@dataclass(frozen=True)
+class Proposed:
+    """What to try, the likeliest first, and what is set aside and why."""
+
+    proposals: tuple[Proposal, ...]
+    aside: tuple[Aside, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Case:
+    """What policy decides by. few: share of the linear weights that meet few rows, by weight of
+    the workloads; None where unknown."""
+
+    target: Target
+    goal: Goal
+    calibrated: bool
+    opset: int
+    elements: dict[str, int]
+    few: float | None
+
+
+@dataclass(frozen=True)
+class _Move:
+    """A technique that passes here make. kinds: of sites that it takes. bits: of a weight, with
+    its share of a scale and a zero point where it stands in blocks."""
+
+    pass_name: str
+    kinds: Kinds
+    bits: int
+    pipelines: Callable[[Target], tuple[tuple[str, str], ...]]
+    needs_data: bool = False
+
+
+def propose(
+    model: ir.Model,
+    target: Target,
+    *,
+    calibrated: bool,
+    goal: Goal = "latency",
+    workloads: Sequence[Workload] = (),
+    most: int = MOST_TRIED,
+) -> Proposed:
+    """Pipelines worth trying on this model for this target and goal, the likeliest first.
+
+    workloads: what it is run with. Weights of few bits are widened on every run: they win where
+    few rows of activations share that work, and lose where many do. most: pipelines beyond so many
+    are set aside.
     """
-    if not target.int8.supported or opset(model) < QDQ_OPSET:
-        return []
-    kinds = {site.kind for site in find_sites(model) if FLOAT in site.facts}
-    static = [
-        Proposal(f"{LOSSLESS},quantize{{scheme=static}}", "static ranges cost nothing at run time"),
-        Proposal(
-            f"{LOSSLESS},equalize,quantize{{scheme=static}}",
-            "scales moved from activations into weights make static ranges tighter",
-        ),
-    ]
-    dynamic = [
-        Proposal(f"{LOSSLESS},quantize", "ranges taken at run time follow each input"),
-    ]
-    if "linear" not in kinds and "conv" not in kinds:
-        return dynamic if "embedding" in kinds else []
-    if not calibrated:
-        return dynamic if "linear" in kinds else []
-    return static if "linear" not in kinds else [*dynamic, *static]
+    sites = [site for site in find_sites(model) if FLOAT in site.facts]
+    case = _Case(target, goal, calibrated, opset(model), _elements(sites), None)
+    if goal != "size" and not _refusal("weight-only-int4", case):
+        limit = target.weight_only.most_rows or ONE_ROW
+        case = _with_few(case, few_rows(model, sites, workloads, limit))
+    aside = [found for name in TECHNIQUES if (found := _refusal(name, case))]
+    refused = {item.technique for item in aside}
+    taken = [name for name in _MOVES if name not in refused]
+    ranked = [p for name in sorted(taken, key=lambda n: _rank(n, case)) for p in _made(name, case)]
+    late = [_beyond(proposal, most) for proposal in ranked[most:]]
+    return Proposed(tuple(ranked[:most]), (*aside, *late))
+
+
+def check_served(target: Target, goal: Goal) -> None:
+    """Raise TargetError where the target refuses every technique that could serve the goal."""
+    case = _Case(target, goal, True, QDQ_OPSET, {"linear": 1, "conv": 1, "embedding": 1}, None)
+    refused = [found for name in _MOVES if (found := _refusal(name, case)) and _final(found)]
+    if len(refused) < len(_MOVES):
+        return
+    listed = "; ".join(f"{a.technique}: {a.code} ({a.sentence})" for a in refused)
+    raise TargetError(
+        f"no technique can serve the goal {goal!r} on {target.name}: {listed}",
+        where=f"target {target.name}",
+        hint=f"`planish targets show {target.name}` has what it takes; "
+        f"--passes {LOSSLESS} asks for the lossless clean-up alone",
+    )
+
+
+def untried(proposed: Proposed) -> tuple[str, ...]:
+    """One sentence on what suits model and target and was left out by choice; none where nothing.
+
+    ``not tried: weight-only-int4, weight-only-int8 (many-rows: …)``.
+    """
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for aside in proposed.aside:
+        if aside.by in ("workload", "limit"):
+            named = reasons.setdefault((aside.code, aside.sentence), [])
+            named.append(aside.pipeline or aside.technique)
+    texts = [f"{', '.join(names)} ({code}: {why})" for (code, why), names in reasons.items()]
+    return (f"not tried: {'; '.join(texts)}",) if texts else ()
+
+
+# -- what is set aside -------------------------------------------------------------------
+
+
+def _refusal(name: str, case: _Case) -> Aside | None:
+    """The first of the reasons that speak against a technique, the target's before all others."""
+    found = one(case.target, name)
+    if not found.supported:
+        return Aside(name, "target", found.code, found.sentence)
+    move = _MOVES.get(name)
+    if move is None or move.pass_name not in registered():
+        return Aside(name, "planish", "no-pass", "planish has no pass for it yet")
+    return next(_against(name, move, case), None)
+
+
+def _against(name: str, move: _Move, case: _Case) -> Iterator[Aside]:
+    if not move.kinds & case.elements.keys():
+        kinds = " or ".join(sorted(move.kinds))
+        yield Aside(name, "model", "no-site", f"the model has no float {kinds} layer")
+    if move.pass_name == "quantize" and case.opset < QDQ_OPSET:
+        sentence = f"scales per channel need opset {QDQ_OPSET}, the model stays at {case.opset}"
+        yield Aside(name, "model", "opset", sentence)
+    if move.needs_data and not case.calibrated:
+        yield Aside(name, "data", "no-calibration", "static ranges need data: give --calibration")
+    if name == "weight-only-int2":
+        sentence = "2 bits lose too much to be proposed; --passes 'weight-only{bits=2}' asks for it"
+        yield Aside(name, "request", "on-request", sentence)
+    if name.startswith("weight-only") and case.goal == "latency" and case.few == 0.0:
+        yield Aside(name, "workload", "many-rows", _many_rows(case.target))
+    ratio = case.target.int8.speed_ratio
+    if move.pass_name == "quantize" and case.goal == "latency" and (ratio or 2.0) <= 1.0:
+        sentence = f"8-bit products run at {ratio:g}x the speed of float ones here"
+        yield Aside(name, "target", "no-faster", sentence)
+
+
+def _many_rows(target: Target) -> str:
+    most = target.weight_only.most_rows
+    even = "one row, as the break-even is unknown" if most is None else f"{most} rows"
+    return (
+        "every linear layer meets more rows of activations than weights of few bits pay for "
+        f"(up to {even}); --goal size takes them all the same"
+    )
+
+
+def _beyond(proposal: Proposal, most: int) -> Aside:
+    sentence = f"{most} likelier pipelines are; --passes asks for it"
+    return Aside(proposal.technique, "limit", "not-tried", sentence, proposal.pipeline)
+
+
+def _final(aside: Aside) -> bool:
+    """Whether no other model, data or workload would make it possible."""
+    return aside.by in ("target", "planish")
+
+
+# -- in which order ----------------------------------------------------------------------
+
+
+def _rank(name: str, case: _Case) -> tuple[float, ...]:
+    """What sorts techniques: predicted bytes first for size, else what the workload favours."""
+    few_first = case.few is not None and case.few > 0.5
+    by_speed = (_FEW_ROWS if few_first else _MANY_ROWS).index(name)
+    if case.goal != "size":
+        return (by_speed,)
+    return (_bytes(_MOVES[name], case), by_speed)
+
+
+def _bytes(move: _Move, case: _Case) -> int:
+    """Bytes of the weights afterwards, to the megabyte hundredth: nearer ones are alike."""
+    bits = float(move.bits)
+    if move.pass_name == "weight-only":
+        bits += (32 + move.bits) / _block(case.target)
+    after = (n * (bits if kind in move.kinds else 32) / 8 for kind, n in case.elements.items())
+    return round(sum(after) / 1e4)
+
+
+def _made(name: str, case: _Case) -> Iterator[Proposal]:
+    for pipeline, reason in _MOVES[name].pipelines(case.target):
+        yield Proposal(f"{LOSSLESS},{pipeline}", f"{reason}{_because(name, case)}", name)
+
+
+def _because(name: str, case: _Case) -> str:
+    """What of the workload and the target speaks for it."""
+    if name.startswith("weight-only") and case.few is not None and case.goal != "size":
+        most = case.target.weight_only.most_rows
+        known = f"up to {most}" if most is not None else "one; the break-even is unknown"
+        return f"; {100 * case.few:.0f} % of the linear weights meet few rows ({known})"
+    ratio = case.target.int8.speed_ratio
+    if name.startswith("int8") and ratio is not None:
+        return f"; large 8-bit products run {ratio:g}x as fast as float ones"
+    return ""
+
+
+# -- what passes make of a technique -------------------------------------------------------
+
+
+def _block(target: Target) -> int:
+    """The block size nearest to the usual one that the target's kernels take."""
+    blocks = target.weight_only.blocks or (BLOCK,)
+    return min(blocks, key=lambda block: (abs(block - BLOCK), block))
+
+
+def _weight_only(bits: int, reason: str) -> Callable[[Target], tuple[tuple[str, str], ...]]:
+    def pipelines(target: Target) -> tuple[tuple[str, str], ...]:
+        options = [f"bits={bits}"] if bits != 4 else []
+        options += [f"block={_block(target)}"] if _block(target) != BLOCK else []
+        text = f"weight-only{{{' '.join(options)}}}" if options else "weight-only"
+        return ((text, reason),)
+
+    return pipelines
+
+
+def _static(target: Target) -> tuple[tuple[str, str], ...]:
+    equalized = "scales moved from activations into weights make static ranges tighter"
+    return (
+        ("quantize{scheme=static}", "static ranges cost nothing at run time"),
+        ("equalize,quantize{scheme=static}", equalized),
+    )
+
+
+def _dynamic(target: Target) -> tuple[tuple[str, str], ...]:
+    return (("quantize", "ranges taken at run time follow each input"),)
+
+
+_TABLES_TOO = frozenset({"linear", "embedding"})
+_MOVES: dict[str, _Move] = {
+    "weight-only-int4": _Move(
+        "weight-only", _TABLES_TOO, 4, _weight_only(4, "4-bit weights are an eighth to read")
+    ),
+    "int8-static": _Move(
+        "quantize", frozenset({"linear", "conv"}), 8, _static, needs_data=True
+    ),
+    "int8-dynamic": _Move("quantize", _TABLES_TOO, 8, _dynamic),
+    "weight-only-int8": _Move(
+        "weight-only", _TABLES_TOO, 8, _weight_only(8, "8-bit weights lose least")
+    ),
+    "weight-only-int2": _Move("weight-only", _TABLES_TOO, 2, _weight_only(2, "2-bit weights")),
+}  # fmt: skip
+"""By technique; those missing have no pass."""
+_FEW_ROWS = (
+    "weight-only-int4", "int8-static", "int8-dynamic", "weight-only-int8", "weight-only-int2"
+)  # fmt: skip
+_MANY_ROWS = (
+    "int8-static", "int8-dynamic", "weight-only-int4", "weight-only-int8", "weight-only-int2"
+)  # fmt: skip
+"""Techniques from fast to slow: ranges that are known cost nothing at run time."""
+
+
+def _elements(sites: Sequence[Site]) -> dict[str, int]:
+    """Weights of the sites by kind; kinds without any are missing."""
+    found: dict[str, int] = {}
+    for site in sites:
+        tensor = constant_tensor(site.weight)
+        if tensor is not None:
+            found[site.kind] = found.get(site.kind, 0) + int(tensor.size)
+    return found
+
+
+def _with_few(case: _Case, few: float | None) -> _Case:
+    return _Case(case.target, case.goal, case.calibrated, case.opset, case.elements, few)

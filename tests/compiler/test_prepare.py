@@ -260,7 +260,7 @@ def test_an_opset_that_cannot_be_raised_stays_and_is_told(
     (remark,) = [r for r in each.remarks if r.code == "opset-kept"]
     assert "Odd" in remark.sentence
     shop = each.workshop
-    assert propose(shop.rewriter.model, kit.target(), calibrated=True) == []
+    assert not propose(shop.rewriter.model, kit.target(), calibrated=True).proposals
     assert shop.judged(shop.build("canonicalize")).quality.verdict == "within-budget"
 
 
