@@ -1,8 +1,9 @@
 """8-bit integers: static and dynamic layers, convolutions and embedding tables.
 
-Weights are symmetric int8 per output channel; activations are uint8 per tensor, calibrated
-(static) or taken at run time (dynamic). Softmax, normalisation, activation functions and
-residual additions stay float: they are cheap, and rounding hurts most there.
+Weights are symmetric int8 per output channel; activations are uint8 per tensor (int8 where the
+target multiplies two signed factors), calibrated (static) or taken at run time (dynamic). Softmax,
+normalisation, activation functions and residual additions stay float: they are cheap, and rounding
+hurts most there.
 """
 
 from __future__ import annotations
@@ -45,10 +46,17 @@ from .api import (
 from .math.affine import affine_params, dequantize, quantize_weight
 from .math.bias import bias_correction_conv, bias_correction_linear
 from .math.calibrate import CALIBRATORS
+from .math.saturation import conv_filters, conv_rows, safe_codes, sums_in_pairs
 
 MIN_TABLE_BYTES = 1 << 16
 """Tables smaller than this save less than the two extra nodes are worth."""
 IN_BODY = "it stands inside a branch or a loop, where ranges are not observed; left in float"
+PAIR_SAFE = (
+    "no sum of two of its products can leave the 16 bits in which the target adds them, whatever "
+    "the input: its weights keep 7 to 8 bits, column by column, for that"
+)
+DYNAMIC_DTYPE = "uint8"
+"""DynamicQuantizeLinear makes no other."""
 MASK_MAGNITUDE = 1e4
 """A value this far below zero, alone in its range, is an additive mask, not an activation."""
 
@@ -92,13 +100,16 @@ class Quantize(Pass):
     """Store weights in 8 bits and compute linear layers and convolutions in integers.
 
     What it does: linear layers and convolutions get int8 weights (symmetric, per output
-    channel) and uint8 inputs; embedding tables get int8 rows. Static ranges come from
-    calibration data with padding left out; dynamic ranges are taken at run time.
+    channel) and uint8 inputs (int8 ones where the target has kernels for two signed factors);
+    embedding tables get int8 rows. Static ranges come from calibration data with padding left
+    out; dynamic ranges are taken at run time.
     When it applies: float layers at least as large as the target's break-even; static only
     with calibration data; convolutions only static.
     What it costs: rounding, measured per site as relative squared error of its output.
     What stays float, and why: softmax, normalisation, GELU and residual additions, since
     they are cheap and lose most; layers too small to gain.
+    Where the target adds two products in 16 bits: each column keeps as many of 8 bits as leave
+    no pair of weights that could saturate, for any input (remark ``pair-safe``); 7 always do.
     Guarantee: integer codes and scales are those whose loss was measured.
     Example: ``quantize{scheme=static calibrator=percentile exclude=classifier}``
     """
@@ -132,7 +143,7 @@ class Quantize(Pass):
         if site.kind == "embedding":
             return _perturb_table(site)
         if candidate.setting == "dynamic":
-            return self._perturb_layer(site, FakeQuant(ctx.target.int8.activation_dtype), None, ctx)
+            return self._perturb_layer(site, FakeQuant(DYNAMIC_DTYPE), None, ctx)
         stats = ctx.analysis(STATS, self._requests(ctx))
         output = None
         if site.kind == "conv" and ctx.target.int8.conv_needs_output_quant:
@@ -260,7 +271,7 @@ class Quantize(Pass):
     ) -> Perturbation:
         weight = _weight(site)
         axis = 1 if site.kind == "linear" else 0
-        codes, scale = quantize_weight(weight, axis, ctx.target.int8.weight_bits)
+        codes, scale = _codes(site, weight, ctx)
         rounded = dequantize(codes, scale, 0, axis)
         bias = self._corrected_bias(site, weight, rounded, ctx)
         x, y = _input(site), site.output
@@ -294,6 +305,21 @@ class Quantize(Pass):
             groups = attribute(site.nodes[0], "group", 1)
             shift = bias_correction_conv(weight, rounded, stats.mean, groups)
         return (bias + shift).astype(bias.dtype)
+
+
+def _codes(site: Site, weight: np.ndarray, ctx: Context) -> tuple[np.ndarray, np.ndarray]:
+    """int8 codes and a float32 scale per output channel; kept from saturating where they could."""
+    int8, axis = ctx.target.int8, 1 if site.kind == "linear" else 0
+    if not int8.saturates:
+        return quantize_weight(weight, axis, int8.weight_bits)
+    groups = attribute(site.nodes[0], "group", 1)
+    if site.kind == "conv" and not sums_in_pairs(weight.shape, groups):
+        return quantize_weight(weight, axis)
+    ctx.remark("note", site.name, "pair-safe", PAIR_SAFE)
+    if site.kind == "linear":
+        return safe_codes(weight)
+    codes, scale = safe_codes(conv_rows(weight))
+    return conv_filters(codes, weight.shape), scale
 
 
 # -- lowering --------------------------------------------------------------------------

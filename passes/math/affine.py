@@ -100,8 +100,7 @@ def quantize_weight(
     """Symmetric weights per channel: float [...] -> int8 [...], scale float32 [C].
 
     C = w.shape[axis]; rows of an embedding table are axis 0. scale = max|w| / qmax with
-    qmax = 127 for 8 bits and 63 for 7 (7 keeps the 16-bit pair sums of u8 x s8 kernels
-    without VNNI from saturating). A channel of zeros takes the largest scale of the
+    qmax = 127 for 8 bits and 63 for 7. A channel of zeros takes the largest scale of the
     others: a bias kept in steps of (input scale * this scale) must neither overflow nor
     lose its digits. ``min_scale`` (scalar or [C]) raises scales further for that reason.
     Raises InputError for weights that are not finite, UsageError for other widths.
@@ -117,22 +116,6 @@ def quantize_weight(
     for part in _parts(values):
         codes[part] = np.clip(np.rint(values[part] / _part(steps, part)), -qmax, qmax)
     return codes, scale
-
-
-def pair_sum_safe(q: NDArray[np.int8]) -> bool:
-    """Whether no u8 activation can saturate the 16-bit sums of ``vpmaddubsw``: q int8 [K, N].
-
-    The instruction adds a1*w1 + a2*w2 of two neighbours along K into an int16, a in 0..255.
-    The extremes are 255 times the sum of the positive, or of the negative, weights of the
-    pair, so both sums must stay within 128 (weights of unlike sign cannot add up; |w1| +
-    |w2| <= 128 suffices). Every pair of neighbours is tested, whatever the packing's start.
-    Source: Intel SDM, PMADDUBSW; OpenVINO and ONNX Runtime call this the saturation issue.
-    """
-    wide = q.astype(np.int16)
-    above, below = np.maximum(wide, 0), np.minimum(wide, 0)
-    highest = np.max(above[:-1] + above[1:], initial=0)
-    lowest = np.min(below[:-1] + below[1:], initial=0)
-    return bool(highest <= 128 and lowest >= -128)
 
 
 def _checked_ranges(lo: ArrayLike, hi: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:

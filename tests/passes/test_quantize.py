@@ -110,13 +110,18 @@ def test_weights_are_codes_with_a_scale_for_each_output(graphs: ModuleType, sche
     np.testing.assert_allclose(codes * scale, rounded(W, 1), rtol=1e-5, atol=1e-7)
 
 
-def test_a_target_whose_sums_saturate_gets_seven_bits(graphs: ModuleType) -> None:
+def test_where_sums_of_two_products_saturate_no_pair_of_codes_can(graphs: ModuleType) -> None:
     text = head("float[n, 64] x", "float[n, 64] y") + "{ y = MatMul(x, w) }"
     bench = graphs.Bench(graphs.parse(text, w=array(64, 64)), FEEDS, target="x86-avx2")
     bench.run("quantize", scheme="dynamic")
     codes = constant_array(bench.model.graph.initializers["linear1.weight_quantized"])
     assert codes is not None
-    np.testing.assert_array_equal(np.abs(codes.astype(int)).max(axis=0), 63)
+    pairs = codes.astype(int).reshape(32, 2, 64)
+    lowest, highest = np.minimum(pairs, 0).sum(axis=1), np.maximum(pairs, 0).sum(axis=1)
+    assert 255 * highest.max() <= 32767
+    assert 255 * lowest.min() >= -32768
+    assert np.abs(codes.astype(int)).max(axis=0).min() >= 64
+    assert bench.remarks("note")["linear1"].code == "pair-safe"
 
 
 @pytest.mark.parametrize("scheme", ["dynamic", "static"])

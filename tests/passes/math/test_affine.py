@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
@@ -20,7 +19,6 @@ from planish.passes.math.affine import (
     dequantize,
     fake_quantize,
     integer_limits,
-    pair_sum_safe,
     quantize,
     quantize_weight,
 )
@@ -228,33 +226,3 @@ def test_weights_that_are_not_finite_are_refused(bad: float) -> None:
 def test_other_widths_are_refused() -> None:
     with pytest.raises(UsageError, match="not 4"):
         quantize_weight(np.ones((2, 2), np.float32), 1, bits=4)
-
-
-def saturates(q: NDArray[np.int8]) -> bool:
-    """Whether any pair of activations overflows int16: every corner of 0..255, tried."""
-    weights = q.astype(np.int64)
-    sums = [a * weights[:-1] + b * weights[1:] for a, b in itertools.product((0, 255), repeat=2)]
-    return any(bool((s > 32767).any() or (s < -32768).any()) for s in sums)
-
-
-@settings(max_examples=300)
-@given(hnp.arrays(np.int8, st.tuples(st.integers(1, 5), st.integers(1, 3))))
-def test_pair_sums_are_safe_exactly_when_no_activation_saturates(q: NDArray[np.int8]) -> None:
-    assert pair_sum_safe(q) is not saturates(q)
-
-
-@pytest.mark.parametrize(
-    ("pair", "safe"),
-    [((64, 64), True), ((65, 64), False), ((-64, -64), True), ((-64, -65), False)],
-)
-def test_pair_sums_at_the_limit(pair: tuple[int, int], safe: bool) -> None:
-    q = np.array(pair, dtype=np.int8)[:, None]
-    assert pair_sum_safe(q) is safe
-    assert saturates(q) is not safe
-
-
-def test_weights_of_unlike_sign_and_seven_bit_weights_are_safe() -> None:
-    assert pair_sum_safe(np.array([[127], [-128], [127]], dtype=np.int8))
-    w = np.random.default_rng(0).normal(size=(64, 16)).astype(np.float32)
-    assert pair_sum_safe(quantize_weight(w, 1, bits=7)[0])
-    assert not pair_sum_safe(quantize_weight(np.ones((2, 1), np.float32), 1)[0])
