@@ -24,7 +24,7 @@ from .importing.normalise import (
     strip_metadata,
     unique_names,
 )
-from .importing.protocheck import check_proto, check_versions
+from .importing.protocheck import check_parts, check_proto, check_versions
 from .importing.read import read_proto
 from .provenance import Remark
 from .signature import Signature
@@ -35,6 +35,8 @@ from .storage.sparse import densify
 from .storage.stamp import Stamp, check_unchanged, stamp
 from .types.shapes import infer_shapes
 from .verify import violations
+
+FIRST_IR_WITH_DEFAULTS = 4  # before, every weight had to be an input as well
 
 Source = str | Path | onnx.ModelProto | ir.Model
 
@@ -77,6 +79,32 @@ def load_model(source: Source, *, keep_overridable: bool = False) -> Imported:
     path = Path(source).absolute()  # links stay: weights lie beside the link
     proto, state = read_proto(path)
     return _from_proto(proto, path, keep_overridable, state)
+
+
+def load_as_written(path: str | Path) -> ir.Model:
+    """The model of a file with the nodes, names and versions that it has there, shapes inferred.
+
+    For who looks at a file, not for passes: versions may be too new for any runtime, constants
+    stay nodes. Calls of the model's own functions are inlined, as runtimes do. Raises
+    ``InputError`` as ``load_model`` does.
+    """
+    path = Path(path).absolute()
+    where = str(path)
+    proto, _ = read_proto(path)
+    mend_proto(proto)
+    check_parts(proto, where)
+    densify(proto, where)
+    model = _deserialized(proto, where)
+    rename_standard_domain(model)
+    forget_negative_sizes(model)
+    inline_functions(model, where)
+    check_external(model, path.parent, where)
+    load_attributes(model.graph)
+    _sorted(model, where)
+    if model.ir_version < FIRST_IR_WITH_DEFAULTS:
+        drop_overridable(model)
+    infer_shapes(model, fill_outputs=True)
+    return model
 
 
 def _from_proto(

@@ -26,25 +26,26 @@ from ...ir.graph import (
     consumers,
     dims,
     is_constant,
+    operator,
     producer,
+    rank,
     scalar,
     single_consumer,
 )
 from ...ir.qdq import COMPUTE_OPS, is_dequantized
 from ...ir.rewriter import Rewriter
+from ...targets.rules.fusion import (
+    ABSORBED,
+    absorbs,
+    activation_fuses,
+    merged_add,
+    merges,
+    other_operand,
+    quantized_unasked,
+)
 from .double_norms import unfuse_double_norm
 
 INT32_LIMIT = float(2**31 - 1)
-ABSORBED = frozenset({"Relu", "Clip"})
-TRANSPARENT = frozenset(
-    "Expand Identity MaxPool Pad Reshape Slice Squeeze Transpose Unsqueeze".split()
-)
-"""Ops through which the runtime moves a quantizer, or that it removes before it looks."""
-QUANTIZED_UNASKED = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-FUSED_ACTIVATIONS = frozenset(
-    "Elu HardSigmoid LeakyRelu Relu Selu Sigmoid Softplus Softsign Tanh ThresholdedRelu".split()
-)
-"""Activations that the runtime merges into a Gemm before it looks for integer kernels."""
 
 
 @dataclass(frozen=True)
@@ -95,30 +96,24 @@ def _read_unrounded(node: ir.Node, rewriter: Rewriter) -> Iterator[Legalised]:
 def _rounds_quantized_conv(node: ir.Node) -> bool:
     """Whether it rounds what a convolution of rounded inputs gives.
 
-    An activation may stand between that a grid which begins at zero absorbs.
+    An activation may stand between that the grid absorbs.
     """
     made = producer(node.inputs[0])
-    if made is not None and made.op_type in ABSORBED and _begins_at_zero(node):
+    if made is not None and made.op_type in ABSORBED and absorbs(node, made):
         made = producer(made.inputs[0])
     return made is not None and made.op_type == "Conv" and all(map(is_dequantized, made.inputs[:2]))
-
-
-def _begins_at_zero(node: ir.Node) -> bool:
-    zero = node.inputs[2] if len(node.inputs) > 2 else None
-    return zero is None or (zero.dtype == ir.DataType.UINT8 and scalar(zero) == 0)
 
 
 def _bias_of_quantized(node: ir.Node, rewriter: Rewriter) -> Iterator[Legalised]:
     """A quantized MatMul whose bias would pull it into a float Gemm."""
     if node.op_type != "MatMul" or node.domain or not all(is_dequantized(v) for v in node.inputs):
         return
-    add = single_consumer(node.outputs[0])
-    if add is None or not _merges(add, node):
+    add, flat = single_consumer(node.outputs[0]), rank(node.inputs[0]) == 2
+    if add is None or not (merges(add, node) or (flat and _adds_constant(add, node))):
         return
     name = str(add.outputs[0].name)
     bias = _int32_bias(node, add)
-    flat = node.inputs[0] is not None and len(node.inputs[0].shape or ()) == 2
-    if bias is None or not flat or _activation_fuses(add.outputs[0]):
+    if bias is None or not flat or activation_fuses(add.outputs[0]):
         _as_sum(add, rewriter)
         yield Legalised(name, "bias-apart", "the bias is added apart, so that the product is int8")
         return
@@ -126,20 +121,19 @@ def _bias_of_quantized(node: ir.Node, rewriter: Rewriter) -> Iterator[Legalised]
     yield Legalised(name, "int32-bias", "the bias is int32, so that one integer kernel takes it")
 
 
+def _adds_constant(add: ir.Node, node: ir.Node) -> bool:
+    """Whether it adds a constant that may become an int32 bias, be it one number for all."""
+    if operator(add) != ("", "Add") or len(add.inputs) != 2:
+        return False
+    bias = other_operand(add, node.outputs[0])
+    return is_constant(bias) and (rank(bias) or 0) <= 2
+
+
 def _float_between(node: ir.Node, rewriter: Rewriter) -> Iterator[Legalised]:
     """A float layer that the runtime would quantize on its own."""
-    if node.op_type not in QUANTIZED_UNASKED or node.domain:
+    if not quantized_unasked(node):
         return
-    if not _dequantized_in_front(node.inputs[0]) or not is_constant(node.inputs[1]):
-        return
-    last = node
-    if node.op_type == "MatMul":
-        add = single_consumer(node.outputs[0])
-        if add is None or not _merges(add, node):
-            return
-        last = add
-    if not _quantized_behind(last.outputs[0]):
-        return
+    last = merged_add(node) or node
     if last is not node:
         _as_sum(last, rewriter)
     elif not _bias_apart(node, rewriter):
@@ -182,7 +176,7 @@ def _as_integer_gemm(
 def _int32_bias(node: ir.Node, add: ir.Node) -> tuple[np.ndarray, np.ndarray] | None:
     """The bias in steps of input scale times weight scale, [N]; None where it does not fit."""
     x, w = producer(node.inputs[0]), producer(node.inputs[1])
-    array, weight_shape = _added_constant(add, node.outputs[0]), dims(node.inputs[1])
+    array, weight_shape = constant_array(other_operand(add, node.outputs[0])), dims(node.inputs[1])
     if x is None or w is None or array is None or weight_shape is None:
         return None
     x_scale, w_scale = scalar(x.inputs[1]), constant_array(w.inputs[1])
@@ -230,47 +224,3 @@ def _as_sum(add: ir.Node, rewriter: Rewriter) -> None:
     )
     rewriter.take_over(add.outputs[0], made.outputs[0])
     rewriter.remove(add)
-
-
-def _merges(add: ir.Node, product: ir.Node) -> bool:
-    """Whether the runtime would merge MatMul and Add into a Gemm.
-
-    It does for two axes, whatever is added, and for a constant vector also where every size
-    is known.
-    """
-    bias, x = _added_constant(add, product.outputs[0]), product.inputs[0]
-    if add.op_type != "Add" or add.domain or x is None or x.shape is None:
-        return False
-    if len(x.shape) == 2:
-        return bias is None or bias.ndim <= 2
-    return bias is not None and bias.ndim <= 1 and all(isinstance(d, int) for d in x.shape)
-
-
-def _added_constant(add: ir.Node, value: ir.Value) -> np.ndarray | None:
-    """The constant that an Add adds to the value, on either side."""
-    if add.op_type != "Add" or add.domain:
-        return None
-    left, right = add.inputs
-    return constant_array(right if left is value else left)
-
-
-def _activation_fuses(value: ir.Value) -> bool:
-    """Whether a float Gemm with activation would be made, instead of an integer one."""
-    reader = single_consumer(value)
-    if reader is None or reader.op_type not in FUSED_ACTIVATIONS:
-        return False
-    return not _quantized_behind(value)
-
-
-def _dequantized_in_front(value: ir.Value | None) -> bool:
-    node = producer(value)
-    while node is not None and node.op_type in TRANSPARENT and node.inputs:
-        node = producer(node.inputs[0])
-    return node is not None and node.op_type == "DequantizeLinear"
-
-
-def _quantized_behind(value: ir.Value) -> bool:
-    node = single_consumer(value)
-    while node is not None and node.op_type in ABSORBED | TRANSPARENT:
-        node = single_consumer(node.outputs[0])
-    return node is not None and node.op_type == "QuantizeLinear"

@@ -42,6 +42,11 @@ def check_proto(proto: onnx.ModelProto, where: str) -> None:
     """Raise ``InputError`` for the first thing that makes this no usable model."""
     opsets = {o.domain: o.version for o in proto.opset_import}
     check_versions(proto.ir_version, opsets, where)
+    check_parts(proto, where)
+
+
+def check_parts(proto: onnx.ModelProto, where: str) -> None:
+    """As ``check_proto``, whatever the versions."""
     if not _is_text(proto):
         hint = "copy or download it again, and compare the checksums"
         raise InputError("the file is damaged: a name in it is no text", where=where, hint=hint)

@@ -1,0 +1,130 @@
+"""Rules on operators that multiply integers by themselves, and on what their sums can hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from ...ir.graph import constant_array, constant_tensor, given, operator
+from ..schema import Target
+from .layers import Layer, integer
+from .rule import Finding, Rule, View, on_cpu
+
+# Positions of the activation and the weight, by "(domain:)op".
+_OPERANDS: Mapping[str, tuple[int, int]] = MappingProxyType(
+    {
+        "QLinearMatMul": (0, 3),
+        "QLinearConv": (0, 3),
+        "MatMulInteger": (0, 1),
+        "ConvInteger": (0, 1),
+        "com.microsoft:QGemm": (0, 3),
+        "com.microsoft:MatMulIntegerToFloat": (0, 1),
+        "com.microsoft:DynamicQuantizeMatMul": (0, 1),
+    }
+)
+_PAIR_LIMIT = 128
+"""255 times a sum of two weights beyond this is no 16-bit number: 255 x 129 = 32895."""
+
+
+def _signed_pairs(view: View) -> Iterator[Finding]:
+    for node in view.of(*_OPERANDS):
+        left, right = (given(node, i) for i in _positions(node))
+        if _dtype(left) == ir.DataType.INT8:
+            weight = _dtype(right)
+            yield Finding(node, f"int8 x {'codes' if weight is None else weight.name.lower()}")
+
+
+def _dtype(value: ir.Value | None) -> ir.DataType | None:
+    tensor = constant_tensor(value)
+    return tensor.dtype if tensor is not None else None if value is None else value.dtype
+
+
+def _positions(node: ir.Node) -> tuple[int, int]:
+    domain, op = operator(node)
+    return _OPERANDS[f"{domain}:{op}" if domain else op]
+
+
+def _saturating(view: View) -> Iterator[Finding]:
+    for layer in view.static:
+        grid = layer.weight
+        codes = None if grid is None else grid.node.inputs[0]
+        if grid is not None and _dtype(codes) == ir.DataType.INT8:
+            yield from _finding(layer.node, codes, _sum_axis(layer))
+    for node in view.of(*_OPERANDS):
+        codes = given(node, _positions(node)[1])
+        if constant_tensor(codes) is not None and _dtype(codes) == ir.DataType.INT8:
+            yield from _finding(node, codes, None if "Conv" in node.op_type else -2)
+
+
+def _finding(node: ir.Node, codes: ir.Value | None, axis: int | None) -> Iterator[Finding]:
+    array = constant_array(codes)
+    count = 0 if array is None else pairs_beyond(array, axis)
+    if count:
+        yield Finding(node, f"{count} {'pair' if count == 1 else 'pairs'} of weights")
+
+
+def _sum_axis(layer: Layer) -> int | None:
+    """The axis of the codes that products are summed over; None for a convolution."""
+    grid = layer.weight
+    if grid is None or layer.node.op_type.startswith("Conv"):
+        return None
+    turned = layer.node.op_type == "Gemm" and bool(integer(layer.node, "transB", 0))
+    if grid is layer.left:
+        return grid.axis_of(-1)
+    return grid.axis_of(-1 if turned else -2)
+
+
+def pairs_beyond(codes: npt.NDArray[np.int8], axis: int | None) -> int:
+    """How many pairs of neighbouring weights can push a sum of two products beyond 16 bits.
+
+    axis: along which products are summed, in pairs (0, 1), (2, 3), …. None: a convolution
+    [O, I, …], where the order in memory is the kernel's: an output channel with any two weights
+    that could do it counts once.
+    """
+    if axis is None:
+        ends = np.sort(codes.reshape(len(codes), -1).astype(np.int16), axis=1)
+        if ends.shape[1] < 2:
+            return 0
+        beyond = (ends[:, -2:].sum(1) > _PAIR_LIMIT) | (ends[:, :2].sum(1) < -_PAIR_LIMIT)
+        return int(beyond.sum())
+    rows = np.moveaxis(codes, axis, 0)
+    even = rows[: len(rows) // 2 * 2].astype(np.int16)
+    return int((np.abs(even[0::2] + even[1::2]) > _PAIR_LIMIT).sum())
+
+
+def _unsigned_pairs(target: Target) -> str:
+    if on_cpu(target):
+        return on_cpu(target)
+    return "" if target.int8.kernels == "u8s8" else "signed products are fast on this target"
+
+
+def _sums_of_16_bits(target: Target) -> str:
+    return "" if target.int8.saturates else "the target sums products in 32 bits"
+
+
+RULES = (
+    Rule(
+        "signed-products",
+        "Signs of the operands of QLinearMatMul, QLinearConv, MatMulInteger and their like.",
+        _signed_pairs,
+        "the kernel for signed activations is many times slower than float on this target, and "
+        "the runtime repairs signs only in Q/DQ pairs",
+        "write Q/DQ pairs instead of integer operators, or quantize activations to uint8",
+        "slow",
+        _unsigned_pairs,
+    ),
+    Rule(
+        "pair-sums-saturate",
+        "8-bit weights of quantized layers, read from the file.",
+        _saturating,
+        "without a dot-product instruction the sum of two products is kept in 16 bits: these "
+        "weights can push it beyond, and results are then wrong without a word",
+        "keep weights in 7 bits (reduce_range=True), or compile for a target with VNNI",
+        "error",
+        _sums_of_16_bits,
+    ),
+)
