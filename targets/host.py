@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ..ir.errors import TargetError
+from .schema import HOST as HOST
 from .schema import Runtime, Target
+from .techniques import compiles, has_backend
 from .tomlfile import catalog_files, read_target
 
-HOST = "host"
 CPUINFO = Path("/proc/cpuinfo")
 
 _ARCHITECTURES = {"amd64": "x86_64", "x86_64": "x86_64", "arm64": "aarch64", "aarch64": "aarch64"}
@@ -58,7 +59,8 @@ def probe_host(machine: Machine | None = None) -> Target:
     """
     here = machine or read_machine()
     catalog = [read_target(path) for path in catalog_files().values()]
-    fitting = [t for t in catalog if t.kind == "class" and not _hardware_problem(t, here)]
+    classes = [t for t in catalog if t.kind == "class" and has_backend(t)]
+    fitting = [t for t in classes if not _hardware_problem(t, here)]
     if not fitting:
         raise TargetError(f"no target of the catalogue fits this machine ({here.arch})")
     best = max(fitting, key=lambda target: (len(target.features), target.name))
@@ -70,8 +72,9 @@ def probe_host(machine: Machine | None = None) -> Target:
 
 def executable_here(target: Target, machine: Machine | None = None) -> Executable:
     """Whether the target's runtime is installed and this machine has what the target requires."""
-    problem = _hardware_problem(target, machine or read_machine())
-    problem = problem or _runtime_problem(target.runtime)
+    problem = _backend_problem(target) if target.device != "cpu" else ""
+    problem = problem or _hardware_problem(target, machine or read_machine())
+    problem = problem or _runtime_problem(target.runtime) or _backend_problem(target)
     return Executable(not problem, problem)
 
 
@@ -84,9 +87,15 @@ def _hardware_problem(target: Target, machine: Machine) -> str:
     return f"this machine lacks {', '.join(missing)}" if missing else ""
 
 
+def _backend_problem(target: Target) -> str:
+    return "" if has_backend(target) else compiles(target).sentence
+
+
 def _runtime_problem(wanted: Runtime) -> str:
     if importlib.util.find_spec(wanted.name) is None:
         return f"{wanted.name} is not installed"
+    if wanted.name != "onnxruntime":
+        return ""
     from .runtime import available_providers, runtime_version
 
     version = runtime_version()

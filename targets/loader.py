@@ -9,7 +9,7 @@ from ..ir.errors import TargetError, UsageError, near
 from .host import HOST, probe_host
 from .schema import Target
 from .techniques import has_backend, runtime_label
-from .tomlfile import catalog_files, read_target
+from .tomlfile import catalog_files, catalog_names, read_target
 
 
 def target_names() -> tuple[str, ...]:
@@ -17,20 +17,27 @@ def target_names() -> tuple[str, ...]:
     return (HOST, *catalog_files())
 
 
+def aliases() -> dict[str, str]:
+    """Further names of the catalogue's targets, each with the name that it stands for."""
+    files = catalog_files()
+    return {name: path.stem for name, path in catalog_names().items() if name not in files}
+
+
 def load_target(target: str | Path) -> Target:
-    """The target of that name, or of that TOML file (a path, or a text ending in ".toml").
+    """The target of that name or alias, or of that TOML file (a path, or a text ending in ".toml").
 
     Raises UsageError for an unknown name or a missing file, TargetError for a wrong file.
     """
     if target == HOST:
         return probe_host()
-    catalog = catalog_files()
-    if isinstance(target, str) and target in catalog:
-        return read_target(catalog[target])
+    known = catalog_names()
+    if isinstance(target, str) and target in known:
+        return read_target(known[target])
     if isinstance(target, Path) or target.endswith(".toml"):
-        return _read_user_file(Path(target))
+        return read_target(Path(target))
     raise UsageError(
-        f"unknown target {target!r}", hint=near(target, target_names()) + " Or give a .toml file."
+        f"unknown target {target!r}",
+        hint=near(target, [HOST, *known]) + " Or give a .toml file.",
     )
 
 
@@ -54,18 +61,3 @@ def require_backend(target: Target) -> None:
 
 def _compilable() -> list[str]:
     return [HOST, *(n for n, path in catalog_files().items() if has_backend(read_target(path)))]
-
-
-def _read_user_file(path: Path) -> Target:
-    target = read_target(path)
-    if target.name in target_names() and path.resolve() not in _catalog_paths():
-        raise UsageError(
-            f"the target file calls itself {target.name!r}, the name of another target",
-            where=str(path),
-            hint="give it a name of its own",
-        )
-    return target
-
-
-def _catalog_paths() -> set[Path]:
-    return {path.resolve() for path in catalog_files().values()}

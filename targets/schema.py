@@ -118,11 +118,11 @@ class WeightOnly:
 class Sparse:
     """Weights with zeros in a pattern that kernels skip.
 
-    patterns: ("2:4",), none where nothing skips them. rate: peak over the dense one. min_size:
-    smallest K and N of a product that gains.
+    patterns: ("2:4",), none where nothing skips them; None: unknown. rate: peak over the dense
+    one. min_size: smallest K and N of a product that gains.
     """
 
-    patterns: tuple[str, ...] = ()
+    patterns: tuple[str, ...] | None = None
     rate: float | None = None
     min_size: int | None = None
 
@@ -134,6 +134,10 @@ class Multiples:
     rank: int
     channels: int
     heads: int
+
+
+HOST = "host"
+"""The name under which the machine that compiles is probed; no file may have it."""
 
 
 class Figure(NamedTuple):
@@ -149,8 +153,8 @@ class Target:
     """Hardware and runtime that a model is compiled for.
 
     arch: instruction set of what computes. features: what must all be present: CPU flags as in
-    /proc/cpuinfo, or the compute capability of a GPU ("sm80"). min_gemm: smallest K and N of a
-    matrix product, min_conv_channels: fewest input and output channels of a convolution (per
+    /proc/cpuinfo, or the least compute capability of a GPU ("sm80"). min_gemm: smallest K and N of
+    a matrix product, min_conv_channels: fewest input and output channels of a convolution (per
     group), for which int8 pays. cores: physical ones that compute. clock_ghz: sustained by all.
     sources: where figures come from, by field path ("int8.weight_bits"). aliases: further names.
     notes: sentences on what no figure says. measured: tables of times that a probe wrote, which
@@ -187,7 +191,7 @@ class Target:
         return tuple(
             Figure(path, value, self.sources.get(path, ""))
             for path, value in _leaves(self)
-            if path not in _NAMING and value is not None
+            if path not in NAMING and value is not None
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -196,9 +200,10 @@ class Target:
         return plain
 
 
-_NAMING = frozenset(
+NAMING = frozenset(
     {"name", "summary", "kind", "aliases", "notes", "extends", "resolved", "sources", "measured"}
 )
+"""Fields that are no figures: names, sentences, and tables that say how they were measured."""
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
 _OPTION = re.compile(r"[^=\s]+=[^=\s]+")

@@ -123,6 +123,8 @@ def _narrow_float(field: str) -> Callable[[str, Target], Support]:
 
 
 def _sparse(technique: str, target: Target) -> Support:
+    if target.sparse.patterns is None:
+        return _refused(technique, UNKNOWN, target)
     if technique not in target.sparse.patterns:
         return _refused(technique, NO_SPARSE, target)
     rate = target.sparse.rate

@@ -6,14 +6,15 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import MISSING, dataclass, fields
+from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from ..ir.errors import TargetError, UsageError, near
-from .schema import LIMITS, Target
-from .tomltypes import build, quoted, row_class, table_class, unsuitable
+from .schema import HOST, LIMITS, NAMING, Target
+from .tomltypes import build, hints_of, quoted, row_class, table_class, unsuitable
 
-CATALOG = Path(__file__).parent / "catalog"
+CATALOG = Path(__file__).resolve().parent / "catalog"
 
 MAX_BYTES = 1 << 20
 
@@ -39,6 +40,11 @@ class TargetFile:
         """The error that names this file and the line of ``key``."""
         return TargetError(what, where=self.place(key), hint=hint)
 
+    def aliases(self) -> list[str]:
+        """Further names that the file claims; what is no text is left to the checks."""
+        claimed = self.table.get("aliases", [])
+        return [a for a in claimed if isinstance(a, str)] if isinstance(claimed, list) else []
+
     def place(self, key: tuple[str, ...]) -> str:
         """``file:line`` of ``key``, of the table around it, or the file alone."""
         line = line_of(self.text, key) or line_of(self.text, key[:-1])
@@ -48,6 +54,26 @@ class TargetFile:
 def catalog_files() -> dict[str, Path]:
     """Files of the catalogue by target name."""
     return {path.stem: path for path in sorted(CATALOG.glob("*.toml"))}
+
+
+def catalog_names() -> dict[str, Path]:
+    """Files of the catalogue by name, then by alias."""
+    return dict(_names_of(tuple(catalog_files().items())))
+
+
+@cache
+def _names_of(files: tuple[tuple[str, Path], ...]) -> dict[str, Path]:
+    """By name and alias. Raises TargetError where two files claim one name."""
+    links = [(name, _read(path)) for name, path in files]
+    claims = [(name, link, ("name",)) for name, link in links]
+    claims += [(a, link, ("aliases",)) for _, link in links for a in link.aliases()]
+    known: dict[str, TargetFile] = {}
+    for name, link, key in claims:
+        if name in known:
+            what = f"two targets are called {name!r}"
+            raise link.wrong(what, key, f"choose another name: {known[name].path} has this one")
+        known[name] = link
+    return {name: link.path for name, link in known.items()}
 
 
 def read_target(path: Path) -> Target:
@@ -60,6 +86,7 @@ def read_target(path: Path) -> Target:
     for link in chain:
         _check_table(link, link.table, Target, ())
         _check_sources(link)
+    _check_names(chain)
     merged: Table = {}
     for link in chain:
         merged = _merge(merged, link.table)
@@ -104,7 +131,7 @@ def _chain(path: Path) -> list[TargetFile]:
 
 
 def _parent_path(link: TargetFile, parent: str) -> Path:
-    known = catalog_files()
+    known = catalog_names()
     if parent in known:
         return known[parent]
     path = link.path.parent / parent
@@ -131,7 +158,7 @@ def _read(path: Path) -> TargetFile:
     except UnicodeDecodeError as error:
         raise TargetError("the target file is not text in UTF-8", where=str(path)) from error
     try:
-        return TargetFile(path, text, tomllib.loads(text))
+        return TargetFile(path, text, _parsed(text))
     except RecursionError as error:
         raise TargetError("the target file is nested too deeply", where=str(path)) from error
     except ValueError as error:  # TOMLDecodeError, and numbers of too many digits
@@ -140,8 +167,14 @@ def _read(path: Path) -> TargetFile:
         raise TargetError(f"the target file is not TOML: {error}", where=where) from error
 
 
+@lru_cache(maxsize=64)
+def _parsed(text: str) -> Table:
+    """Files are extended by many others: each is parsed once. Nobody changes the tables."""
+    return tomllib.loads(text)
+
+
 def _check_table(link: TargetFile, table: Table, cls: type, prefix: tuple[str, ...]) -> None:
-    known = {name: hint for name, hint in get_type_hints(cls).items() if name != _PROBED}
+    known = {name: hint for name, hint in hints_of(cls).items() if name != _PROBED}
     for name, value in table.items():
         key = (*prefix, name)
         dotted = ".".join(key)
@@ -173,11 +206,25 @@ def _tables_in(value: Any, hint: Any) -> list[tuple[Table, Any]]:
     return [(row, cls) for row in value] if (cls := row_class(hint)) else []
 
 
+def _check_names(chain: list[TargetFile]) -> None:
+    """No file has the name or alias of a file that it extends, of the catalogue, or of the host."""
+    taken = {HOST: "the machine that compiles, which is probed"}
+    taken |= {name: str(path) for name, path in catalog_names().items()}
+    for link in (link for link in chain if link.path.resolve().parent != CATALOG):
+        claims = [("name", link.table.get("name")), *(("aliases", a) for a in link.aliases())]
+        for key, name in claims:
+            if name in taken:
+                what = f"two targets are called {name!r}"
+                raise link.wrong(what, (key,), f"choose another name: {taken[name]} has this one")
+            if isinstance(name, str):
+                taken[name] = str(link.path)
+
+
 def _check_sources(link: TargetFile) -> None:
     sources = link.table.get("sources", {})
     if not isinstance(sources, dict):
         raise link.wrong("'sources' must be a table", ("sources",))
-    paths = set(_field_paths(Target)) - {*_OWN, "extends", "sources", _PROBED}
+    paths = _figure_paths()
     for path, text in sources.items():
         key = ("sources", path)
         if path not in paths:
@@ -187,9 +234,16 @@ def _check_sources(link: TargetFile) -> None:
             raise link.wrong(f"the source of {path!r} must be a text", key)
 
 
+@cache
+def _figure_paths() -> frozenset[str]:
+    """Paths of what can have a source."""
+    paths = _field_paths(Target)
+    return frozenset(p for p in paths if p not in NAMING and not p.startswith("measured."))
+
+
 def _field_paths(cls: Any, prefix: str = "") -> list[str]:
     paths: list[str] = []
-    for name, hint in get_type_hints(cls).items():
+    for name, hint in hints_of(cls).items():
         inner = table_class(hint)
         paths += _field_paths(inner, f"{prefix}{name}.") if inner else [prefix + name]
     return paths
@@ -215,7 +269,7 @@ def _set_paths(table: Mapping[str, Any]) -> list[str]:
 
 
 def _check_complete(link: TargetFile, table: Table, cls: Any, prefix: tuple[str, ...]) -> None:
-    hints = get_type_hints(cls)
+    hints = hints_of(cls)
     for item in fields(cls):
         key = (*prefix, item.name)
         optional = item.default is not MISSING or item.default_factory is not MISSING

@@ -9,12 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import is_dataclass
+from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 _ONE = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
 _MANY = {str: "texts", int: "whole numbers", float: "numbers", bool: "truths"}
 _LONGEST = 60
+
+
+@cache
+def hints_of(cls: Any) -> dict[str, Any]:
+    """Types of a dataclass's fields by name."""
+    return get_type_hints(cls)
 
 
 def bare(hint: Any) -> Any:
@@ -63,7 +70,7 @@ def convert(value: Any, hint: Any) -> Any:
 
 def build(cls: Any, table: dict[str, Any]) -> Any:
     """The dataclass of a table that was checked."""
-    hints = get_type_hints(cls)
+    hints = hints_of(cls)
     return cls(**{name: convert(value, hints[name]) for name, value in table.items()})
 
 

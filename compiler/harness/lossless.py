@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...passes.api import Semantics, registered
-from ...targets.loader import load_target, target_names
+from ...targets.loader import backend_of, load_target, target_names
 from ..policy import LOSSLESS
 from .subject import Subject
 
@@ -20,8 +20,12 @@ def chained() -> Subject:
 
 
 def cpu_targets() -> tuple[str, ...]:
-    """Names of the targets that the runtime's CPU provider serves, this host among them."""
-    return tuple(n for n in target_names() if load_target(n).runtime.provider == _CPU)
+    """Names of the classes that the runtime's CPU provider serves, and this host.
+
+    Machines are compiled for as their class is: they add rates, not rules.
+    """
+    targets = [load_target(name) for name in target_names()]
+    return tuple(t.name for t in targets if t.kind != "machine" and backend_of(t) is not None)
 
 
 def lossless_subjects(targets: tuple[str, ...]) -> tuple[Subject, ...]:
@@ -29,6 +33,3 @@ def lossless_subjects(targets: tuple[str, ...]) -> tuple[Subject, ...]:
     alone = [Subject(name) for name in lossless_passes()]
     pipelines = [Subject(LOSSLESS, target) for target in targets]
     return tuple(dict.fromkeys([*alone, chained(), *pipelines]))
-
-
-_CPU = "CPUExecutionProvider"

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 from planish.ir.errors import TargetError, UsageError
+from planish.targets import tomlfile
 from planish.targets.host import HOST
-from planish.targets.loader import load_target, target_names
+from planish.targets.loader import aliases, load_target, target_names
 from planish.targets.schema import Target
 from planish.targets.tomlfile import catalog_files, line_of, read_target
 
@@ -26,17 +27,6 @@ def write(folder: Path, text: str, name: str = "mine.toml") -> Path:
 def test_the_catalogue_has_the_names_people_type() -> None:
     assert set(target_names()) >= {"host", "generic", "x86-avx2", "x86-avx512-vnni"}
     assert target_names()[0] == HOST
-
-
-@pytest.mark.parametrize("name", CATALOG)
-def test_every_figure_of_the_catalogue_has_a_source(name: str) -> None:
-    target = load_target(name)
-    assert (target.name, target.kind) == (name, "class")
-    assert [f.path for f in target.figures() if not f.source] == []
-    for figure in target.figures():
-        assert not re.search(r"/(tmp|home|work|usr|opt)/", figure.source), figure
-        if figure.source.startswith("measured"):
-            assert re.search(r"onnxruntime \d+\.\d+\.\d+", figure.source), figure
 
 
 def test_what_a_machine_without_vnni_needs() -> None:
@@ -109,6 +99,29 @@ WRONG = {
     "too low": ("min_gemm = 0\n", 5, "must be at least 1", ""),
     "no version": ('[runtime]\nmin_version = "new"\n', 6, "must be a version", ""),
     "negative": ("[int8]\nspeed_ratio = -2.0\n", 6, "must be above 0", ""),
+    "a negative rate": (
+        "[rates]\nint8 = -1\n",
+        6,
+        "must be above 0: leave out what is unknown",
+        "",
+    ),
+    "a rate of zero": ("[rates]\nfp32 = 1\nint8 = 0.0\n", 7, "must be above 0", ""),
+    "endless": ("[memory]\nbandwidth_gbs = inf\n", 6, "must be a number", ""),
+    "no number": ("[memory]\ncapacity_gb = nan\n", 6, "must be a number", ""),
+    "too long a number": (f"cores = 0x{'F' * 5000}\nfoo = 1", 6, "unknown key 'foo'", ""),
+    "a negative number of cores": ("cores = -1\n", 5, "must be at least 1", ""),
+    "unknown dtype": ("[rates]\nint7 = 5\n", 6, "unknown key 'rates.int7'", "'int8'"),
+    "unknown float": ('[floats]\nfloat7 = "native"\n', 6, "'floats.float7'", "'float8'"),
+    "unknown support": ('[floats]\nfloat8 = "fast"\n', 6, "must be 'native' or 'widened'", ""),
+    "unknown activation": ('[int8]\nactivation_dtype = "int4"\n', 6, "'uint8' or 'int8'", ""),
+    "unknown technique": ("[weight_only]\nbit = [4]\n", 6, "'weight_only.bit'", "'bits'"),
+    "no such bits": ("[weight_only]\nbits = [4, 9]\n", 6, "whole numbers from 2 to 8", ""),
+    "bits twice": ("[weight_only]\nbits = [4, 4]\n", 6, "each once", ""),
+    "no power of two": ("[weight_only]\nblocks = [48]\n", 6, "powers of two", ""),
+    "no pattern": ('[sparse]\npatterns = ["half"]\n', 6, "texts such as '2:4'", ""),
+    "no option": ('[int8]\nsession_options = ["fast"]\n', 6, "session.qdqisint8allowed=1", ""),
+    "a table for a list": ("[aliases]\na = 1\n", 5, "must be a list of texts", ""),
+    "measured without a date": ('[measured]\ncpu = "x"\n', None, "sets no 'measured.date'", ""),
     "not a table": ("int8 = 3\n", 5, "'int8' must be a table", ""),
     "not TOML": ("min_gemm =\n", 5, "not TOML", ""),
     "source of nothing": ('[sources]\n"int8.bits" = "x"\n', 6, "which is no field", ""),
@@ -124,7 +137,7 @@ def test_a_wrong_file_is_located(case: str, tmp_path: Path) -> None:
     path = write(tmp_path, MINE + tail)
     with pytest.raises(TargetError, match=re.escape(said)) as caught:
         load_target(path)
-    assert caught.value.where == f"{path}:{line}"
+    assert caught.value.where == (f"{path}:{line}" if line else str(path))
     assert advised in caught.value.hint
 
 
@@ -175,10 +188,66 @@ def test_a_file_that_extends_nothing_must_be_complete(tmp_path: Path) -> None:
 
 
 def test_the_catalogues_names_are_taken(tmp_path: Path) -> None:
-    for name in ("generic", HOST):
-        with pytest.raises(UsageError, match=f"calls itself '{name}'"):
-            load_target(write(tmp_path, MINE.replace('"mine"', f'"{name}"')))
+    for name in ("generic", "x86-amx", "nvidia-a100", HOST):
+        path = write(tmp_path, MINE.replace('"mine"', f'"{name}"'))
+        with pytest.raises(TargetError, match=f"two targets are called '{name}'") as caught:
+            load_target(path)
+        assert caught.value.where == f"{path}:1"
     assert load_target(catalog_files()["generic"]).name == "generic"
+
+
+@pytest.mark.parametrize("alias", ["generic", "nvidia-a100", "host", "mine", "base"])
+def test_an_alias_is_a_name_like_any_other(alias: str, tmp_path: Path) -> None:
+    write(tmp_path, MINE.replace('"mine"', '"base"'), "base.toml")
+    text = MINE.replace("x86-avx2", "base.toml") + f'aliases = ["fine", "{alias}"]\n'
+    path = write(tmp_path, text)
+    with pytest.raises(TargetError, match=f"two targets are called '{alias}'") as caught:
+        load_target(path)
+    assert caught.value.where == f"{path}:5"
+    assert load_target(write(tmp_path, text.replace(f'"{alias}"]', '"other"]'))).aliases == (
+        "fine",
+        "other",
+    )
+
+
+def test_two_files_of_one_name_do_not_extend_each_other(tmp_path: Path) -> None:
+    base = write(tmp_path, MINE, "base.toml")
+    path = write(tmp_path, MINE.replace("x86-avx2", "base.toml"))
+    with pytest.raises(TargetError, match="two targets are called 'mine'") as caught:
+        load_target(path)
+    assert (caught.value.where, str(base) in caught.value.hint) == (f"{path}:1", True)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "line"),
+    [('name = "a"\n', 'name = "b"\naliases = ["a"]\n', 2), ("", 'aliases = ["x"]\n', 1)],
+)
+def test_two_files_of_a_catalogue_with_one_name_are_both_named(
+    first: str, second: str, line: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = {
+        "a": write(tmp_path, first + ('aliases = ["x"]\n' if not first else ""), "a.toml"),
+        "b": write(tmp_path, second, "b.toml"),
+    }
+    monkeypatch.setattr(tomlfile, "catalog_files", lambda: files)
+    with pytest.raises(TargetError, match="two targets are called") as caught:
+        load_target("a")
+    assert caught.value.where == f"{files['b']}:{line}"
+    assert str(files["a"]) in caught.value.hint
+
+
+def test_aliases_are_names_that_people_type() -> None:
+    assert aliases()["nvidia-a100"] == "nvidia-a100-sxm-80gb"
+    assert load_target("nvidia-a100") == load_target("nvidia-a100-sxm-80gb")
+    with pytest.raises(UsageError, match="unknown target 'nvidia-a10'") as caught:
+        load_target("nvidia-a10")
+    assert "'nvidia-a100'" in caught.value.hint
+
+
+def test_aliases_and_notes_are_never_inherited(tmp_path: Path) -> None:
+    target = load_target(write(tmp_path, MINE.replace("x86-avx2", "nvidia-a100")))
+    assert (target.aliases, target.notes) == ((), ())
+    assert target.rates == load_target("nvidia-a100").rates
 
 
 def test_files_that_cannot_be_read(tmp_path: Path) -> None:
@@ -188,6 +257,14 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         load_target("absent.toml")
     with pytest.raises(TargetError, match="cannot read the target file"):
         load_target(tmp_path)
+    (tmp_path / "huge.toml").write_bytes(b"#" * (tomlfile.MAX_BYTES + 1))
+    with pytest.raises(TargetError, match="never larger than 1 MB"):
+        load_target(tmp_path / "huge.toml")
+    with pytest.raises(TargetError, match="sets no 'name'"):
+        load_target(write(tmp_path, "", "empty.toml"))
+    (tmp_path / "model.toml").write_bytes(bytes(range(32)))
+    with pytest.raises(TargetError, match="not TOML"):
+        load_target(tmp_path / "model.toml")
     (tmp_path / "latin.toml").write_bytes(b'name = "\xe9"\n')
     with pytest.raises(TargetError, match="UTF-8"):
         load_target(tmp_path / "latin.toml")
