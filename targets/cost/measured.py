@@ -53,7 +53,7 @@ class Streams:
     """Operators that pass over their elements. Rows: threads, elements, microseconds.
 
     binary: Add of two equal shapes. broadcast: Mul by a row. unary: Relu. exponential: Sigmoid,
-    Tanh, Exp. gelu: Gelu or Erf. softmax, norm: rows of 128. reduce: over the last axis.
+    Tanh, Exp. gelu: Gelu or Erf. softmax, norm: rows of 128. reduce: over rows.
     transpose: the inner axes of [1, a, 8, b] swapped. gather: rows of 64. move: Concat, Slice,
     Pad. quantize, dequantize: float32 from and to uint8. dynamic: DynamicQuantizeLinear.
     integer: QLinearAdd. compare: Where and comparisons. pool: 2x2 windows, elements read.

@@ -1,0 +1,319 @@
+"""What a node asks of a machine: which table it is read from, with which sizes, how many times."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import prod
+
+import onnx_ir as ir
+
+from ...ir.counting.flops import flops
+from ...ir.graph import attribute, constant_tensor, given, operator
+from ...ir.types.bound import Shapes
+
+Sizes = tuple[int, ...]
+
+
+class UnknownSizeError(Exception):
+    """A size is not a number, or the operator is not known."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """``times`` kernels of one table at one size. table: "products.float32", or "node"."""
+
+    table: str
+    key: Sizes
+    times: float = 1.0
+
+
+@dataclass(frozen=True)
+class Work:
+    """One node that the runtime runs.
+
+    parts: kernels it is made of, as the tables hold them. like: the tables hold something alike,
+    not the operator itself. flops: of the arithmetic. numbers: what it computes with, by the name
+    of a rate. weights: bytes of constants it reads. moved: bytes of all it reads and writes.
+    """
+
+    parts: tuple[Part, ...]
+    like: bool
+    flops: int
+    numbers: str
+    weights: int
+    moved: int
+
+
+def _ops(text: str) -> dict[str, str]:
+    rows = (line.split() for line in text.strip().splitlines())
+    return {name: table for table, *names in rows for name in names}
+
+
+_STREAM = _ops("""
+unary Relu LeakyRelu Clip Abs Neg Sqrt Reciprocal Floor Ceil Round Sign Not Cast CastLike IsNaN
+unary IsInf ThresholdedRelu HardSigmoid HardSwish BitwiseNot
+exponential Sigmoid Tanh Exp Log Sin Cos Softplus Elu Selu Celu Softsign QuickGelu Mish Tan Swish
+gelu Gelu Erf FastGelu BiasGelu
+softmax Softmax LogSoftmax Hardmax BiasSoftmax
+norm LayerNormalization RMSNormalization SimplifiedLayerNormalization SkipLayerNormalization
+norm InstanceNormalization GroupNormalization MeanVarianceNormalization LpNormalization LRN
+norm SkipSimplifiedLayerNormalization EmbedLayerNormalization
+broadcast BatchNormalization PRelu RotaryEmbedding
+transpose Transpose DepthToSpace SpaceToDepth
+gather Gather GatherElements GatherND GatherBlockQuantized OneHot Compress
+move Concat Slice Pad Split Expand Tile Trilu ScatterND ScatterElements ReverseSequence Resize
+move Upsample Range ConstantOfShape EyeLike CumSum Unique NonZero TensorScatter
+quantize QuantizeLinear
+dequantize DequantizeLinear
+dynamic DynamicQuantizeLinear
+integer QLinearAdd QLinearMul QLinearSigmoid QLinearConcat QLinearSoftmax QLinearLeakyRelu
+compare Where Equal Less Greater LessOrEqual GreaterOrEqual And Or Xor
+""")
+_BINARY = frozenset("Add Sub Mul Div Min Max Sum Mean Mod Pow BitShift BitwiseAnd".split())
+_REDUCE = frozenset(
+    "ReduceMean ReduceSum ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceSumSquare "
+    "ReduceLogSum ReduceLogSumExp ArgMax ArgMin GlobalAveragePool GlobalMaxPool TopK".split()
+)
+_POOLS = frozenset({"MaxPool", "AveragePool", "LpPool"})
+_VIEWS = frozenset("Reshape Squeeze Unsqueeze Flatten Shape Size Constant Identity Dropout".split())
+_LIKE = frozenset(
+    "Pow Resize Upsample CumSum Unique NonZero OneHot Compress TopK LRN InstanceNormalization "
+    "Mod ScatterND ScatterElements BatchNormalization PRelu Hardmax Mish Tan Selu Celu".split()
+)
+"""Read from the table of another operator that only resembles them."""
+
+_PRODUCT_NAMES = {
+    "MatMul": "float32", "Gemm": "float32", "FusedMatMul": "float32", "FusedGemm": "float32",
+    "MatMulInteger": "u8s8", "MatMulIntegerToFloat": "u8s8", "QLinearMatMul": "u8s8",
+    "QGemm": "u8s8", "DynamicQuantizeMatMul": "dynamic", "MatMulNBits": "nbits4",
+}  # fmt: skip
+_NUMBERS = {"u8s8": "int8", "dynamic": "int8", "nbits8": "int8", "nbits4": "int8"}
+_CONV_WEIGHT = {"QLinearConv": 3}
+_GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+_TAPS_OF_POOL = 4  # of the pool that was measured
+
+
+def work_of(node: ir.Node, shapes: Shapes, kernel: str | None = None) -> Work:
+    """What one node does. kernel: what it runs as, from ``Fusion.kernel``.
+
+    Raises UnknownSizeError where a size or the operator is not known.
+    """
+    name = operator(node)[1]
+    counted = flops(node, shapes)
+    parts, like = _parts(node, name, shapes, kernel)
+    weights = sum(t.nbytes for v in node.inputs if (t := _weight(v, kernel)) is not None)
+    moved = weights + sum(_bytes(v, shapes) for v in (*node.inputs, *node.outputs))
+    return Work(parts, like or name in _LIKE, counted or 0, _numbers(parts), weights, moved)
+
+
+def _parts(
+    node: ir.Node, name: str, shapes: Shapes, kernel: str | None
+) -> tuple[tuple[Part, ...], bool]:
+    if kernel == "integer":
+        return (Part("streams.integer", (_count(node.outputs[0], shapes),)),), False
+    if name in _PRODUCT_NAMES:
+        return _product(node, name, shapes, kernel), False
+    if kernel == "layer-norm":
+        return (Part("streams.norm", (_count(node.outputs[0], shapes),)),), False
+    maker = _MAKERS.get(name)
+    if maker is not None:
+        return maker(node, shapes, kernel)
+    return (_stream(node, name, shapes),), False
+
+
+def _product(node: ir.Node, name: str, shapes: Shapes, kernel: str | None) -> tuple[Part, ...]:
+    table = kernel or _PRODUCT_NAMES[name]
+    if name == "MatMulNBits":
+        n, k = int(attribute(node, "N")), int(attribute(node, "K"))
+        bits = int(attribute(node, "bits", 4))
+        rows = _count(node.outputs[0], shapes) // n
+        return (Part(f"products.nbits{8 if bits == 8 else 4}", (rows, k, n)),)
+    w = node.inputs[3 if name in ("QLinearMatMul", "QGemm") else 1]
+    left, right = _sizes(node.inputs[0], shapes), _sizes(w, shapes)
+    output = _count(node.outputs[0], shapes)
+    k = left[0 if attribute(node, "transA", 0) and name.endswith("Gemm") else -1]
+    n = right[0] if attribute(node, "transB", 0) and len(right) == 2 else right[-1]
+    n = n if len(right) > 1 else 1
+    if _constant(w) and prod(right) == k * n:
+        return (Part(f"products.{table}", (output // n, k, n)),)
+    m = left[-2] if len(left) > 1 else 1
+    batch = max(1, output // (m * n))
+    known = table if table in ("u8s8", "dynamic") else "activations"
+    return (Part(f"products.{known}", (m, k, n), batch),)
+
+
+def _convolution(
+    node: ir.Node, shapes: Shapes, kernel: str | None
+) -> tuple[tuple[Part, ...], bool]:
+    """A convolution as a product of its pixels by its taps."""
+    weight = _sizes(node.inputs[_CONV_WEIGHT.get(node.op_type, 1)], shapes)
+    integer = kernel == "conv-u8s8" or node.op_type in ("QLinearConv", "ConvInteger")
+    group, (n, inner, *taps) = int(attribute(node, "group", 1)), weight
+    pixels = _count(node.outputs[0], shapes) // n
+    depthwise = group > 1 and inner == 1
+    kind = "depthwise" if depthwise else _kind(taps)
+    table = f"convolutions.{kind}{'_u8s8' if integer else ''}"
+    like = kind == "spatial" and taps != [3, 3]
+    if depthwise:
+        return (Part(table, (pixels, prod(taps), n)),), tuple(taps) != (3, 3)
+    key = (pixels, inner * prod(taps), n // group)
+    return (Part(table, key, group),), like or group > 1
+
+
+def _kind(taps: list[int]) -> str:
+    if len(taps) == 1 or (len(taps) > 2 and prod(taps) > 1):
+        return "line"
+    return "pointwise" if prod(taps) == 1 else "spatial"
+
+
+def _transposed(node: ir.Node, shapes: Shapes, kernel: str | None) -> tuple[tuple[Part, ...], bool]:
+    """A product with the taps, then the overlapping results added up."""
+    x, weight = _sizes(node.inputs[0], shapes), _sizes(node.inputs[1], shapes)
+    group = int(attribute(node, "group", 1))
+    pixels = x[0] * prod(x[2:])
+    product = Part("products.float32", (pixels, x[1] // group, prod(weight[1:])), group)
+    return (product, Part("streams.binary", (pixels * prod(weight[1:]) * group,))), True
+
+
+def _recurrent(node: ir.Node, shapes: Shapes, kernel: str | None) -> tuple[tuple[Part, ...], bool]:
+    """The inputs of all steps in one product, then a product and the gates for each step."""
+    length, batch, depth = _sizes(node.inputs[0], shapes)
+    if attribute(node, "layout", 0):
+        length, batch = batch, length
+    directions, _, hidden = _sizes(node.inputs[2], shapes)
+    wide, steps = _GATES[node.op_type] * hidden, length * directions
+    return (
+        Part("products.float32", (length * batch, depth, wide), directions),
+        Part("products.float32", (batch, hidden, wide), steps),
+        Part("streams.exponential", (batch * wide,), steps),
+    ), True
+
+
+def _attention(node: ir.Node, shapes: Shapes, kernel: str | None) -> tuple[tuple[Part, ...], bool]:
+    """Scores, softmax and mix of each head; com.microsoft.Attention also projects."""
+    domain = operator(node)[0]
+    query = _sizes(node.inputs[0], shapes)
+    heads = int(attribute(node, "q_num_heads", attribute(node, "num_heads", 0)))
+    if domain and node.op_type in ("Attention", "QAttention"):
+        weight = _sizes(node.inputs[1], shapes)
+        width, length = weight[1] // 3, query[1]
+        table = "u8s8" if node.op_type == "QAttention" else "float32"
+        first = (Part(f"products.{table}", (query[0] * length, weight[0], weight[1])),)
+    else:
+        first = ()
+        length = _sizes(node.inputs[1], shapes)[-2]
+        width = query[1] * query[3] if len(query) == 4 else query[-1]
+        heads = query[1] if len(query) == 4 else heads
+    if not heads:
+        raise UnknownSizeError
+    own, each, pairs = query[-2], width // heads, query[0] * heads
+    return (
+        *first,
+        Part("products.activations", (own, each, length), pairs),
+        Part("streams.softmax", (pairs * own * length,)),
+        Part("products.activations", (own, length, each), pairs),
+    ), True
+
+
+def _einsum(node: ir.Node, shapes: Shapes, kernel: str | None) -> tuple[tuple[Part, ...], bool]:
+    """As a product of the same operations, its operands laid out anew."""
+    count, output = flops(node, shapes), _count(node.outputs[0], shapes)
+    last = _sizes(node.outputs[0], shapes)[-1:] or (1,)
+    if count is None:
+        raise UnknownSizeError
+    key = (max(1, output // last[0]), max(1, count // (2 * max(1, output))), last[0])
+    moved = sum(_count(v, shapes) for v in node.inputs)
+    return (Part("products.float32", key), Part("streams.transpose", (max(1, moved),))), True
+
+
+def _pool(node: ir.Node, shapes: Shapes, kernel: str | None) -> tuple[tuple[Part, ...], bool]:
+    window: Sizes = attribute(node, "kernel_shape", ())
+    read = _count(node.outputs[0], shapes) * prod(window)
+    return (Part("streams.pool", (max(1, read),)),), prod(window) != _TAPS_OF_POOL
+
+
+_MAKERS: Mapping[
+    str, Callable[[ir.Node, Shapes, str | None], tuple[tuple[Part, ...], bool]]
+] = {
+    "Conv": _convolution, "FusedConv": _convolution, "QLinearConv": _convolution,
+    "ConvInteger": _convolution, "ConvTranspose": _transposed, "LSTM": _recurrent,
+    "GRU": _recurrent, "RNN": _recurrent, "Attention": _attention, "QAttention": _attention,
+    "MultiHeadAttention": _attention, "GroupQueryAttention": _attention, "Einsum": _einsum,
+    "MaxPool": _pool, "AveragePool": _pool, "LpPool": _pool,
+}  # fmt: skip
+
+
+def _stream(node: ir.Node, name: str, shapes: Shapes) -> Part:
+    if name in _VIEWS:
+        return Part("node", ())
+    if name in _REDUCE:
+        return Part("streams.reduce", (max(1, _count(node.inputs[0], shapes)),))
+    elements = sum(_count(v, shapes) for v in node.outputs if v.name and _used(v))
+    if name in _BINARY:
+        return Part(f"streams.{_spread(node, shapes)}", (max(1, elements),))
+    table = _STREAM.get(name)
+    if table is None:
+        raise UnknownSizeError
+    if table == "dynamic":
+        elements = _count(node.outputs[0], shapes)
+    return Part(f"streams.{table}", (max(1, elements),))
+
+
+def _used(value: ir.Value) -> bool:
+    return bool(value.uses()) or value.is_graph_output()
+
+
+def _spread(node: ir.Node, shapes: Shapes) -> str:
+    counts = [_count(v, shapes) for v in node.inputs if v is not None]
+    if len(counts) < 2 or min(counts) == max(counts):
+        return "binary"
+    return "unary" if min(counts) == 1 else "broadcast"
+
+
+def _numbers(parts: tuple[Part, ...]) -> str:
+    table = parts[0].table.partition(".")[2]
+    return "int8" if table.endswith("_u8s8") else _NUMBERS.get(table, "fp32")
+
+
+def _weight(value: ir.Value | None, kernel: str | None) -> ir.TensorProtocol | None:
+    tensor = constant_tensor(value)
+    if tensor is None and value is not None and kernel is not None:
+        made = value.producer()
+        if made is not None and made.op_type == "DequantizeLinear":
+            return constant_tensor(made.inputs[0])
+    return tensor
+
+
+def _constant(value: ir.Value | None) -> bool:
+    if constant_tensor(value) is not None:
+        return True
+    made = None if value is None else value.producer()
+    if made is None or made.op_type not in ("DequantizeLinear", "Transpose", "QuantizeLinear"):
+        return False
+    return _constant(given(made, 0))
+
+
+def _sizes(value: ir.Value | None, shapes: Shapes) -> Sizes:
+    tensor = constant_tensor(value)
+    if tensor is not None:
+        return tuple(tensor.shape.numpy())
+    shape = None if value is None else shapes.get(str(value.name))
+    known = tuple(size for size in shape or () if isinstance(size, int))
+    if shape is None or len(known) != len(shape):
+        raise UnknownSizeError
+    return known
+
+
+def _count(value: ir.Value | None, shapes: Shapes) -> int:
+    return prod(_sizes(value, shapes))
+
+
+def _bytes(value: ir.Value | None, shapes: Shapes) -> int:
+    if value is None or constant_tensor(value) is not None:
+        return 0
+    width = 4.0 if value.dtype is None else value.dtype.bitwidth / 8
+    try:
+        return int(_count(value, shapes) * width)
+    except UnknownSizeError:
+        return 0

@@ -1,0 +1,263 @@
+"""Milliseconds of a run on a target, predicted node by node from what is known of the target.
+
+Measured tables first, rates and bandwidth where there are none, and no number where there is
+neither: each figure says which it is.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import onnx_ir as ir
+
+from ...ir.graph import subgraphs
+from ...ir.sites import find_sites
+from ...ir.types.bound import Shapes
+from ..schema import Target
+from .fusion import fuse
+from .kernels import Part, UnknownSizeError, Work, work_of
+from .measured import Measured
+from .roofline import Bound, roofline
+from .tables import Grid, Reading, grid, of_threads
+
+Basis = Literal["measured", "estimated", "unknown"]
+
+_WORST: tuple[Basis, ...] = ("measured", "estimated", "unknown")
+_LOOPS = frozenset({"Loop", "Scan"})
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """One node. site: the layer that it belongs to, "" for none. ms: None where unknown, 0 where
+    the runtime runs it as part of another node."""
+
+    node: str
+    op: str
+    site: str
+    ms: float | None
+    basis: Basis
+    bound: Bound
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A whole run. nodes: in graph order. ms: None where a node is unknown; with ``measured``
+    tables the correction fitted on whole models is in it. basis: the weakest of the nodes'.
+    known_ms: the sum of the known nodes. note: what the basis means here, a sentence."""
+
+    nodes: tuple[Predicted, ...]
+    ms: float | None
+    basis: Basis
+    note: str
+    known_ms: float = 0.0
+
+    def by_site(self) -> dict[str, float | None]:
+        """Milliseconds by site, "" for what belongs to none; None where a node is unknown."""
+        found: dict[str, float | None] = {}
+        for node in self.nodes:
+            so_far = found.setdefault(node.site, 0.0)
+            both = so_far is not None and node.ms is not None
+            found[node.site] = so_far + node.ms if both else None  # type: ignore[operator]
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return {**vars(self), "nodes": [node.to_json() for node in self.nodes]}
+
+
+def predict(model: ir.Model, target: Target, shapes: Shapes, threads: int = 0) -> Prediction:
+    """The time of one run of a model as it stands, for sizes from ``ir.types.bound.bound_shapes``.
+
+    threads: of the runtime, 0: one a core. What the runtime fuses counts as one kernel.
+    """
+    machine = _Machine(target, threads, _weight_bytes(model))
+    sites = {node: site.name for node, site in find_sites(model).by_node.items()}
+    nodes = tuple(_nodes(list(model.graph), machine, shapes, sites))
+    return _total(nodes, machine)
+
+
+@dataclass(frozen=True)
+class _Machine:
+    """A target for one count of threads and one model. weights: bytes of all its constants."""
+
+    target: Target
+    threads: int
+    weights: int
+
+    @property
+    def measured(self) -> Measured | None:
+        return self.target.measured
+
+    @cached_property
+    def count(self) -> int:
+        """Threads, one a core where none were asked for."""
+        counts = [int(row[0]) for row in self.measured.node] if self.measured else []
+        return self.threads or self.target.cores or max(counts, default=1)
+
+    @cached_property
+    def exact(self) -> bool:
+        """Whether this count of threads was measured."""
+        return self.measured is not None and of_threads(self.measured.node, self.count)[1]
+
+    @cached_property
+    def grids(self) -> dict[str, Grid | None]:
+        return {}
+
+    def grid(self, table: str) -> Grid | None:
+        """The table of that name for this count of threads."""
+        if table not in self.grids:
+            group, _, name = table.partition(".")
+            held = getattr(self.measured, group, ()) if self.measured else ()
+            rows = getattr(held, name, ()) if name else held
+            self.grids[table] = grid(of_threads(rows, self.count)[0])
+        return self.grids[table]
+
+    def figure(self, table: str, *key: float) -> Reading | None:
+        found = self.grid(table)
+        return None if found is None else found.at(key)
+
+
+def _nodes(
+    nodes: Sequence[ir.Node], machine: _Machine, shapes: Shapes, sites: dict[ir.Node, str]
+) -> Iterable[Predicted]:
+    fusion = fuse(nodes, shapes)
+    for node in nodes:
+        site = sites.get(node, "")
+        if node in fusion.gone:
+            yield Predicted(str(node.name), node.op_type, site, 0.0, "measured", "")
+        elif any(True for _ in subgraphs(node)):
+            yield _with_bodies(node, machine, shapes, site)
+        else:
+            yield _node(node, machine, shapes, site, fusion.kernel.get(node))
+
+
+def _node(
+    node: ir.Node, machine: _Machine, shapes: Shapes, site: str, kernel: str | None
+) -> Predicted:
+    name = str(node.name)
+    try:
+        work = work_of(node, shapes, kernel)
+    except (UnknownSizeError, IndexError, ValueError):
+        return Predicted(name, node.op_type, site, None, "unknown", "")
+    found = _from_tables(work, machine)
+    if found is not None:
+        return Predicted(name, node.op_type, site, *found)
+    roof = roofline(work, machine.target, machine.threads)
+    if roof is None:
+        return Predicted(name, node.op_type, site, None, "unknown", "")
+    return Predicted(name, node.op_type, site, roof.ms, "estimated", roof.bound)
+
+
+def _with_bodies(node: ir.Node, machine: _Machine, shapes: Shapes, site: str) -> Predicted:
+    """The longest branch of an If. How often a loop turns is not known."""
+    unknown = Predicted(str(node.name), node.op_type, site, None, "unknown", "")
+    if node.op_type in _LOOPS:
+        return unknown
+    branches = [list(_nodes(list(g), machine, shapes, {})) for g in subgraphs(node)]
+    totals = [_sum(branch) for branch in branches]
+    known = [total for total in totals if total is not None]
+    if not known or len(known) < len(totals):
+        return unknown
+    return Predicted(str(node.name), node.op_type, site, max(known), "estimated", "")
+
+
+def _from_tables(work: Work, machine: _Machine) -> tuple[float, Basis, Bound] | None:
+    """Milliseconds of the parts, at least the time to read the weights; None without tables."""
+    if machine.measured is None:
+        return None
+    readings = [_part(part, machine) for part in work.parts]
+    known = [(r, p.times) for r, p in zip(readings, work.parts, strict=True) if r is not None]
+    empty = machine.figure("node")
+    if len(known) < len(readings) or empty is None:
+        return None
+    us = sum(reading.value * times for reading, times in known)
+    reading_us = _weights_us(work, machine)
+    inside = machine.exact and not work.like and all(reading.inside for reading, _ in known)
+    basis: Basis = "measured" if inside else "estimated"
+    if us <= 2 * empty.value:
+        return us / 1e3, basis, "overhead"
+    streams = work.parts[0].table.startswith("streams.")
+    memory = streams or reading_us >= us
+    return max(us, reading_us) / 1e3, basis, "memory" if memory else "compute"
+
+
+def _part(part: Part, machine: _Machine) -> Reading | None:
+    if part.table == "node":
+        return machine.figure("node")
+    found = machine.figure(part.table, *part.key)
+    if found is None or not part.table.startswith("streams."):
+        return found
+    # Below the smallest stream a node costs what an empty one does: that was measured, too.
+    return Reading(found.value, found.inside or part.key[0] < 1024)
+
+
+def _weights_us(work: Work, machine: _Machine) -> float:
+    """Microseconds to read the node's weights when the whole model's pass through the caches."""
+    if not work.weights:
+        return 0.0
+    speed = machine.figure("bandwidth", max(1, machine.weights))
+    return 0.0 if speed is None else work.weights / (speed.value * 1e3)
+
+
+def _total(nodes: tuple[Predicted, ...], machine: _Machine) -> Prediction:
+    known = sum(node.ms for node in nodes if node.ms is not None)
+    missing = Counter(node.op for node in nodes if node.ms is None)
+    if missing:
+        return Prediction(nodes, None, "unknown", _unknown_note(machine, missing), known)
+    basis = max((node.basis for node in nodes), key=_WORST.index, default="measured")
+    return Prediction(nodes, _corrected(known, machine), basis, _note(nodes, machine, known), known)
+
+
+def _corrected(ms: float, machine: _Machine) -> float:
+    """With what lies around nodes: a + b times their sum."""
+    if machine.measured is None:
+        return ms
+    rows, _ = of_threads(machine.measured.correction, machine.count)
+    if rows:
+        return rows[0][0] / 1e3 + rows[0][1] * ms
+    call = machine.figure("call")
+    return ms + (0.0 if call is None else call.value / 1e3)
+
+
+def _note(nodes: Sequence[Predicted], machine: _Machine, total: float) -> str:
+    if machine.measured is None:
+        return "estimated from rates and bandwidth: a lower bound, overheads are not in it"
+    sure = sum(n.ms for n in nodes if n.ms is not None and n.basis == "measured")
+    share = f"{sure / total:.0%} of it inside measured tables" if total else "nothing is computed"
+    when = f"{machine.measured.date}, {machine.measured.runtime}"
+    apart = "" if machine.exact else f"; {machine.count} threads were not measured"
+    doubt = f"; taken on a busy machine: {machine.measured.busy}" if machine.measured.busy else ""
+    return f"{share} ({when}){apart}{doubt}"
+
+
+def _unknown_note(machine: _Machine, missing: Counter[str]) -> str:
+    names = ", ".join(f"{count} {op}" for op, count in missing.most_common(5))
+    target = machine.target
+    if target.measured is None and target.memory.bandwidth_gbs is None:
+        return (
+            f"{target.name} has no rates, no bandwidth and no measurement; "
+            "`planish targets probe` measures a machine"
+        )
+    return f"no figure or no size for {names}"
+
+
+def _sum(nodes: Iterable[Predicted]) -> float | None:
+    total = 0.0
+    for node in nodes:
+        if node.ms is None:
+            return None
+        total += node.ms
+    return total
+
+
+def _weight_bytes(model: ir.Model) -> int:
+    tensors = (value.const_value for value in model.graph.initializers.values())
+    return sum(tensor.nbytes for tensor in tensors if tensor is not None)

@@ -1,0 +1,1 @@
+"""Measuring this machine: small graphs run in the runtime, and how long they take."""
