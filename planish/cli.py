@@ -16,8 +16,8 @@ import typer
 from rich.text import Text
 
 from . import __version__
+from .commands import bench, inspect, passes, targets, test_pass, verify
 from .commands import compile as compile_
-from .commands import inspect, passes, targets, test_pass, verify
 from .ir.errors import PlanishError, UsageError
 from .terminal import Terminal
 
@@ -56,6 +56,7 @@ app = typer.Typer(
 app.command("compile")(compile_.compile_command)
 app.command("inspect")(inspect.inspect_command)
 app.command("verify")(verify.verify_command)
+app.command("bench")(bench.bench_command)
 app.command("test-pass")(test_pass.pass_test_command)
 app.add_typer(passes.app, name="passes")
 app.add_typer(targets.app, name="targets")
