@@ -16,7 +16,7 @@ import typer
 from rich.text import Text
 
 from . import __version__
-from .commands import bench, inspect, passes, targets, test_pass, verify
+from .commands import bench, check, inspect, passes, targets, test_pass, verify
 from .commands import compile as compile_
 from .ir.errors import PlanishError, UsageError
 from .terminal import Terminal
@@ -36,6 +36,7 @@ EXIT_CODES = {
     7: "undecided: too few samples; the message says how many would do",
     8: "no gain in speed: unless a pipeline was given, the lossless model is handed over",
     test_pass.BROKEN: "test-pass: a pass broke a promise",
+    check.BROKEN: "targets check: the model holds errors or layers that are slow on the target",
     INTERRUPTED: "interrupted, nothing was written",
 }
 
