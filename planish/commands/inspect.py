@@ -20,19 +20,22 @@ from ..ir.shown import inline
 from ..ir.signature import Signature, TensorSpec
 from ..ir.sites import find_sites
 from ..ir.types.bound import bound_shapes, symbols
+from ..targets.loader import load_target
 from ..terminal import JsonOption, VerboseOption, terminal_of
 from .compile import check_model
+from .predicted import Forecast, forecast, forecast_json, show_forecast
 
 _UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 @dataclass(frozen=True)
 class Inspected:
-    """A model with its rows and totals for one workload."""
+    """A model with its rows and totals for one workload; its time where a target was named."""
 
     source: Source
     rows: list[SiteRow]
     totals: Totals
+    forecast: Forecast | None = None
 
 
 def inspect_command(
@@ -41,33 +44,49 @@ def inspect_command(
         str, typer.Argument(metavar="MODEL", help="An ONNX file, or file.py:function.")
     ],
     workload: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="AXES",
+            help="Sizes of symbolic axes: batch=1,seq=128. Repeatable, weighted by *0.7; sizes and "
+            "FLOPs are those of the first.",
+        ),
+    ] = None,
+    target: Annotated[
         str,
-        typer.Option(metavar="AXES", help="Sizes of symbolic axes for the FLOPs: batch=1,seq=128."),
+        typer.Option(metavar="TARGET", help="Predict milliseconds on this target, or TOML file."),
     ] = "",
+    threads: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Threads of the prediction; 0: one a core.")
+    ] = 0,
     json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
     """List a model's sites, sizes and FLOPs.
 
     For each its name, kind, shape, parameters, bytes, floating-point operations of one run and
-    what holds there already; then the totals.
+    what holds there already; then the totals. With a target also the predicted time of each site
+    and of all other nodes, and whether it was measured, is estimated or unknown; -v shows nodes.
     """
     terminal = terminal_of(ctx)
+    hardware = load_target(target) if target else None
     with tempfile.TemporaryDirectory(prefix="planish-") as work:
         source = resolve_source(check_model(model), None, "auto", Path(work))
         graph = source.imported.model
-        chosen = parse_workloads(workload, symbols(graph)) or (Workload({}),)
+        chosen = parse_workloads(workload or (), symbols(graph)) or (Workload({}),)
         shapes = bound_shapes(graph, chosen[0].bindings)
         found = Inspected(
-            source, site_table(find_sites(graph, nested=True), shapes), totals(graph, shapes)
+            source,
+            site_table(find_sites(graph, nested=True), shapes),
+            totals(graph, shapes),
+            None if hardware is None else forecast(graph, hardware, chosen, threads),
         )
     if terminal.json:
-        terminal.document(as_json(found, workload))
+        terminal.document(as_json(found, ",".join(workload or ())))
     else:
-        show(found, terminal.stdout())
+        show(found, terminal.stdout(), verbose=terminal.verbose)
 
 
-def show(found: Inspected, console: Console) -> None:
+def show(found: Inspected, console: Console, *, verbose: bool = False) -> None:
     for spec in lines_of(found.source.imported.signature):
         console.print(Text(spec))
     console.print()
@@ -76,6 +95,8 @@ def show(found: Inspected, console: Console) -> None:
     console.print(Text(total_line(found.totals, len(found.rows))))
     for remark in found.source.imported.remarks:
         console.print(Text(f"note: {remark.sentence}"))
+    if found.forecast is not None:
+        show_forecast(found.forecast, console, nodes=verbose)
 
 
 def lines_of(signature: Signature) -> list[str]:
@@ -135,6 +156,7 @@ def as_json(found: Inspected, workload: str) -> dict[str, Any]:
         "sites": found.rows,
         "totals": found.totals,
         "remarks": imported.remarks,
+        **({} if found.forecast is None else {"prediction": forecast_json(found.forecast)}),
     }
 
 

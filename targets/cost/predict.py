@@ -26,7 +26,8 @@ from .tables import Grid, Reading, grid, of_threads
 
 Basis = Literal["measured", "estimated", "unknown"]
 
-_WORST: tuple[Basis, ...] = ("measured", "estimated", "unknown")
+WORST: tuple[Basis, ...] = ("measured", "estimated", "unknown")
+"""From the best to the worst."""
 _LOOPS = frozenset({"Loop", "Scan"})
 
 
@@ -59,15 +60,6 @@ class Prediction:
     note: str
     known_ms: float = 0.0
 
-    def by_site(self) -> dict[str, float | None]:
-        """Milliseconds by site, "" for what belongs to none; None where a node is unknown."""
-        found: dict[str, float | None] = {}
-        for node in self.nodes:
-            so_far = found.setdefault(node.site, 0.0)
-            both = so_far is not None and node.ms is not None
-            found[node.site] = so_far + node.ms if both else None  # type: ignore[operator]
-        return found
-
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
         return {**vars(self), "nodes": [node.to_json() for node in self.nodes]}
@@ -79,9 +71,16 @@ def predict(model: ir.Model, target: Target, shapes: Shapes, threads: int = 0) -
     threads: of the runtime, 0: one a core. What the runtime fuses counts as one kernel.
     """
     machine = _Machine(target, threads, _weight_bytes(model))
-    sites = {node: site.name for node, site in find_sites(model).by_node.items()}
+    sites = _site_names(model)
     nodes = tuple(_nodes(list(model.graph), machine, shapes, sites))
     return _total(nodes, machine)
+
+
+def _site_names(model: ir.Model) -> dict[ir.Node, str]:
+    """The layer that a node belongs to, else the block around it."""
+    sites = find_sites(model)
+    blocks = {node: site.name for site in sites if not site.uses for node in site.nodes}
+    return {**blocks, **{node: site.name for node, site in sites.by_node.items()}}
 
 
 @dataclass(frozen=True)
@@ -212,7 +211,7 @@ def _total(nodes: tuple[Predicted, ...], machine: _Machine) -> Prediction:
     missing = Counter(node.op for node in nodes if node.ms is None)
     if missing:
         return Prediction(nodes, None, "unknown", _unknown_note(machine, missing), known)
-    basis = max((node.basis for node in nodes), key=_WORST.index, default="measured")
+    basis = max((node.basis for node in nodes), key=WORST.index, default="measured")
     return Prediction(nodes, _corrected(known, machine), basis, _note(nodes, machine, known), known)
 
 
