@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
@@ -106,6 +107,21 @@ def to_bytes(model: ir.Model, *, ir_version: int | None = None) -> bytes:
         raise _too_large(size)
     load_attributes(model.graph)
     return _serialized(_inline_proto(model, ir_version))
+
+
+def saved_bytes(model: ir.Model) -> int:
+    """Bytes of the one file that ``save_model`` would write; nothing is written, nothing read."""
+    apart = 0
+
+    def shell(value: ir.Value, tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+        nonlocal apart
+        if tensor.dtype == ir.DataType.STRING or tensor.nbytes < INLINE_BELOW:
+            return in_memory(tensor)
+        apart += tensor.nbytes
+        return ir.Tensor(np.empty(0, np.uint8), name=value.name)
+
+    with substituted(all_graphs(model), shell):
+        return apart + _proto(model, None).ByteSize()
 
 
 def total_bytes(model: ir.Model) -> int:

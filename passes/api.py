@@ -201,6 +201,13 @@ class Pass:
         """The numeric half; None where the edit changes no number in real arithmetic."""
         return None
 
+    def outline(self, model: ir.Model, candidate: Candidate, ctx: Context) -> Perturbation | None:
+        """What ``lower`` can build a graph of the right shapes and dtypes from, for a plan.
+
+        Its numbers mean nothing. Worth writing where ``perturb`` takes long; by default that.
+        """
+        return self.perturb(model, candidate, ctx)
+
     def lower(
         self,
         model: ir.Model,

@@ -1,0 +1,1 @@
+"""What a compile would do, without doing it."""

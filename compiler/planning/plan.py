@@ -1,0 +1,236 @@
+"""Plan a compile: ``plan_model`` says what would be done where, and changes nothing."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from ...ir.errors import InputError, UsageError, near
+from ...ir.importing.limits import check_sizes
+from ...ir.provenance import Remark, without_implied_origins
+from ...ir.rewriter import Rewriter
+from ...ir.save import saved_bytes
+from ...ir.signature import Signature
+from ...ir.storage.filesize import model_bytes
+from ...ir.types.bound import symbols
+from ...targets.host import executable_here
+from ...targets.loader import load_target
+from ...targets.schema import Target
+from ...targets.techniques import compiles
+from ..context import CompileContext
+from ..data.feeds import available_memory
+from ..intake import SHAPES_SEEN, TIMING_FEEDS, feeds_for, masking_of, raised_for_integers
+from ..memory import Estimate, estimate
+from ..pipeline import parse
+from ..policy import GOALS, LOSSLESS, Goal, Proposal, Proposed, check_served, propose
+from ..ports import check_ports
+from ..progress import Progress, Silent
+from ..source import Source, resolve_source
+from ..workload import Workload, parse_workloads, workloads_of
+from ..workshop import instantiate
+from .order import ordered
+from .outlook import Outlook, Planned, Size
+from .rehearse import Rehearsal, rehearse
+from .siteplans import kernels_of, site_plans
+from .times import Run, before_and_after, run_time
+
+MOST_WRITTEN = 1 << 30
+"""Bytes of weights up to which a rehearsed model is shown to the runtime, for its kernels."""
+
+
+@dataclass(frozen=True)
+class _Stage:
+    """Where pipelines are rehearsed."""
+
+    source: Source
+    rewriter: Rewriter
+    context: CompileContext
+    workloads: tuple[Workload, ...]
+    generated: bool
+    room: Estimate
+    remarks: tuple[Remark, ...]
+    bytes_before: int
+
+    @property
+    def target(self) -> Target:
+        """What is planned for."""
+        return self.context.target
+
+
+def plan_model(
+    source: Any,
+    target: str | Path | Target = "host",
+    *,
+    example_inputs: Any = None,
+    dynamic_shapes: Any = "auto",
+    goal: Goal = "latency",
+    workload: str | Sequence[str] | None = None,
+    calibration: Any = None,
+    holdout: Any = None,
+    token_mask: str | None = None,
+    pipeline: str | None = None,
+    threads: int = 0,
+    keep_overridable: bool = False,
+    seed: int = 0,
+    max_memory: str | int | float | None = None,
+    progress: Progress | None = None,
+) -> Planned:
+    """What ``compile_model`` would try with the same arguments, predicted; see ``planish.plan``.
+
+    Raises UsageError, InputError, TargetError (no technique can serve the goal) or PassError.
+    """
+    chosen = target if isinstance(target, Target) else load_target(target)
+    _check(chosen, goal, pipeline, workload, threads)
+    with tempfile.TemporaryDirectory(prefix="planish-") as folder:
+        progress = progress or Silent()
+        progress.phase("importing")
+        imported = resolve_source(
+            source, example_inputs, dynamic_shapes, Path(folder) / "source",
+            keep_overridable=keep_overridable,
+        )  # fmt: skip
+        data = (calibration, holdout, token_mask, workload)
+        stage = _stage(imported, chosen, data, threads, seed, max_memory, progress)
+        proposed = _proposed(stage, goal, pipeline)
+        before = run_time(imported.imported.model, chosen, stage.workloads, threads)
+        outlooks = tuple(_outlook(p, stage, before) for p in proposed.proposals)
+        return _planned(stage, proposed, ordered(outlooks, goal), goal, pipeline is not None)
+
+
+def _check(target: Target, goal: Goal, pipeline: str | None, workload: Any, threads: int) -> None:
+    if goal not in GOALS:
+        raise UsageError(f"there is no goal {goal!r}", hint=near(goal, GOALS))
+    if threads < 0:
+        raise UsageError(f"{threads} threads are too few", hint="0 means one per core")
+    parse_workloads(workload or ())
+    if pipeline is None:
+        check_served(target, goal)
+    else:
+        instantiate(parse(pipeline))
+
+
+def _stage(
+    source: Source,
+    target: Target,
+    data: tuple[Any, Any, str | None, Any],
+    threads: int,
+    seed: int,
+    max_memory: str | int | float | None,
+    progress: Progress,
+) -> _Stage:
+    calibration, holdout, token_mask, workload = data
+    model = source.imported.model
+    check_sizes(model, available_memory(), source.label)
+    signature = Signature.of(model)
+    check_ports(signature, source.label)
+    model, kept = raised_for_integers(model)
+    stated = parse_workloads(workload or (), symbols(model))
+    given, held = feeds_for(model, signature, calibration, holdout, stated, seed)
+    room = estimate(model, max_memory, islice(held, TIMING_FEEDS))
+    if not room.fits and not held.synthetic:
+        what = f"data cannot be used: {room.reason}"
+        raise InputError(what, hint="leave --calibration out, or give more with --max-memory")
+    masking, found = masking_of(model, signature, given or held, token_mask)
+    limit = None if room.fits else room.limit
+    context = CompileContext(
+        target, model, given or held, given is not None, masking, threads, progress, limit=limit
+    )
+    return _Stage(
+        source,
+        Rewriter(model),
+        context,
+        stated or workloads_of(islice(held, SHAPES_SEEN), signature),
+        held.synthetic and not stated,
+        room,
+        (*source.imported.remarks, *kept, *found),
+        model_bytes(source.baseline),
+    )
+
+
+def _proposed(stage: _Stage, goal: Goal, pipeline: str | None) -> Proposed:
+    """What policy proposes, or the user; the lossless clean-up where nothing is."""
+    if pipeline is not None:
+        return Proposed((Proposal(pipeline, "as asked for"),))
+    found = propose(
+        stage.rewriter.model,
+        stage.target,
+        calibrated=stage.context.calibrated,
+        goal=goal,
+        workloads=stage.workloads,
+    )
+    if found.proposals:
+        return found
+    alone = Proposal(LOSSLESS, "no technique suits this model, its data and its workload")
+    return replace(found, proposals=(alone,))
+
+
+def _outlook(proposal: Proposal, stage: _Stage, before: Run) -> Outlook:
+    stage.context.progress.phase(f"rehearsing {proposal.pipeline}")
+    mark = stage.rewriter.checkpoint()
+    try:
+        done = rehearse(proposal.pipeline, stage.rewriter, stage.context, lower=stage.room.fits)
+        shown = compiles(stage.target).supported and stage.room.weights <= MOST_WRITTEN
+        kernels = kernels_of(done, stage.context.threads) if shown else {}
+        after = Run(None, "unknown", "the model is too large to be rehearsed here")
+        if done.model is not None:
+            after = run_time(done.model, stage.target, stage.workloads, stage.context.threads)
+        return Outlook(
+            proposal.pipeline,
+            proposal.technique,
+            proposal.reason,
+            site_plans(done, kernels),
+            _size(done, stage),
+            before_and_after(before, after),
+            _notes(done),
+        )
+    finally:
+        stage.rewriter.rollback(mark)
+        stage.rewriter.tidy()
+
+
+def _size(done: Rehearsal, stage: _Stage) -> Size:
+    if done.model is not None:
+        with without_implied_origins(done.model):
+            return Size(stage.bytes_before, saved_bytes(done.model), "lowered")
+    saved = sum(c.saving for held in done.skipped.values() for c in held)
+    return Size(stage.bytes_before, stage.bytes_before - saved, "savings")
+
+
+def _notes(done: Rehearsal) -> tuple[str, ...]:
+    """Lossless steps at single sites, by pass, and what passes noted."""
+    if done.model is None:
+        return ()
+    moves = [f"{name} at {len(held)} sites" for name, held in done.skipped.items() if held]
+    notes = [r.sentence for r in done.remarks if r.kind == "note"]
+    return tuple(dict.fromkeys([*moves, *notes]))
+
+
+def _planned(
+    stage: _Stage,
+    proposed: Proposed,
+    outlooks: tuple[Outlook, ...],
+    goal: Goal,
+    given: bool,
+) -> Planned:
+    target = stage.target
+    backend, here = compiles(target), executable_here(target)
+    why = backend.sentence if not backend.supported else here.reason
+    return Planned(
+        model=stage.source.label,
+        target=target.name,
+        resolved=target.resolved or target.name,
+        goal=goal,
+        workloads=stage.workloads,
+        generated=stage.generated,
+        executable=backend.supported and here.ok and stage.room.fits,
+        compilable=backend.supported,
+        why_not=why or ("" if stage.room.fits else stage.room.shortage),
+        outlooks=outlooks,
+        aside=proposed.aside,
+        remarks=stage.remarks,
+        given=given,
+        threads=stage.context.threads,
+    )
