@@ -17,11 +17,13 @@ from planish.commands.passes import (
     promise,
     sections,
 )
-from planish.commands.targets import shown
+from planish.commands.targets import shown, technique_row
 from planish.passes.api import Pass, Semantics
 from planish.targets.host import HOST
 from planish.targets.loader import load_target, target_names
 from planish.targets.schema import Target
+from planish.targets.techniques import CODES, TECHNIQUES, compiles, support
+from planish.targets.techniques import NO_BACKEND as NO_BACKEND_CODE
 
 DOCS = Path(__file__).resolve().parent
 FOLDERS = ("passes", "targets")
@@ -35,10 +37,28 @@ A pipeline is a list of passes, each with options: `canonicalize,quantize{scheme
 
 TARGETS = f"""\
 A target is hardware and runtime as data: a file that names the source of every figure, or says how
-it was measured or estimated. `--target` takes one of these names, a TOML file of your own
-([how to write one](../CONTRIBUTING.md#add-a-target)), or `{HOST}`: the machine that compiles, taken
-for the target with the most features which are all present. `planish targets show TARGET` prints
-what these pages say, also of `{HOST}`."""
+it was measured or estimated. `--target` takes one of these names or aliases, a TOML file of your
+own ([how to write one](writing-a-target.md)), or `{HOST}`: the machine that compiles, taken for the
+class with the most features which are all present. `planish targets show TARGET` prints what these
+pages say, also of `{HOST}`; `planish targets diff` compares two."""
+
+CLASSES = """\
+A class holds what is true of a family: which kernels its runtime has, what they want, ratios
+between types. It holds no absolute figures."""
+
+MACHINES = """\
+A machine extends a class with memory, bandwidth and rates as their makers state them. What no page
+states is left out. `planish targets probe` measures the machine that it runs on instead."""
+
+TECHNIQUES_SAID = """\
+Which techniques have kernels, by class; a machine has those of its class. It follows from the
+figures in the files. Where one is refused stands the code of the reason. Factors of low rank and
+smaller layers (pruned heads, neurons, channels) need no kernel of their own: they work everywhere."""
+
+NO_BACKEND = """\
+Where "compiles" says no, planish has no backend for the runtime yet: the target can be shown,
+compared, checked against and planned for, and `planish compile` refuses it before any work (exit
+code 4)."""
 
 
 def pages() -> dict[str, str]:
@@ -93,12 +113,50 @@ def options_table(cls: type[Pass]) -> str:
 
 
 def targets_page(targets: Sequence[Target]) -> str:
-    """The index of the catalogue."""
+    """The index of the catalogue: classes, machines, and what has kernels where."""
+    classes = [target for target in targets if target.kind == "class"]
+    machines = [target for target in targets if target.kind == "machine"]
+    return joined(
+        page_head("Targets", "targets/catalog"),
+        TARGETS,
+        f"## Classes\n\n{CLASSES}",
+        table(("target", "extends", "compiles", "what it is"), map(class_row, classes)),
+        NO_BACKEND,
+        f"## Machines\n\n{MACHINES}",
+        table(("target", "also", "extends", "compiles", "what it is"), map(machine_row, machines)),
+        f"## Techniques\n\n{TECHNIQUES_SAID}",
+        techniques_table(classes),
+        "\n".join(f"* `{code}`: {said}" for code, said in CODES.items() if code != NO_BACKEND_CODE),
+    )
+
+
+def class_row(target: Target) -> tuple[str, ...]:
+    """A class in the index."""
+    return target_link(target.name), target_link(target.extends), compiled(target), target.summary
+
+
+def machine_row(target: Target) -> tuple[str, ...]:
+    """A machine in the index."""
+    name, *rest = class_row(target)
+    return name, ", ".join(f"`{alias}`" for alias in target.aliases), *rest
+
+
+def compiled(target: Target) -> str:
+    """Whether it can be compiled for."""
+    return shown(compiles(target).supported)
+
+
+def techniques_table(targets: Sequence[Target]) -> str:
+    """The matrix: a target a line, a technique a column, the code where it is refused.
+
+    Columns in which nothing is refused are left out.
+    """
+    matrix = {target.name: support(target) for target in targets}
+    asked = [i for i, _ in enumerate(TECHNIQUES) if any(row[i].code for row in matrix.values())]
     rows = [
-        (f"[{t.name}](targets/{t.name}.md)", target_link(t.extends), t.summary) for t in targets
+        (target_link(name), *(row[i].code or "yes" for i in asked)) for name, row in matrix.items()
     ]
-    head = page_head("Targets", "targets/catalog")
-    return joined(head, TARGETS, table(("target", "extends", "what it is"), rows))
+    return table(("target", *(TECHNIQUES[i] for i in asked)), rows)
 
 
 def target_link(name: str | None) -> str:
@@ -111,12 +169,18 @@ def target_page(target: Target) -> str:
     kind = f"A {target.kind} target"
     if target.extends is not None:
         kind += f" that extends [{target.extends}]({target.extends}.md)"
+    if target.aliases:
+        kind += ", also called " + ", ".join(f"`{alias}`" for alias in target.aliases)
+    backend = compiles(target)
+    kind += ". It can be compiled for" if backend.supported else f"; {backend.sentence}"
     rows = [(f"`{f.path}`", shown(f.value), f.source) for f in target.figures()]
     return joined(
         page_head(target.name, f"targets/catalog/{target.name}.toml and what it extends"),
         f"{target.summary}.",
         f"{kind}.",
+        *(["\n".join(f"* {note}" for note in target.notes)] if target.notes else []),
         table(("figure", "value", "source"), rows),
+        table(("technique", "kernels", "why"), map(technique_row, support(target))),
         "[All targets](../targets.md)",
     )
 

@@ -187,12 +187,13 @@ class Target:
     sources: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def figures(self) -> tuple[Figure, ...]:
-        """Every field that is a fact about hardware or runtime, with its source."""
-        return tuple(
+        """Every field that is a fact about hardware or runtime, with its source; tables last."""
+        figures = (
             Figure(path, value, self.sources.get(path, ""))
             for path, value in _leaves(self)
             if path not in NAMING and value is not None
         )
+        return tuple(sorted(figures, key=lambda figure: "." in figure.path))
 
     def to_json(self) -> dict[str, Any]:
         """Every field by name, in types that JSON has."""

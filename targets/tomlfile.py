@@ -53,7 +53,7 @@ class TargetFile:
 
 def catalog_files() -> dict[str, Path]:
     """Files of the catalogue by target name."""
-    return {path.stem: path for path in sorted(CATALOG.glob("*.toml"))}
+    return {path.stem: path for path in sorted(CATALOG.glob("*.toml"), key=lambda path: path.stem)}
 
 
 def catalog_names() -> dict[str, Path]:

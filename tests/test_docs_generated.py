@@ -13,6 +13,7 @@ from planish.commands.passes import options_of
 from planish.commands.targets import shown
 from planish.passes.api import registered
 from planish.targets.loader import load_target
+from planish.targets.tomlfile import catalog_files
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -57,7 +58,7 @@ def test_a_page_says_all_of_a_pass(name: str, pages: dict[str, str]) -> None:
     assert all(option["meaning"].lower() in said for option in options_of(cls))
 
 
-@pytest.mark.parametrize("name", ["generic", "x86-avx2", "x86-avx512-vnni"])
+@pytest.mark.parametrize("name", sorted(catalog_files()))
 def test_a_page_shows_every_figure_of_a_target(name: str, pages: dict[str, str]) -> None:
     rows = pages[f"targets/{name}.md"].splitlines()
     for figure in load_target(name).figures():

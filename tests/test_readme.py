@@ -30,6 +30,7 @@ DOCUMENTS = (
     "docs/calibration-and-evaluation.md",
     "docs/python-api.md",
     "docs/writing-a-pass.md",
+    "docs/writing-a-target.md",
 )
 ROOT = Path(__file__).resolve().parent.parent
 FENCE = re.compile(

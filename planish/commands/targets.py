@@ -18,9 +18,12 @@ from ..targets.schema import Target
 from ..targets.starting import write_starting_file
 from ..targets.techniques import Support, compiles, support
 from ..terminal import JsonOption, VerboseOption, terminal_of
+from .check import check_command, rules_command
 from .probe import probe_command
 
 app = typer.Typer(help="Targets: hardware and runtime as data.")
+app.command("check")(check_command)
+app.command("rules")(rules_command)
 app.command("probe")(probe_command)
 
 KINDS = ("host", "class", "machine")
