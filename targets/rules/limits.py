@@ -64,6 +64,13 @@ def _newer_types(view: View) -> Iterator[Finding]:
             yield Finding(node, f"a scale for each channel in opset {version}")
 
 
+def _negative_axes(view: View) -> Iterator[Finding]:
+    for node in view.of("QuantizeLinear", "DequantizeLinear"):
+        axis = integer(node, "axis", 1)
+        if integer(node, "block_size", 0) and axis < 0:
+            yield Finding(node, f"axis {axis}")
+
+
 def _multiples(view: View) -> Iterator[Finding]:
     wanted = view.target.multiples.channels
     for layer in view.layers:
@@ -114,6 +121,15 @@ RULES = (
         "export with opset 13 for scales for each channel, 19 for 8-bit floats, 21 for 4 and 16 "
         "bits and for blocks, 25 for 2 bits",
         "error",
+    ),
+    Rule(
+        "block-axis-negative",
+        "The axis of QuantizeLinear and DequantizeLinear with blocks.",
+        _negative_axes,
+        "an axis that is counted from the end is not understood: the node fails when it runs",
+        "count the axis from the front",
+        "error",
+        on_cpu,
     ),
     Rule(
         "ragged-channels",

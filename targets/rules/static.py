@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from ...ir.graph import attribute, consumers, given, is_constant, rank
+from ...ir.graph import attribute, consumers, dims, given, is_constant, rank
 from ..schema import Target
 from .fusion import (
     absorbs,
@@ -111,10 +111,23 @@ def _who_reads(value: ir.Value) -> str:
 
 def _bias(view: View) -> Iterator[Finding]:
     for layer in view.static:
-        bias = float_bias(layer.node)
-        if bias is None or quantizer_behind(last_of(layer).outputs[0]) is not None:
+        bias, out = float_bias(layer.node), last_of(layer).outputs[0]
+        if bias is None or layer.node.op_type not in ("MatMul", "Gemm"):
             continue
-        yield Finding(layer.node, f"bias {bias.name}, {_who_reads(last_of(layer).outputs[0])}")
+        if quantizer_behind(out) is None:
+            yield Finding(layer.node, f"bias {bias.name}, {_who_reads(out)}")
+        elif not for_each_column(bias, layer.node):
+            shape = list(dims(bias) or ())
+            yield Finding(layer.node, f"bias {bias.name} of shape {shape}; [N] is wanted")
+
+
+def for_each_column(bias: ir.Value, node: ir.Node) -> bool:
+    """Whether a bias is [N], or nothing is known of it."""
+    shape, weight = dims(bias), dims(node.inputs[1])
+    if shape is None or not weight:
+        return True
+    turned = node.op_type == "Gemm" and integer(node, "transB", 0)
+    return shape == (weight[0 if turned else -1],)
 
 
 def float_bias(node: ir.Node) -> ir.Value | None:
@@ -152,6 +165,8 @@ def _activation(view: View) -> Iterator[Finding]:
             continue
         if not absorbs(quantize, activation):
             yield Finding(layer.node, f"{activation.op_type} before {quantize.name}")
+        elif merged_add(layer.node) is not None and (rank(layer.node.inputs[0]) or 2) > 2:
+            yield Finding(layer.node, f"{activation.op_type} behind a Reshape that is put there")
 
 
 def _unrounded(view: View) -> Iterator[Finding]:
@@ -351,7 +366,8 @@ RULES = (
         "Biases of quantized layers.",
         _bias,
         "the runtime merges MatMul and Add to a Gemm with a float bias first, for which there is "
-        "an integer kernel only with a quantized output: the layer runs in float",
+        "an integer kernel only with a quantized output and a bias [N]: the layer runs in "
+        "float",
         "quantize the output, write the bias as int32 behind a DequantizeLinear (scale: input "
         "scale x weight scale), or keep batch and sequence dynamic on three axes",
         "slow",
@@ -371,7 +387,8 @@ RULES = (
         "Relu and Clip between a quantized layer and the QuantizeLinear behind it.",
         _activation,
         "an activation disappears only where the grid behind it ends at its bounds (for Relu: "
-        f"where the zero point is the smallest code): {_FLOAT}",
+        "where the zero point is the smallest code), and not behind MatMul and Add on three axes "
+        f"of fixed sizes, which become a Gemm between two Reshapes: {_FLOAT}",
         "quantize behind a Relu with zero point 0 (uint8) or -128 (int8), behind a Clip within "
         "its bounds",
         "slow",

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from ...ir.graph import attribute, constant_tensor, consumers, given, rank
+from ...ir.graph import attribute, constant_tensor, consumers, dims, given, rank
 from ..schema import Target
 from .layers import EIGHT_BITS, FEW_BITS, Grid, Layer, grid_of, integer
 from .rule import Finding, Rule, View, on_cpu
-from .static import last_of
+from .static import for_each_column, last_of
 
 _NBITS = "com.microsoft:MatMulNBits"
 _TABLE = "com.microsoft:GatherBlockQuantized"
@@ -54,6 +54,8 @@ def wrong_form(layer: Layer, grid: Grid, target: Target) -> str:
         return "the weight is the left operand"
     if (rank(layer.node.inputs[1]) or 2) != 2:
         return "a weight with three axes"
+    if not grid.per_tensor and integer(grid.node, "axis", 1) < 0:
+        return f"axis {integer(grid.node, 'axis', 1)}, which must be counted from the front"
     along = grid.axis_of(-2 if grid.block else -1)
     if not grid.per_tensor and along is not None and grid.axis != along:
         return f"{'blocks' if grid.block else 'scales'} along axis {grid.axis}, not {along}"
@@ -72,8 +74,9 @@ def _gemm_form(view: View) -> Iterator[Finding]:
                 yield Finding(node, f"{name} {attribute(node, name):g}")
                 break
         else:
-            if given(node, 2) is not None and rank(given(node, 2)) not in (1, None):
-                yield Finding(node, "a bias of two axes")
+            bias = given(node, 2)
+            if bias is not None and not for_each_column(bias, node):
+                yield Finding(node, f"bias of shape {list(dims(bias) or ())}; [N] is wanted")
 
 
 def _shared(view: View) -> Iterator[Finding]:

@@ -1,0 +1,359 @@
+"""Each rule: a model that breaks it, a twin that does not, and what the runtime does with both.
+
+A failure of a proof after an update of the runtime means that a fact has changed: mend the rule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto
+
+from planish.ir.load import load_as_written
+from planish.targets.loader import load_target
+from planish.targets.rules.rule import Violation
+from planish.targets.rules.table import RULES, check_model, rule_named
+from planish.targets.runtime import open_session, optimized_graph
+
+VNNI, AVX2 = "x86-avx512-vnni", "x86-avx2"
+
+
+@dataclass
+class Case:
+    """A model that breaks a rule, and a twin.
+
+    proof: what the runtime shows of it. "refused": it does not load. "fails": it does not run.
+    "float": a product runs in float, none does in the twin. "op:Cast": the operator is in what
+    runs, and not in the twin's. "moved": optimised results move, the twin's do not. "exact": the
+    other way around, against float64. "widened": a table is dequantized as a whole. "signed": int8
+    activations stay so. "": of other machines, or of speed alone.
+    """
+
+    broken: Any
+    kept: Any
+    proof: str
+    target: str = VNNI
+
+
+Make = Callable[[Any], Case]
+
+
+def half(f: Any, op: str, dtype: int, *constants: Any) -> Any:
+    form = f.Form(dtype=dtype, opset=22)
+    form.op(op, "x", *(form.const(f"c{i}", value) for i, value in enumerate(constants)))
+    return form
+
+
+def sandwich(f: Any, op: str) -> Any:
+    form = f.Form(f.FLAT)
+    y = form.op("MatMul", form.pair("x"), form.floats("w", f.K, f.N), name="fc")
+    form.pair(form.op(op, y, form.floats("bias", f.N)))
+    return form
+
+
+def between(f: Any, op: str) -> Any:
+    form = f.Form(f.IMAGE)
+    form.pair(form.op(op, form.pair("x")), 100, scale=0.07)
+    return form
+
+
+def gathered(f: Any, *, first: bool, dtype: str = "int8") -> Any:
+    form = f.Form(("B", "S"), dtype=TensorProto.INT64)
+    codes, scale = form.codes("table", (100, 16), dtype), form.const("s", np.float32(0.1))
+    if first:
+        form.op("DequantizeLinear", form.op("Gather", codes, "x"), scale)
+    else:
+        form.op("Gather", form.op("DequantizeLinear", codes, scale), "x")
+    return form
+
+
+def shared(f: Any, *, twice: bool) -> Any:
+    form = f.Form()
+    w, other = form.weight(), "x"
+    if not twice:
+        other = form.op("Neg", "x")
+        second = form.weight(name="other.weight")
+    else:
+        second = w
+    form.results = [form.op("MatMul", "x", w), form.op("MatMul", other, second)]
+    return form
+
+
+def operators(f: Any, dtype: str) -> Any:
+    form = f.Form(f.FLAT)
+    s, z = form.const("s", np.float32(0.05)), form.const("z", np.zeros((), dtype))
+    wz = form.const("wz", np.int8(0))
+    q = form.op("QuantizeLinear", "x", s, z)
+    y = form.op("QLinearMatMul", q, s, z, form.codes("w", (f.K, f.N)), s, wz, s, z)
+    form.op("DequantizeLinear", y, s, z)
+    return form
+
+
+def unsigned_left(f: Any, dtype: str) -> Any:
+    form = f.Form((f.K, f.N))
+    form.op("MatMul", form.weight((8, f.K), None, dtype), form.pair("x"))
+    return form
+
+
+def attention(f: Any, *, both: bool) -> Any:
+    form = f.Form(f.STATIC)
+    y = form.op("Sqrt", "x")
+    y = form.pair(y) if both else y
+    form.op("MatMul", form.pair("x"), form.op("Transpose", y, perm=[0, 2, 1]))
+    return form
+
+
+def no_zero_point(f: Any, dtype: int) -> Any:
+    form = f.Form()
+    s = form.const("s", np.float32(0.05))
+    q = form.op("QuantizeLinear", "x", s, output_dtype=dtype)
+    form.op("MatMul", form.op("DequantizeLinear", q, s), form.weight())
+    return form
+
+
+def read_twice(f: Any, *, rounded: bool) -> Any:
+    form = f.Form()
+    y = form.op("MatMul", form.pair("x"), form.weight())
+    z = form.pair(y)
+    form.results = [z, form.op("Neg", z if rounded else y)]
+    return form
+
+
+def per_channel_activation(f: Any, size: int) -> Any:
+    form = f.Form()
+    x = form.pair("x", scale=np.full(size, 0.05, np.float32), axis=2 if size > 1 else 0)
+    form.op("MatMul", x, form.weight())
+    return form
+
+
+def fp16_scale(f: Any, dtype: Any) -> Any:
+    form = f.Form()
+    x = form.op("Cast", "x", to=10) if dtype is np.float16 else "x"
+    scale = form.const("ws", np.full(f.N, 0.01, dtype))
+    w = form.op("DequantizeLinear", form.codes("w", (f.K, f.N)), scale, axis=1)
+    form.op("MatMul", form.pair(x, scale=dtype(0.05)), w)
+    return form
+
+
+def blocked_turned(f: Any, *, turned: bool) -> Any:
+    form = f.Form()
+    if turned:
+        w = form.op("Transpose", form.weight((f.N, f.K), 1, "int4", block=32), perm=[1, 0])
+    else:
+        w = form.weight((f.K, f.N), 0, "int4", block=32)
+    form.op("MatMul", "x", w)
+    return form
+
+
+def fp8(f: Any, dtype: str) -> Any:
+    form = f.Form()
+    form.op("MatMul", form.pair("x", 0, dtype), form.weight(dtype=dtype))
+    return form
+
+
+def pair_of(f: Any, dtype: str, opset: int = 23) -> Any:
+    form = f.Form(opset=opset)
+    form.op("Neg", form.pair("x", 0, dtype))
+    return form
+
+
+def ragged(f: Any, size: int) -> Any:
+    form = f.Form(("B", size))
+    form.op("MatMul", "x", form.floats("w", size, 128))
+    return form
+
+
+def simple(f: Any, op: str = "Relu", **fields: Any) -> Any:
+    form = f.Form(**fields)
+    form.op(op, "x")
+    return form
+
+
+BF16, FP16 = TensorProto.BFLOAT16, TensorProto.FLOAT16
+
+CASES: dict[str, Make] = {
+    "opset-too-new": lambda f: Case(simple(f, opset=27), simple(f, opset=26), "refused"),
+    "ir-version-too-new": lambda f: Case(
+        simple(f, ir_version=14), simple(f, ir_version=13), "refused"
+    ),
+    "operator-unknown": lambda f: Case(simple(f, "Frobnicate"), simple(f), "refused"),
+    "codes-need-newer-opset": lambda f: Case(
+        pair_of(f, "int4", 20), pair_of(f, "int4", 21), "refused"
+    ),
+    "block-axis-negative": lambda f: Case(
+        f.linear(act=False, axis=-2, block=32), f.linear(act=False, axis=0, block=32), "fails"
+    ),
+    "ragged-channels": lambda f: Case(ragged(f, 60), ragged(f, 64), "", "nvidia-ampere"),
+    "bfloat16-refused": lambda f: Case(
+        half(f, "Relu", BF16), half(f, "Transpose", BF16), "refused"
+    ),
+    "float16-widened": lambda f: Case(half(f, "Relu", FP16), half(f, "Transpose", FP16), "op:Cast"),
+    "float8-fused": lambda f: Case(fp8(f, "float8e4m3fn"), fp8(f, "int8"), "refused"),
+    "float8-weight": lambda f: Case(
+        f.linear(act=False, dtype="float8e4m3fn"), f.linear(act=False), "float"
+    ),
+    "float4-refused": lambda f: Case(pair_of(f, "float4e2m1"), pair_of(f, "int4"), "refused"),
+    "float16-scale": lambda f: Case(fp16_scale(f, np.float16), fp16_scale(f, np.float32), "float"),
+    "no-integer-products": lambda f: Case(f.linear(), simple(f), "", "nvidia-onnxruntime-cuda"),
+    "activation-16-bit": lambda f: Case(f.linear(activation="uint16"), f.linear(), "float"),
+    "static-few-bits": lambda f: Case(f.linear(dtype="int4"), f.linear(dtype="int8"), "float"),
+    "static-16-bit-weight": lambda f: Case(
+        f.linear(dtype="int16"), f.linear(dtype="int8"), "float"
+    ),
+    "static-blocks": lambda f: Case(f.linear(axis=0, block=32), f.linear(), "fails"),
+    "activation-per-channel": lambda f: Case(
+        per_channel_activation(f, f.K), per_channel_activation(f, 1), "fails"
+    ),
+    "weight-axis": lambda f: Case(f.linear(axis=0), f.linear(axis=1), "fails"),
+    "transposed-convolution": lambda f: Case(
+        f.conv(op="ConvTranspose", axis=1), f.conv(), "float"
+    ),
+    "conv-output-unquantized": lambda f: Case(f.conv(out=False), f.conv(), "float"),
+    "bias-output-unquantized": lambda f: Case(
+        f.linear(f.FLAT, bias=(f.N,)), f.linear(f.FLAT, bias=(f.N,), out=True), "float"
+    ),
+    "gemm-factors": lambda f: Case(
+        f.gemm(bias=(f.N,), out=True, beta=0.5), f.gemm(bias=(f.N,), out=True), "float"
+    ),
+    "activation-not-absorbed": lambda f: Case(
+        f.conv(middle="Relu"), f.conv(middle="Relu", out_zero=0), "float"
+    ),
+    "output-read-unrounded": lambda f: Case(
+        read_twice(f, rounded=False), read_twice(f, rounded=True), "float"
+    ),
+    "zero-point-missing": lambda f: Case(
+        no_zero_point(f, TensorProto.INT8), no_zero_point(f, TensorProto.UINT8), "float"
+    ),
+    "signed-constant-left": lambda f: Case(
+        unsigned_left(f, "int8"), unsigned_left(f, "uint8"), "float"
+    ),
+    "one-operand-quantized": lambda f: Case(
+        attention(f, both=False), attention(f, both=True), "float"
+    ),
+    "signed-activations": lambda f: Case(
+        f.linear(activation="int8", zero=0), f.linear(), "", "arm-i8mm"
+    ),
+    "unsigned-weight": lambda f: Case(f.linear(dtype="uint8"), f.linear(dtype="int8"), ""),
+    "quantized-unasked": lambda f: Case(sandwich(f, "Add"), sandwich(f, "Sum"), "moved"),
+    "float-between-pairs": lambda f: Case(
+        between(f, "Tanh"), between(f, "Sigmoid"), "op:Tanh"
+    ),
+    "weight-only-transposed": lambda f: Case(
+        blocked_turned(f, turned=True), blocked_turned(f, turned=False), "float"
+    ),
+    "weight-only-form": lambda f: Case(
+        f.linear(act=False, axis=0, block=8), f.linear(act=False, axis=0, block=16), "float"
+    ),
+    "weight-only-gemm": lambda f: Case(f.gemm(act=False, alpha=0.5), f.gemm(act=False), "float"),
+    "weight-only-shared": lambda f: Case(shared(f, twice=True), shared(f, twice=False), "float"),
+    "weight-only-rounded-output": lambda f: Case(
+        f.linear(act=False, out=True), f.linear(out=True), "float"
+    ),
+    "weight-only-convolution": lambda f: Case(f.conv(act=False), f.conv(), "float"),
+    "weight-only-int8-activations": lambda f: Case(
+        f.linear(act=False), f.linear(act=False, axis=0), "moved"
+    ),
+    "nbits-form": lambda f: Case(f.nbits(block=512), f.nbits(block=256), "refused"),
+    "nbits-8-level": lambda f: Case(f.nbits(8, level=0), f.nbits(8, level=4), "exact"),
+    "nbits-2-blocks": lambda f: Case(f.nbits(2, 16), f.nbits(2, 32), "exact"),
+    "nbits-8-float-zero-points": lambda f: Case(
+        f.nbits(8, zero="float"), f.nbits(8, zero="codes"), "fails"
+    ),
+    "nbits-float-zero-points": lambda f: Case(
+        f.nbits(4, zero="float"), f.nbits(4, zero="codes"), "exact"
+    ),
+    "table-form": lambda f: Case(f.table(block=8), f.table(block=16), "refused"),
+    "table-dequantized-whole": lambda f: Case(
+        gathered(f, first=False), gathered(f, first=True), "widened"
+    ),
+    "table-of-few-bits": lambda f: Case(
+        gathered(f, first=True, dtype="int4"), gathered(f, first=True), "refused"
+    ),
+    "signed-products": lambda f: Case(
+        operators(f, "int8"), f.linear(activation="int8", zero=0), "signed"
+    ),
+    "pair-sums-saturate": lambda f: Case(
+        f.linear(most=127), f.linear(most=64), "", AVX2
+    ),
+}  # fmt: skip
+
+
+def found(form: Any, folder: Any, target: str, rule: str = "") -> list[Violation]:
+    path = folder / "model.onnx"
+    path.write_bytes(form.bytes())
+    rules = (rule_named(rule),) if rule else RULES
+    return list(check_model(load_as_written(path), load_target(target), rules=rules))
+
+
+def floating(form: Any, forms: Any) -> bool:
+    """Whether a product runs in float."""
+    return not forms.FLOAT_PRODUCTS.isdisjoint(form.census().counts)
+
+
+def moved(form: Any) -> float:
+    """By how much the runtime's optimisations move results, relative to the largest."""
+    x = np.random.default_rng(5).normal(size=[{"B": 4, "S": 3}.get(n, n) for n in form.shape])
+    feeds = {"x": x.astype(np.float32)}
+    (fast,) = open_session(form.bytes(), threads=1).run(feeds)
+    (plain,) = open_session(form.bytes(), threads=1, optimize="none").run(feeds)
+    return float(np.abs(fast - plain).max() / np.abs(plain).max())
+
+
+def rounding(form: Any) -> float:
+    """Error of a MatMulNBits of default zero points against float64, relative to the largest."""
+    (node,) = form.nodes
+    bits = {a.name: a.i for a in node.attribute}["bits"]
+    packed = form.tensors["codes"]
+    parts = [(packed >> shift) & (2**bits - 1) for shift in range(0, 8, bits)]
+    codes = np.stack(parts, -1).reshape(len(packed), -1)
+    weight = (codes.astype(np.float64) - 2 ** (bits - 1)) * np.float64(np.float32(0.01))
+    x = np.random.default_rng(5).normal(size=(4, 3, codes.shape[1])).astype(np.float32)
+    (got,) = open_session(form.bytes(), threads=1).run({"x": x})
+    exact = x.astype(np.float64) @ weight.T
+    return float(np.abs(got - exact).max() / np.abs(exact).max())
+
+
+def whole_table(form: Any) -> bool:
+    graph = optimized_graph(form.bytes(), threads=1).graph
+    stored = {tensor.name for tensor in graph.initializer}
+    return any(n.op_type == "DequantizeLinear" and n.input[0] in stored for n in graph.node)
+
+
+def unsigned_activations(form: Any) -> bool:
+    tensors = form.census().integer_initializers
+    return "UINT8" in {tensor.dtype for tensor in tensors if tensor.shape == ()}
+
+
+def shows(proof: str, form: Any, forms: Any) -> bool:
+    """Whether the runtime does to a model what the proof says."""
+    if proof in ("refused", "fails"):
+        return f"{proof}: " in form.outcome()
+    if proof == "float":
+        return floating(form, forms)
+    if proof == "moved":
+        return moved(form) > 1e-4
+    if proof == "exact":
+        return rounding(form) < 1e-5
+    if proof == "widened":
+        return whole_table(form)
+    if proof == "signed":
+        return not unsigned_activations(form)
+    return proof.removeprefix("op:") in form.census().counts
+
+
+@pytest.mark.parametrize("rule", [rule.id for rule in RULES])
+def test_a_model_that_breaks_it_and_a_twin_that_does_not(
+    rule: str, forms: Any, tmp_path: Any
+) -> None:
+    case = CASES[rule](forms)
+    broken = found(case.broken, tmp_path, case.target, rule)
+    assert broken
+    assert {violation.rule for violation in broken} == {rule}
+    assert not found(case.kept, tmp_path, case.target, rule)
+    if case.proof:
+        assert shows(case.proof, case.broken, forms)
+        assert not shows(case.proof, case.kept, forms)
