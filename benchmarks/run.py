@@ -43,6 +43,7 @@ BENCHMARKS = {
     "ruined": "guards:ruined",
     "tiny": "guards:tiny",
     "cost": "cost:cost",
+    "cost-model": "cost_model:cost_model",
     "replay": "replay:replay",
     "net-cost": "scaling:net_cost",
     "scaling": "scaling:scaling",
