@@ -53,7 +53,7 @@ states is left out. `planish targets probe` measures the machine that it runs on
 TECHNIQUES_SAID = """\
 Which techniques have kernels, by class; a machine has those of its class. It follows from the
 figures in the files. Where one is refused stands the code of the reason. Factors of low rank and
-smaller layers (pruned heads, neurons, channels) need no kernel of their own: they work everywhere."""
+smaller layers (pruned heads, neurons, channels) need no kernel of their own and work everywhere."""
 
 NO_BACKEND = """\
 Where "compiles" says no, planish has no backend for the runtime yet: the target can be shown,
