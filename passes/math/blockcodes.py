@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from ...ir.errors import InputError, UsageError
 
 Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
 Codes = NDArray[np.uint8]
 
 WIDTHS = range(2, 9)
@@ -36,6 +37,12 @@ class BlockCodes:
     bits: int
     block: int
 
+    def zeros(self) -> Codes:
+        """The zero points of all blocks, uint8 [blocks, N], stored or implied."""
+        if self.zero_point is not None:
+            return self.zero_point
+        return np.full(self.scale.shape, middle(self.bits), np.uint8)
+
 
 def dequantize_blocks(coded: BlockCodes) -> Floats:
     """The weights that the codes stand for, as the runtime computes them: float32 [K, N]."""
@@ -50,10 +57,16 @@ def dequantize_blocks(coded: BlockCodes) -> Floats:
 def centred(coded: BlockCodes, part: slice) -> Floats:
     """Codes less their zero points, of some outputs: float32 [K, outputs]."""
     codes = coded.codes[:, part].astype(np.float32)
-    if coded.zero_point is None:
-        return codes - np.float32(middle(coded.bits))
-    zeros = coded.zero_point[:, part].astype(np.float32)
-    return np.asarray(codes - spread(zeros, coded.block, len(codes)))
+    codes -= spread(coded.zeros()[:, part], coded.block, len(codes))
+    return codes
+
+
+def row_grids(coded: BlockCodes, part: slice) -> tuple[Doubles, Doubles]:
+    """Scale and zero point of every weight of some outputs: float64 [K, outputs] each."""
+    inputs = len(coded.codes)
+    scale = spread(coded.scale[:, part], coded.block, inputs)
+    zeros = spread(coded.zeros()[:, part], coded.block, inputs)
+    return scale.astype(np.float64), zeros.astype(np.float64)
 
 
 def middle(bits: int) -> int:
@@ -80,7 +93,7 @@ def checked_weight(weight: ArrayLike) -> NDArray[Any]:
     if array.ndim != 2 or array.dtype.kind != "f" or array.size == 0:
         raise InputError(f"no weight to code: {array.dtype}{list(array.shape)}, wants float [K, N]")
     limit = float(np.finfo(np.float32).max)
-    if not (np.max(array) <= limit and np.min(array) >= -limit):
+    if not (float(np.max(array)) <= limit and float(np.min(array)) >= -limit):
         raise InputError(
             "weights to code hold NaN or values that are infinite in float32",
             hint="repair or retrain the model: these weights have no quantized form",

@@ -27,7 +27,7 @@ from .blockcodes import (
 Floats = NDArray[np.float32]
 
 _SMALLEST_SCALE = np.float32(np.finfo(np.float32).tiny)  # runtimes flush smaller ones to zero
-_SHRUNK = tuple(np.linspace(1.0, 0.4, 25))
+_SHARES = tuple(np.linspace(1.1, 0.4, 36))
 # An input that calibration never lit may well be lit later: it keeps this share of the mean.
 _LEAST_IMPORTANCE = 1e-3
 
@@ -75,8 +75,8 @@ def full_range(w: Floats, bits: int, symmetric: bool) -> tuple[Floats, Floats]:
     high = np.maximum(w.max(axis=1), 0).astype(np.float64)
     if symmetric:
         step = np.where(high > -low, -high, -low) / middle(bits)
-        return _usable(step), np.full(step.shape, middle(bits), np.float32)
-    scale = _usable((high - low) / top(bits))
+        return usable(step), np.full(step.shape, middle(bits), np.float32)
+    scale = usable((high - low) / top(bits))
     zeros = np.clip(np.rint(-low / scale), 0, top(bits))
     return scale, zeros.astype(np.float32)
 
@@ -84,25 +84,24 @@ def full_range(w: Floats, bits: int, symmetric: bool) -> tuple[Floats, Floats]:
 def least_error(
     w: Floats, scale: Floats, zeros: Floats, energy: Floats, bits: int
 ) -> tuple[Floats, Floats]:
-    """The grid of least weighted squared error among shrunken ones, scales then refitted.
+    """The grid of least weighted squared error among scaled ones, each scale then refitted.
 
     For codes c (less the zero point) the best scale is <w, c> / <c, c>, and what it saves of
     the weights' energy is <w, c>^2 / <c, c>: that is what the candidates are compared by.
     """
-    best = np.zeros_like(scale)
-    chosen = scale.copy()
-    for share in _SHRUNK:
-        candidate = _usable(scale * np.float32(share))
-        c = np.rint(w / candidate[:, None])
+    wanted = w / scale[:, None]  # in steps: squares of weights could leave float32
+    best, chosen = np.zeros_like(scale), np.ones_like(scale)
+    for share in _SHARES:
+        c = np.rint(wanted / np.float32(share))
         np.clip(c, -zeros[:, None], top(bits) - zeros[:, None], out=c)
         weighted = c * energy
-        along, size = (weighted * w).sum(axis=1), (weighted * c).sum(axis=1)
-        fitted = np.divide(along, size, out=candidate, where=size > 0)
+        along, size = (weighted * wanted).sum(axis=1), (weighted * c).sum(axis=1)
+        fitted = np.divide(along, size, out=np.ones_like(scale), where=size > 0)
         saved = along * fitted
         better = saved > best
         np.copyto(best, saved, where=better)
         np.copyto(chosen, fitted, where=better)
-    return _usable(chosen), zeros
+    return usable(scale * chosen), zeros
 
 
 def encode(w: Floats, scale: Floats, zeros: Floats, bits: int) -> NDArray[np.uint8]:
@@ -128,9 +127,8 @@ def block_energy(importance: ArrayLike | None, inputs: int, block: int) -> Float
     return blocked(floored[:, None], block)
 
 
-def _usable(scale: NDArray[Any]) -> Floats:
+def usable(scale: NDArray[Any]) -> Floats:
     """Scales as normal float32 of either sign; 1 where nothing has to be reached."""
     narrow = scale.astype(np.float32)
-    small = np.abs(narrow) < _SMALLEST_SCALE
-    lifted = np.where(scale == 0, np.float32(1), np.copysign(_SMALLEST_SCALE, narrow))
-    return np.where(small, lifted, narrow).astype(np.float32)
+    lifted = np.copysign(np.maximum(np.abs(narrow), _SMALLEST_SCALE), narrow)
+    return np.where(scale == 0, np.float32(1), lifted)
