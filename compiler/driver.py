@@ -13,7 +13,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
+
 from ..ir.errors import TargetError, UsageError, near
+from ..ir.load import load_model
 from ..ir.provenance import Remark, without_implied_origins
 from ..ir.save import one_file_up_to, save_model
 from ..ir.storage.derived import holding
@@ -25,6 +28,7 @@ from .available import parse_size
 from .backends.kernels import UNEXPLAINED, count_kernels
 from .backends.spellings import SPELLINGS
 from .choose import ACCEPTABLE, Choice, choose, choose_spellings, measure_speed, rejudged, write_as
+from .elsewhere import predicted_speed
 from .manager import GIVEN_BACK
 from .memory import Estimate
 from .outcome import Finished, describe
@@ -278,9 +282,21 @@ def _why_float(lossy: Sequence[Trial]) -> str:
 def _speed(judged: Judged, prepared: Prepared) -> Speed:
     request = prepared.request
     if prepared.timing_feeds is None:
-        return Speed("not-measured", threads=request.threads, reason=prepared.not_timed)
+        return _not_measured(judged.build.model, prepared)
     prepared.workshop.context.progress.phase("timing against the original")
     return measure_speed(judged, prepared.timing_feeds, prepared.workshop.judge, request.threads)
+
+
+def _not_measured(model: ir.Model, prepared: Prepared) -> Speed:
+    """Predicted where this machine is not the target: nothing measured here speaks for that."""
+    request, predicted = prepared.request, None
+    if prepared.elsewhere:
+        before = load_model(prepared.source.baseline).model
+        workloads, threads = prepared.workloads, request.threads
+        predicted = predicted_speed(before, model, request.target, workloads, threads)
+    return Speed(
+        "not-measured", threads=request.threads, reason=prepared.not_timed, predicted=predicted
+    )
 
 
 def _emit(finished: Finished, prepared: Prepared, folder: Path) -> tuple[Finished, dict[Path, str]]:

@@ -20,14 +20,17 @@ from ..ir.digest import contents_digest, file_digest, structure_digest
 from ..ir.provenance import Remark
 from ..ir.signature import Signature
 from ..targets.host import read_machine
+from ..targets.schema import Target
+from .backends.pairsums import integer_layers
 from .calibration.coverage import coverage, static_ranges
 from .choose import Choice
 from .context import head
+from .elsewhere import reference_runtime, sums_of
 from .prepare import Prepared
 from .quality.states import one_step_note
 from .reporting.unreached import unreached
 from .result import CompileResult, Kernels, Plan, Sample, Speed
-from .workshop import Judged
+from .workshop import Build, Judged
 
 SAMPLES = 3
 SAMPLE_ROWS = 2
@@ -58,6 +61,7 @@ def describe(
     build, request = finished.judged.build, prepared.request
     target = request.target
     samples = _samples(finished.judged, prepared)
+    sums = sums_of(build.model, target)
     return CompileResult(
         source=prepared.source.label,
         target=target.name,
@@ -72,7 +76,7 @@ def describe(
         parameters_before=prepared.parameters_before,
         parameters_after=parameters(build.model),
         edits=build.edits,
-        remarks=(*prepared.remarks, *build.remarks),
+        remarks=(*prepared.remarks, *build.remarks, *sums.remarks),
         trials=() if finished.choice is None else finished.choice.trials,
         digests=_digests(finished, prepared),
         environment=_environment(),
@@ -82,7 +86,10 @@ def describe(
         },
         peak_rss_bytes=_peak_rss(),
         run_on_target=prepared.timing_feeds is not None,
-        notes=_notes(finished, prepared),
+        not_on_target=prepared.elsewhere,
+        reference_runtime=_reference(prepared),
+        session_options=_session_options(build, target),
+        notes=_notes(finished, prepared, sums.sentence),
         command=request.command,
         samples=samples,
         tolerance=_tolerance(samples),
@@ -118,7 +125,18 @@ def _coverage(finished: Finished, prepared: Prepared) -> dict[str, float]:
     )
 
 
-def _notes(finished: Finished, prepared: Prepared) -> tuple[str, ...]:
+def _reference(prepared: Prepared) -> str:
+    ran_elsewhere = prepared.elsewhere and prepared.estimate.fits
+    return reference_runtime() if ran_elsewhere else ""
+
+
+def _session_options(build: Build, target: Target) -> tuple[str, ...]:
+    """Those that the target's integer kernels want, where the model has any integer layer."""
+    options = target.int8.session_options
+    return options if options and any(True for _ in integer_layers(build.model)) else ()
+
+
+def _notes(finished: Finished, prepared: Prepared, sums: str) -> tuple[str, ...]:
     given_back = sum(len(sites) for sites in finished.judged.build.given_back.values())
     notes = list(finished.notes)
     if finished.judged.quality.warning:
@@ -130,6 +148,8 @@ def _notes(finished: Finished, prepared: Prepared) -> tuple[str, ...]:
         notes.append(f"{sites} to hold the quality bound, {quality.gate}{own}")
     if prepared.timing_feeds is None:
         notes.append(f"not run on the target: {prepared.not_timed}")
+    if sums:
+        notes.append(sums)
     build = finished.judged.build
     lossy = any(edit.loss is not None for edit in build.edits)
     if lossy and (single := one_step_note(Signature.of(build.model))):

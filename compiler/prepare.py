@@ -18,13 +18,13 @@ from ..ir.rewriter import Rewriter
 from ..ir.signature import Signature
 from ..ir.storage.filesize import model_bytes
 from ..ir.types.bound import symbols
-from ..targets.host import executable_here
 from ..targets.schema import Target
 from .baseline import check_generated, open_baseline, own_file, undivided
 from .checking.regionruns import RegionRuns
 from .context import CompileContext
 from .data.feeds import FeedSet, available_memory
 from .data.usercode import load_function
+from .elsewhere import not_the_target
 from .instruments import (
     Bisect,
     Instrument,
@@ -83,6 +83,7 @@ class Prepared:
 
     estimate: of memory; where the whole model does not fit, none is run, and ``regions`` tells
     what was checked instead. workloads: as given, else the shapes of the held-out feeds.
+    elsewhere: why this machine is not the target, "" where it is.
     """
 
     request: Request
@@ -99,6 +100,7 @@ class Prepared:
     estimate: Estimate
     regions: RegionRuns | None = None
     workloads: tuple[Workload, ...] = ()
+    elsewhere: str = ""
 
 
 def prepare(request: Request, scratch: Path, progress: Progress) -> Prepared:
@@ -173,8 +175,8 @@ def prepare(request: Request, scratch: Path, progress: Progress) -> Prepared:
         scratch / "builds",
         None if mended else own_file(source, request.target),
     )
-    here = executable_here(request.target)
-    feeds = _timing_feeds(holdout) if here.ok and room.fits else None
+    elsewhere = not_the_target(request.target)
+    feeds = None if elsewhere or not room.fits else _timing_feeds(holdout)
     return Prepared(
         request,
         source,
@@ -183,13 +185,14 @@ def prepare(request: Request, scratch: Path, progress: Progress) -> Prepared:
         calibration,
         holdout,
         feeds,
-        here.reason if room.fits else room.shortage,
+        elsewhere if room.fits else room.shortage,
         model_bytes(source.baseline),
         parameters(source.imported.model),
         tuple(remarks),
         room,
         regions,
         workloads or workloads_of(islice(holdout, SHAPES_SEEN), signature),
+        elsewhere,
     )
 
 

@@ -19,7 +19,23 @@ EXIT_CODES: Mapping[str, int] = {
     "slower": 6,
     "undecided": 7,
     "no-gain": 8,
+    "not-run-on-target": 11,
 }
+
+
+@dataclass(frozen=True)
+class PredictedSpeed:
+    """What the cost model expects on a target that was not run: milliseconds, before / after.
+
+    basis: ``estimated`` from rates and bandwidths, ``measured`` where tables of times that were
+    measured on such a machine hold every node, ``unknown`` without a figure. note: a sentence.
+    """
+
+    before: float | None
+    after: float | None
+    ratio: float | None
+    basis: Literal["measured", "estimated", "unknown"]
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -27,7 +43,8 @@ class Speed:
     """Paired timing against the user's original file, milliseconds inside ``run``.
 
     before, after: medians over rounds of one pass over the feeds. ratio: before / after;
-    low and high bound its 95 % interval. reason: why nothing was measured.
+    low and high bound its 95 % interval. reason: why nothing was measured. predicted: instead,
+    for a target that is not here; it never decides a verdict.
     """
 
     verdict: SpeedVerdict
@@ -40,6 +57,7 @@ class Speed:
     feeds: int = 0
     threads: int = 0
     reason: str = ""
+    predicted: PredictedSpeed | None = None
 
 
 @dataclass(frozen=True)
@@ -138,7 +156,12 @@ class Sample:
 
 @dataclass(frozen=True)
 class CompileResult:
-    """All that an artifact's manifest and report say, but the model's bytes."""
+    """All that an artifact's manifest and report say, but the model's bytes.
+
+    run_on_target: whether speed and answers are the target's own. not_on_target: where this
+    machine is not the target, why; reference_runtime: then what gave the answers, "" if nothing
+    did. session_options: "key=value", which keep the target's kernels fast and change no answer.
+    """
 
     source: str
     target: str
@@ -160,6 +183,9 @@ class CompileResult:
     seconds: Mapping[str, float] = field(default_factory=dict)
     peak_rss_bytes: int | None = None
     run_on_target: bool = True
+    not_on_target: str = ""
+    reference_runtime: str = ""
+    session_options: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     command: str = ""
     samples: tuple[Sample, ...] = ()
@@ -179,7 +205,7 @@ class CompileResult:
 
     @property
     def exit_code(self) -> int:
-        """The status of the command line; quality outranks speed.
+        """The status of the command line; quality outranks speed, speed where it was measured.
 
         Where size was asked for, a smaller model is a gain, under ``size`` even a slower one.
         """
@@ -190,6 +216,8 @@ class CompileResult:
             return 0
         if self.speed.verdict == "slower" and self.goal == "size":
             return 0
+        if self.not_on_target:
+            return EXIT_CODES["not-run-on-target"]
         return EXIT_CODES.get(self.speed.verdict, 0)
 
 

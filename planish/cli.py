@@ -37,6 +37,7 @@ EXIT_CODES = {
     8: "no gain in speed: unless a pipeline was given, the lossless model is handed over",
     test_pass.BROKEN: "test-pass: a pass broke a promise",
     check.BROKEN: "targets check: the model holds errors or layers that are slow on the target",
+    11: "compiled, but not run on the target: its speed is predicted at most",
     INTERRUPTED: "interrupted, nothing was written",
 }
 

@@ -13,7 +13,7 @@ def headline(result: CompileResult) -> str:
     if result.speed.verdict == "no-gain" and result.lossless:
         parts.insert(1, LOSSLESS)
     if not result.run_on_target:
-        parts.append(f"not run on the target {result.target}")
+        parts.append(f"not run on the target {result.target}{_why_elsewhere(result)}")
     return ", ".join(parts)
 
 
@@ -64,7 +64,23 @@ def three(value: float) -> str:
     return f"{value:.0f}" if abs(value) >= 99.95 else f"{value:#.3g}"
 
 
+def prediction(speed: Speed) -> str:
+    """``predicted 2.1x (estimated)``; "" without a figure."""
+    found = speed.predicted
+    if found is None or found.ratio is None:
+        return ""
+    return f"predicted {found.ratio:.2f}x ({found.basis})"
+
+
+def _why_elsewhere(result: CompileResult) -> str:
+    """Why not, and what ran instead."""
+    ran = f"; answers from {result.reference_runtime}" if result.reference_runtime else ""
+    return f" ({_one_line(result.not_on_target)}{ran})" if result.not_on_target else ""
+
+
 def _speed(speed: Speed) -> str:
+    if speed.predicted is not None:  # why nothing was measured comes last, with the target
+        return ": ".join(filter(None, [speed.verdict, prediction(speed)]))
     if speed.ratio is None:
         reason = _one_line(speed.reason)
         return f"{speed.verdict} ({reason})" if reason else str(speed.verdict)

@@ -77,6 +77,7 @@ def check(
     outcome = Outcome([f"planish verify: {folder}"])
     about = f"{manifest.get('source')} for {manifest.get('target')}"
     outcome.say("model", f"{about}: {manifest.get('headline')}")
+    say_where(manifest, outcome)
     check_files(folder, manifest, outcome)
     if outcome.failures or (original is None and too_large(manifest, outcome)):
         return outcome
@@ -91,6 +92,16 @@ def check(
         outcome.milliseconds = time_runs(run, samples[0]["feed"])
         outcome.say("time", f"{outcome.milliseconds:.3f} ms a run of sample 0 (median)")
     return outcome
+
+
+def say_where(manifest: Mapping[str, Any], outcome: Outcome) -> None:
+    """What the recorded answers cannot promise of the target, and how it likes to be opened."""
+    if manifest.get("not_on_target"):
+        ran = manifest.get("reference_runtime") or "nothing"
+        outcome.say("target", f"was not there: {manifest['not_on_target']}; recorded with {ran}")
+    if manifest.get("session_options"):
+        options = ", ".join(map(str, manifest["session_options"]))
+        outcome.say("options", f"{options} for speed on {manifest.get('target')}; not used here")
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:

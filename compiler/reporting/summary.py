@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ...ir.provenance import Edit, Remark
-from ..result import CompileResult, QualityRow, SiteKernel
+from ..result import CompileResult, PredictedSpeed, QualityRow, SiteKernel
 from .headline import interval, size, size_change, three
 
 _MEASURES = {"cosine": "cosine {:.4f}", "sqnr_db": "SQNR {:.1f} dB", "top1": "top-1 {:.1f} %"}
@@ -89,11 +89,22 @@ def size_rows(result: CompileResult) -> list[Row]:
 def latency_rows(result: CompileResult) -> list[Row]:
     """Milliseconds before and after and their ratio, or why there are none."""
     speed = result.speed
+    if speed.predicted is not None:
+        return [_predicted_row(speed.predicted)]
     if speed.before is None or speed.after is None or speed.ratio is None:
         return [Row("latency", "–", "–", ": ".join(filter(None, ["not measured", speed.reason])))]
     bounds = interval(speed.low, speed.high)
     change = f"{speed.ratio:.2f}x" + (f" ({bounds})" if bounds else "")
     return [Row("latency", f"{three(speed.before)} ms", f"{three(speed.after)} ms", change)]
+
+
+def _predicted_row(predicted: PredictedSpeed) -> Row:
+    """Never measured, and called so."""
+    name, known = "latency (predicted, not measured)", predicted
+    if known.before is None or known.after is None or known.ratio is None:
+        return Row(name, "–", "–", f"unknown: {known.note}".rstrip(": "))
+    change = f"{known.ratio:.2f}x ({known.basis})"
+    return Row(name, f"{three(known.before)} ms", f"{three(known.after)} ms", change)
 
 
 def quality_rows(result: CompileResult) -> list[Row]:

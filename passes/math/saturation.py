@@ -86,13 +86,16 @@ def can_saturate(q: Codes, largest: ArrayLike = LARGEST_CODE) -> NDArray[np.bool
 
 def worst_pair(q: Codes, largest: ArrayLike = LARGEST_CODE) -> Worst | None:
     """The pair that can leave 16 bits furthest; None where no pair can."""
-    low, high = extremes(q, largest)
-    beyond = np.maximum(high - HIGHEST, LOWEST - low)
-    if beyond.size == 0 or beyond.max() <= 0:
-        return None
-    row, column = (int(i) for i in np.unravel_index(int(np.argmax(beyond)), beyond.shape))
-    found = high[row, column] if high[row, column] > HIGHEST else low[row, column]
-    return Worst(int(found), 2 * row, column)
+    furthest, most = None, 0
+    for part in _columns(q):
+        low, high = extremes(q[:, part], largest)
+        beyond = np.maximum(high - HIGHEST, LOWEST - low)
+        if beyond.size == 0 or beyond.max() <= most:
+            continue
+        row, column = (int(i) for i in np.unravel_index(int(np.argmax(beyond)), beyond.shape))
+        found = high[row, column] if high[row, column] > HIGHEST else low[row, column]
+        furthest, most = Worst(int(found), 2 * row, part.start + column), int(beyond.max())
+    return furthest
 
 
 def safe_codes(w: NDArray[Any]) -> tuple[Codes, NDArray[np.float32]]:
@@ -145,11 +148,11 @@ def saturating_product(a: NDArray[np.uint8], q: Codes) -> NDArray[np.int64]:
 def _finest(w: NDArray[np.float32]) -> NDArray[np.float32]:
     first, second = _pairs(w).swapaxes(0, 1)
     together = np.abs(np.where((first > 0) == (second > 0), first + second, 0))
-    scale = np.maximum(
-        np.abs(w).max(axis=0, initial=0.0) / np.float32(127),
-        together.max(axis=0, initial=0.0) / np.float32(ROOM),
-    )
-    return np.where(scale > 0, np.maximum(scale, np.finfo(np.float32).tiny), scale)
+    peaks = np.abs(w).max(axis=0, initial=0.0)
+    scale = np.maximum(peaks / np.float32(127), together.max(axis=0, initial=0.0) / ROOM)
+    # Runtimes flush what is smaller than the smallest normal number to zero, and divide by it.
+    usable = np.maximum(scale, np.finfo(np.float32).tiny)
+    return np.where(peaks == 0, np.float32(0), usable).astype(np.float32)
 
 
 def _rounded(steps: NDArray[np.float32]) -> Codes:

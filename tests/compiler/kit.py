@@ -30,8 +30,8 @@ from planish.targets.loader import load_target
 from planish.targets.runtime import Session, open_session
 from planish.targets.schema import Target
 
-TARGET = "x86-avx2"
-"""Seven-bit weights are exact on every x86 CPU."""
+TARGET = "generic"
+"""Every CPU is one, so it is measured wherever tests run; its weights saturate nowhere."""
 WIDTH = 64
 ROUNDS = 11
 

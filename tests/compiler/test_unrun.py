@@ -57,7 +57,7 @@ def gemms(layers: int = 2, width: int = 64) -> onnx.ModelProto:
 
 
 def compiled(model: onnx.ModelProto, folder: Path, **options: Any) -> Built:
-    given: dict[str, Any] = {"target": "x86-avx2", "threads": 1, "max_memory": "8GB"} | options
+    given: dict[str, Any] = {"target": "generic", "threads": 1, "max_memory": "8GB"} | options
     return compile_model(model, output=folder / "out", **given)
 
 

@@ -1,0 +1,145 @@
+"""Compiling for a machine that is not this one: what may be measured here, what only predicted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from ..ir.errors import PlanishError
+from ..ir.provenance import Remark
+from ..ir.types.bound import bound_shapes
+from ..targets.cost.predict import Prediction, predict
+from ..targets.host import Machine, executable_here, probe_host, read_machine
+from ..targets.runtime import PROVIDER, runtime_version
+from ..targets.schema import Target
+from ..targets.tomlfile import catalog_files
+from .backends.pairsums import pair_sums
+from .result import PredictedSpeed
+from .workload import Workload
+
+MAY_SATURATE = "pair-may-saturate"
+
+
+@dataclass(frozen=True)
+class Sums:
+    """What was found out about 16-bit sums: a sentence ("" where the target has none), remarks."""
+
+    sentence: str = ""
+    remarks: tuple[Remark, ...] = ()
+
+
+def not_the_target(target: Target, machine: Machine | None = None) -> str:
+    """Why what runs on this machine does not run on the target; "" where it does.
+
+    Features alone do not decide. A class of which this machine has more than is asked may compute
+    integers with other kernels, as an AVX2 class does on a CPU with VNNI: time, and sums that
+    saturate, would be another machine's. Of a machine of the catalogue nobody knows whether it is
+    this one unless a probe wrote it; a user's own file is taken at its word.
+    """
+    here = machine or read_machine()
+    found = executable_here(target, here)
+    if not found.ok:
+        return found.reason
+    if target.kind == "host" or target.arch == "any":
+        return ""
+    host = probe_host(here)
+    if _products(target) != _products(host):
+        return (
+            f"this machine multiplies int8 as {host.resolved} does, {_adds(host)}, "
+            f"not {_adds(target)}"
+        )
+    if target.kind == "class" and set(target.features) != set(host.features):
+        return f"this machine is {host.resolved}, for which the runtime has other int8 kernels"
+    if target.kind == "machine" and target.name in catalog_files() and not _probed(target, here):
+        return f"this machine ({here.cpu or here.arch}) is not known to be one"
+    return ""
+
+
+def reference_runtime() -> str:
+    """What runs here instead of the target: ``onnxruntime 1.31.1 (CPUExecutionProvider) on …``."""
+    here = read_machine()
+    return f"onnxruntime {runtime_version()} ({PROVIDER}) on {here.cpu or here.arch}"
+
+
+def predicted_speed(
+    before: ir.Model, after: ir.Model, target: Target, workloads: tuple[Workload, ...], threads: int
+) -> PredictedSpeed:
+    """What the cost model says of both; without a figure for either there is no ratio."""
+    first = _weighted(before, target, workloads, threads)
+    second = _weighted(after, target, workloads, threads)
+    if first is None or second is None or not first[0] or not second[0]:
+        note = f"{target.name} has no rates or tables to predict from"
+        return PredictedSpeed(None, None, None, "unknown", note)
+    basis = "estimated" if "estimated" in (first[1], second[1]) else first[1]
+    return PredictedSpeed(first[0], second[0], first[0] / second[0], basis, second[2])
+
+
+def sums_of(model: ir.Model, target: Target) -> Sums:
+    """Whether 16-bit sums of a finished model can saturate on the target, layer by layer."""
+    if not target.int8.saturates:
+        return Sums()
+    found = pair_sums(model)
+    if not found.layers:
+        return Sums()
+    if not found.unsafe:
+        sentence = (
+            f"no 16-bit sum of two products can saturate on {target.name}: proven for every pair "
+            f"of weights of all {len(found.layers)} integer layers, so it computes the same sums"
+        )
+        return Sums(sentence)
+    remarks = tuple(
+        Remark(
+            "note", "target", name, MAY_SATURATE,
+            f"a sum of two of its products can come to {worst.sum} on {target.name}, which keeps "
+            "16 bits: its int8 weights were not made for that",
+        )
+        for name, worst in found.unsafe.items()
+    )  # fmt: skip
+    sentence = (
+        f"16-bit sums can saturate on {target.name} in {len(remarks)} of {len(found.layers)} "
+        "integer layers, which came quantized; its answers there may differ from those here"
+    )
+    return Sums(sentence, remarks)
+
+
+def _products(target: Target) -> tuple[bool, bool, str]:
+    int8 = target.int8
+    return int8.supported, int8.saturates, int8.kernels
+
+
+def _adds(target: Target) -> str:
+    if not target.int8.supported:
+        return "in no integer kernel"
+    pair = "signed" if target.int8.kernels == "s8s8" else "uint8 x int8"
+    return f"{pair} in {'16' if target.int8.saturates else '32'} bits"
+
+
+def _probed(target: Target, here: Machine) -> bool:
+    return target.measured is not None and target.measured.cpu == here.cpu
+
+
+def _weighted(
+    model: ir.Model, target: Target, workloads: tuple[Workload, ...], threads: int
+) -> tuple[float, str, str] | None:
+    """Milliseconds of a run over the workloads, the weakest basis, and what it means."""
+    total, bases, note = 0.0, set[str](), ""
+    for workload in workloads or (Workload({}),):
+        found = _predicted(lambda w=workload: predict(  # type: ignore[misc]
+            model, target, bound_shapes(model, w.bindings), threads
+        ))  # fmt: skip
+        if found is None or found.ms is None:
+            return None
+        total += workload.weight * found.ms
+        bases.add(found.basis)
+        note = found.note
+    return total, "estimated" if "estimated" in bases else "measured", note
+
+
+def _predicted(make: Callable[[], Prediction]) -> Prediction | None:
+    """None where sizes cannot be bound: a prediction is never worth a compile."""
+    try:
+        return make()
+    except PlanishError:
+        return None
