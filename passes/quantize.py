@@ -151,6 +151,24 @@ class Quantize(Pass):
         activation = _given_range(site, ctx) or self._range(stats[_observed(site)], ctx)
         return self._perturb_layer(site, activation, output, ctx)
 
+    def outline(self, model: ir.Model, candidate: Candidate, ctx: Context) -> Perturbation:
+        """Codes of zero in the right shapes: no weight is read and no range looked up."""
+        site = ctx.analysis(SITES).by_name[candidate.site]
+        tensor = constant_tensor(site.weight)
+        assert tensor is not None and site.output is not None
+        shape = tensor.shape.numpy()
+        dtype = ctx.target.int8.activation_dtype
+        fixed = FakeQuant(dtype, 1.0, 0)
+        rounded = site.kind == "conv" and ctx.target.int8.conv_needs_output_quant
+        payload = LayerCodes(
+            np.zeros(shape, np.int8),
+            np.ones(shape[1 if site.kind == "linear" else 0], np.float32),
+            None,
+            FakeQuant(dtype) if candidate.setting == "dynamic" else fixed,
+            fixed if rounded else None,
+        )
+        return Perturbation((str(_input(site).name),), (str(site.output.name),), payload=payload)
+
     def lower(
         self,
         model: ir.Model,

@@ -26,7 +26,7 @@ from ..data.feeds import available_memory
 from ..intake import SHAPES_SEEN, TIMING_FEEDS, feeds_for, masking_of, raised_for_integers
 from ..memory import Estimate, estimate
 from ..pipeline import parse
-from ..policy import GOALS, LOSSLESS, Goal, Proposal, Proposed, check_served, propose
+from ..policy import GOALS, LOSSLESS, Aside, Goal, Proposal, Proposed, check_served, propose
 from ..ports import check_ports
 from ..progress import Progress, Silent
 from ..source import Source, resolve_source
@@ -96,8 +96,8 @@ def plan_model(
         stage = _stage(imported, chosen, data, threads, seed, max_memory, progress)
         proposed = _proposed(stage, goal, pipeline)
         before = run_time(imported.imported.model, chosen, stage.workloads, threads)
-        outlooks = tuple(_outlook(p, stage, before) for p in proposed.proposals)
-        return _planned(stage, proposed, ordered(outlooks, goal), goal, pipeline is not None)
+        outlooks = ordered([_outlook(p, stage, before) for p in proposed.proposals], goal)
+        return _planned(stage, proposed, outlooks, goal, pipeline is not None)
 
 
 def _check(target: Target, goal: Goal, pipeline: str | None, workload: Any, threads: int) -> None:
@@ -208,6 +208,11 @@ def _notes(done: Rehearsal) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*moves, *notes]))
 
 
+def _idle(outlook: Outlook) -> Aside:
+    sentence = "it would take no site: see what the passes say of each with --passes"
+    return Aside(outlook.technique, "model", "no-site-taken", sentence, outlook.pipeline)
+
+
 def _planned(
     stage: _Stage,
     proposed: Proposed,
@@ -215,7 +220,10 @@ def _planned(
     goal: Goal,
     given: bool,
 ) -> Planned:
-    target = stage.target
+    target, aside = stage.target, list(proposed.aside)
+    useful = tuple(outlook for outlook in outlooks if outlook.taken)
+    if useful:
+        aside += [_idle(outlook) for outlook in outlooks if not outlook.taken]
     backend, here = compiles(target), executable_here(target)
     why = backend.sentence if not backend.supported else here.reason
     return Planned(
@@ -228,8 +236,8 @@ def _planned(
         executable=backend.supported and here.ok and stage.room.fits,
         compilable=backend.supported,
         why_not=why or ("" if stage.room.fits else stage.room.shortage),
-        outlooks=outlooks,
-        aside=proposed.aside,
+        outlooks=useful or outlooks,
+        aside=tuple(aside),
         remarks=stage.remarks,
         given=given,
         threads=stage.context.threads,
