@@ -20,6 +20,7 @@ from ..ir.types.bound import Shapes
 from ..passes.api import (
     CALIBRATED,
     GRAMS,
+    REMEMBERED,
     SITES,
     STATS,
     AnalysisKey,
@@ -36,6 +37,7 @@ from .calibration.observers import MINIMUM_OPSET, Columns, Masking, Request
 from .checking.regioninputs import generated, region_shapes
 from .data.feedset import FeedSet
 from .execution import running
+from .memo import Memory
 from .progress import Progress
 from .reporting.headline import size
 
@@ -45,6 +47,7 @@ Arrays = dict[str, np.ndarray]
 EDIT_BYTES, EDIT_BASE = 3.5, 96 << 20
 """What an edit takes at its peak: bytes for each byte of the weight (the weight itself, its codes,
 what they stand for, and one of them once more while its region is run), and others."""
+REMEMBERED_BYTES = 256 << 20
 SAMPLE_ROWS = 16
 """Samples that region checks and site losses are measured on."""
 
@@ -78,9 +81,11 @@ class CompileContext:
     _answers: dict[Any, Mapping[Observed, ValueStats]] = field(default_factory=dict)
     _stats: dict[tuple[str, int], ValueStats] = field(default_factory=dict)
     _grams: GramStore = field(default_factory=GramStore)
+    _memory: Memory = field(init=False)
 
     def __post_init__(self) -> None:
         self._before = self.model
+        self._memory = Memory(REMEMBERED_BYTES if self.limit is None else 0)
 
     def analysis(self, key: AnalysisKey[T], argument: Any = None) -> T:
         """The result of an analysis; see ``passes.api`` for keys and their arguments."""
@@ -88,6 +93,7 @@ class CompileContext:
             SITES.name: self._find_sites,
             STATS.name: self._statistics,
             GRAMS.name: self._gram_matrices,
+            REMEMBERED.name: lambda asked: self._memory.recall(*asked),
             CALIBRATED.name: lambda _: self.calibrated,
         }
         return cast(T, providers[key.name](argument))

@@ -8,10 +8,11 @@ graph only through the ``Rewriter`` it is handed.
 
 from __future__ import annotations
 
+import abc
 import enum
 import importlib
 import pkgutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -155,10 +156,23 @@ Observed = tuple[str, int]
 """A value by its name, and the axis along which it is looked at channel by channel."""
 STATS: AnalysisKey[Mapping[Observed, ValueStats]] = AnalysisKey("stats")
 """Statistics of what was asked for and could be observed; the argument is a tuple of Observed."""
-GRAMS: AnalysisKey[Mapping[Observed, Gram]] = AnalysisKey("grams")
+
+
+class GramTable(Mapping[Observed, Gram]):
+    """Gram matrices by what was observed."""
+
+    @abc.abstractmethod
+    def origin(self, observed: Observed) -> Hashable:
+        """What a matrix is computed from: equal where the matrix is, and known without it."""
+
+
+GRAMS: AnalysisKey[GramTable] = AnalysisKey("grams")
 """Gram matrices of what was asked for and could be observed, along the last axis; the argument is a
 tuple of Observed in the order in which they are needed. They are collected when first looked up, as
 many at a time as memory allows: look each up once, in order."""
+REMEMBERED: AnalysisKey[Any] = AnalysisKey("remembered")
+"""What a pure function gives; the argument is (key, function without arguments). The key holds all
+that the result depends on. A compile that builds a pipeline several times computes it once."""
 CALIBRATED: AnalysisKey[bool] = AnalysisKey("calibrated")
 """Whether real calibration data was given (False: none, or generated feeds)."""
 

@@ -14,7 +14,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ...ir.errors import InputError
-from ...passes.api import Gram, Observed
+from ...passes.api import Gram, GramTable, Observed
 from ..execution import running
 from .observers import Columns, Masking, gram_graph
 
@@ -100,21 +100,21 @@ class GramStore:
 
 
 @dataclass
-class Grams(Mapping[Observed, Gram]):
+class Grams(GramTable):
     """What ``GRAMS`` answers: matrices that are collected when somebody looks them up.
 
-    keys: by what was asked for, in the order of the asking, the store's key. widths: channels.
+    keys_by: by what was asked for, in the order of the asking, the store's key. widths: channels.
     A look-up of one that is not kept collects it and as many of those after it as fit.
     """
 
-    keys_: Mapping[Observed, Key]
+    keys_by: Mapping[Observed, Key]
     widths: Mapping[Observed, int]
     store: GramStore
     collect: Collect
     _missing: set[Observed] = field(default_factory=set)
 
     def __getitem__(self, observed: Observed) -> Gram:
-        key = self.keys_[observed]
+        key = self.keys_by[observed]
         if self.store.get(key) is None and observed not in self._missing:
             self._fetch(observed)
         found = self.store.get(key)
@@ -122,11 +122,15 @@ class Grams(Mapping[Observed, Gram]):
             raise KeyError(observed)
         return found
 
+    def origin(self, observed: Observed) -> Key:
+        """Digest of the input cone, and the axis."""
+        return self.keys_by[observed]
+
     def __iter__(self) -> Iterator[Observed]:
-        return iter(self.keys_)
+        return iter(self.keys_by)
 
     def __len__(self) -> int:
-        return len(self.keys_)
+        return len(self.keys_by)
 
     def _fetch(self, first: Observed) -> None:
         together = self._together(first)
@@ -136,16 +140,16 @@ class Grams(Mapping[Observed, Gram]):
                 found.setdefault(name, []).append(gram)
         for observed in reversed(together):  # what is needed first is dropped last
             if observed[0] in found:
-                self.store.put(self.keys_[observed], _joined(found[observed[0]]))
+                self.store.put(self.keys_by[observed], _joined(found[observed[0]]))
             else:
                 self._missing.add(observed)
 
     def _together(self, first: Observed) -> list[Observed]:
-        order = list(self.keys_)
+        order = list(self.keys_by)
         chosen: dict[str, Observed] = {}
         room = self.store.limit
         for observed in order[order.index(first) :]:
-            if self.store.get(self.keys_[observed]) is not None or observed[0] in chosen:
+            if self.store.get(self.keys_by[observed]) is not None or observed[0] in chosen:
                 continue
             room -= 8 * self.widths[observed] ** 2
             if room < 0 and chosen:

@@ -163,6 +163,11 @@ def value_parameters(value: ir.Value) -> int:
     for node, index in value.uses():
         if node.op_type == "MatMulNBits" and index == 1:
             return int(attribute(node, "K")) * int(attribute(node, "N"))
+        if node.op_type == "GatherBlockQuantized" and index == 0:
+            packed = (
+                8 // int(attribute(node, "bits", 4)) if tensor.dtype == ir.DataType.UINT8 else 1
+            )
+            return tensor.size * packed
     return tensor.size if _stands_for_numbers(value, tensor) else 0
 
 

@@ -28,6 +28,9 @@ INTEGER_OPS = frozenset("Add Sub Mul Equal Less Greater And Or Not Where Min Max
 """Folded only on integers and booleans, where every implementation agrees."""
 MAX_FOLDED_ELEMENTS = 1 << 16
 """Larger results would trade file size for nothing (weight transposes are lazy instead)."""
+VIEWS = frozenset("Flatten Reshape Squeeze Unsqueeze".split())
+STORED_ONCE = 1 << 10
+"""Elements from which a constant that others read as it is gets no copy in another shape."""
 
 
 def fold_constants(node: ir.Node, rewriter: Rewriter) -> bool:
@@ -40,6 +43,8 @@ def fold_constants(node: ir.Node, rewriter: Rewriter) -> bool:
         return False
     if node.op_type == "Transpose" and rank(node.inputs[0]) == 2:
         return fold_weight_transpose(node, rewriter)
+    if _views_shared(node):
+        return False
     results = _evaluate(node, opset(rewriter.model))
     if results is None:
         return False
@@ -51,6 +56,14 @@ def fold_constants(node: ir.Node, rewriter: Rewriter) -> bool:
     rewriter.remove(node)
     rewriter.sweep(inputs)
     return True
+
+
+def _views_shared(node: ir.Node) -> bool:
+    """Whether it only shows a weight in another shape that others read as it is stored."""
+    source, tensor = node.inputs[0], constant_tensor(node.inputs[0])
+    if node.op_type not in VIEWS or source is None or tensor is None:
+        return False
+    return tensor.size >= STORED_ONCE and len(source.uses()) > 1
 
 
 def _evaluate(node: ir.Node, version: int) -> list[np.ndarray] | None:

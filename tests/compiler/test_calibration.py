@@ -9,7 +9,8 @@ import onnx_ir as ir
 import pytest
 
 from planish.compiler.calibration.collect import collect
-from planish.compiler.calibration.observers import BINS, Masking, Request
+from planish.compiler.calibration.grams import Grams, GramStore, collect_grams, runs
+from planish.compiler.calibration.observers import BINS, Columns, Masking, Request
 from planish.ir.digest import contents_digest
 from planish.ir.errors import InputError, PassError
 from planish.passes.api import ValueStats
@@ -227,3 +228,72 @@ def test_half_precision_is_summed_in_float32(graphs: ModuleType) -> None:
     x = np.full((5000, 2), 10, np.float16)
     stats = collect(graphs.parse(text), requests(("y", 1)), [{"x": x}], None)["y"]
     np.testing.assert_array_equal(stats.mean_square, [100, 100])
+
+
+# -- Gram matrices -----------------------------------------------------------------------
+
+
+def kept_rows(model: ir.Model, graphs: ModuleType, feeds: Sequence[Any], name: str) -> Array:
+    """Values [rows, channels] of the tokens that count, in float64."""
+    model.graph.outputs.append(graphs.value(model, name))
+    found = [graphs.run(model, feed)[name][feed["mask"] > 0] for feed in feeds]
+    return np.concatenate(found).astype(np.float64)
+
+
+def test_gram_matrices_leave_padding_out(tokens: ir.Model, graphs: ModuleType) -> None:
+    feeds = [padded([RNG.integers(0, 5, n) for n in (3, 7, 1)]), padded([RNG.integers(0, 5, 4)])]
+    found = collect_grams(tokens, [Columns("h", 2), Columns("x", 2, (2, 5))], feeds, MASKING)
+    for name, columns in (("h", slice(None)), ("x", slice(2, 5))):
+        rows = kept_rows(graphs.parse(TOKENS, table=TABLE, w=W), graphs, feeds, name)
+        gram = found[name]
+        assert gram.count == len(rows) == 15
+        np.testing.assert_allclose(gram.matrix, (rows.T @ rows)[:, columns], rtol=1e-5, atol=1e-4)
+        np.testing.assert_allclose(gram.mean, rows.mean(axis=0), rtol=1e-5, atol=1e-5)
+
+
+def test_rows_of_all_axes_count_where_there_is_no_mask(graphs: ModuleType) -> None:
+    model = graphs.parse(IMAGES, **KERNELS)
+    feeds = [{"x": RNG.normal(size=(n, 3, 4, 5)).astype(np.float32)} for n in (2, 3)]
+    gram = collect_grams(model, [Columns("x", 3)], feeds, None)["x"]
+    rows = np.concatenate([feed["x"].reshape(-1, 5) for feed in feeds]).astype(np.float64)
+    assert gram.count == 60
+    np.testing.assert_allclose(gram.matrix, rows.T @ rows, rtol=1e-5, atol=1e-4)
+
+
+def test_infinite_activations_have_no_gram_matrix(graphs: ModuleType) -> None:
+    model = graphs.parse(IMAGES, **KERNELS)
+    feed = {"x": np.full((1, 3, 4, 5), np.inf, np.float32)}
+    with pytest.raises(InputError, match="not finite"):
+        collect_grams(model, [Columns("x", 3)], [feed], None)
+
+
+def test_large_matrices_are_made_in_stripes_that_fit() -> None:
+    wanted = [("a", 1, 100), ("b", 1, 40), ("c", 1, 40)]
+    made = runs(wanted, limit=100 * 4 * 30)
+    assert [(c.value, c.columns) for run in made for c in run] == [
+        ("a", (0, 30)), ("a", (30, 60)), ("a", (60, 90)), ("a", (90, 100)), ("b", None),
+        ("c", None),
+    ]  # fmt: skip
+    sizes = {"a": 100, "b": 40, "c": 40}
+    for run in made:
+        widths = [sizes[c.value] if c.columns is None else c.columns[1] - c.columns[0] for c in run]
+        assert sum(4 * sizes[c.value] * w for c, w in zip(run, widths, strict=True)) <= 12000
+        assert len({c.value for c in run}) == len(run)
+
+
+def test_matrices_are_collected_once_and_as_many_as_fit(tokens: ir.Model) -> None:
+    feeds, asked = [padded([RNG.integers(0, 5, 6)])], []
+
+    def collected(requests: Sequence[Columns]) -> Any:
+        asked.append([c.value for c in requests])
+        return collect_grams(tokens, requests, feeds, MASKING)
+
+    names = ("x", "h", "y")
+    keys = {(name, 2): (name, 2) for name in names}
+    store = GramStore(limit=2 * 8 * 8 * 8)
+    grams = Grams(keys, dict.fromkeys(keys, 8), store, collected)
+    for name in ("x", "h", "x", "y", "y"):
+        assert grams[name, 2].matrix.shape == (8, 8)
+    assert asked == [["x", "h"], ["y"]]
+    whole = collect_grams(tokens, [Columns("h", 2)], feeds, MASKING)["h"]
+    np.testing.assert_array_equal(grams["h", 2].matrix, whole.matrix)

@@ -284,6 +284,13 @@ def test_packed_weights_count_what_they_stand_for() -> None:
         {"w": np.ones((6, 1, 8), np.uint8), "s": floats(6)},
     )
     assert parameters(model) == 48
+    table = build(
+        "y = com.microsoft.GatherBlockQuantized <bits = 4, block_size = 16, quantize_axis = 1>"
+        ' ("w", x, "s")',
+        {"w": np.ones((7, 16), np.uint8), "s": floats(7, 2)},
+        inputs="int64[b, s] x",
+    )
+    assert parameters(table) == 7 * 32
 
 
 def test_integer_biases_are_parameters_and_indices_are_not() -> None:

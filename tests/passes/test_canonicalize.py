@@ -449,3 +449,16 @@ def test_a_float_range_is_left_to_the_runtime(
     x = np.arange(3).astype(np.int64 if folded else np.float32)
     model = canonical(graphs, text + "{ r = Range(a, b, d) y = Add(x, r) }", {"x": x})
     assert graphs.ops(model) == (["Add"] if folded else ["Range", "Add"])
+
+
+def test_a_weight_that_others_read_as_it_is_stored_gets_no_copy_in_another_shape(
+    graphs: ModuleType,
+) -> None:
+    for size in (64, 8):
+        source = f"""<ir_version: 10, opset_import: ["" : 20]>
+        g (float[n, {size}] x) => (float[n, {size}] y, float[1, {size * size}] z)
+        <int64[2] s = {{1, -1}}>
+        {{ y = MatMul(x, w) v = Reshape(w, s) a = ReduceSum(x) z = Add(v, a) }}"""
+        model = graphs.parse(source, w=np.ones((size, size), np.float32))
+        graphs.Bench(model, [{"x": np.ones((2, size), np.float32)}]).run("canonicalize")
+        assert ("Reshape" in graphs.ops(model)) is (size == 64)
