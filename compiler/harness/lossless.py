@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...passes.api import Semantics, registered
+from ...targets.host import read_machine
 from ...targets.loader import backend_of, load_target, target_names
 from ..policy import LOSSLESS
 from .subject import Subject
@@ -20,12 +21,13 @@ def chained() -> Subject:
 
 
 def cpu_targets() -> tuple[str, ...]:
-    """Names of the classes that the runtime's CPU provider serves, and this host.
+    """Names of the classes that the runtime's CPU provider serves on this architecture, and host.
 
     Machines are compiled for as their class is: they add rates, not rules.
     """
     targets = [load_target(name) for name in target_names()]
-    return tuple(t.name for t in targets if t.kind != "machine" and backend_of(t) is not None)
+    served = [t for t in targets if t.kind != "machine" and backend_of(t) is not None]
+    return tuple(t.name for t in served if t.arch in ("any", read_machine().arch))
 
 
 def lossless_subjects(targets: tuple[str, ...]) -> tuple[Subject, ...]:
