@@ -127,13 +127,23 @@ def check_served(target: Target, goal: Goal) -> None:
     refused = [found for name in _MOVES if (found := _refusal(name, case)) and _final(found)]
     if len(refused) < len(_MOVES):
         return
-    listed = "; ".join(f"{a.technique}: {a.code} ({a.sentence})" for a in refused)
+    reasons = {f"{a.code} ({a.sentence})": "" for a in refused}
+    for aside in refused:
+        reason = f"{aside.code} ({aside.sentence})"
+        reasons[reason] += ", " * bool(reasons[reason]) + aside.technique
+    listed = "; ".join(f"{names}: {reason}" for reason, names in reasons.items())
     raise TargetError(
         f"no technique can serve the goal {goal!r} on {target.name}: {listed}",
         where=f"target {target.name}",
         hint=f"`planish targets show {target.name}` has what it takes; "
         f"--passes {LOSSLESS} asks for the lossless clean-up alone",
     )
+
+
+def has_figures(target: Target) -> bool:
+    """Whether the target has rates, a bandwidth or measurements to predict a time from."""
+    known = (target.measured, target.memory.bandwidth_gbs, *vars(target.rates).values())
+    return any(figure is not None for figure in known)
 
 
 def untried(proposed: Proposed) -> tuple[str, ...]:
@@ -176,12 +186,18 @@ def _against(name: str, move: _Move, case: _Case) -> Iterator[Aside]:
     if name == "weight-only-int2":
         sentence = "2 bits lose too much to be proposed; --passes 'weight-only{bits=2}' asks for it"
         yield Aside(name, "request", "on-request", sentence)
-    if name.startswith("weight-only") and case.goal == "latency" and case.few == 0.0:
+    if name.startswith("weight-only") and case.goal == "latency" and _too_many_rows(case):
         yield Aside(name, "workload", "many-rows", _many_rows(case.target))
     ratio = case.target.int8.speed_ratio
     if move.pass_name == "quantize" and case.goal == "latency" and (ratio or 2.0) <= 1.0:
         sentence = f"8-bit products run at {ratio:g}x the speed of float ones here"
         yield Aside(name, "target", "no-faster", sentence)
+
+
+def _too_many_rows(case: _Case) -> bool:
+    """Whether no linear layer meets few rows; nobody can know where rates may tell otherwise."""
+    known = case.target.weight_only.most_rows is not None or not has_figures(case.target)
+    return case.few == 0.0 and known
 
 
 def _many_rows(target: Target) -> str:
@@ -231,7 +247,7 @@ def _made(name: str, case: _Case) -> Iterator[Proposal]:
 
 def _because(name: str, case: _Case) -> str:
     """What of the workload and the target speaks for it."""
-    if name.startswith("weight-only") and case.few is not None and case.goal != "size":
+    if name.startswith("weight-only") and case.few and case.goal != "size":
         most = case.target.weight_only.most_rows
         known = f"up to {most}" if most is not None else "one; the break-even is unknown"
         return f"; {100 * case.few:.0f} % of the linear weights meet few rows ({known})"
@@ -287,6 +303,8 @@ _MOVES: dict[str, _Move] = {
     "weight-only-int2": _Move("weight-only", _TABLES_TOO, 2, _weight_only(2, "2-bit weights")),
 }  # fmt: skip
 """By technique; those missing have no pass."""
+PASSES_FOR = tuple(_MOVES)
+"""The techniques that planish has passes for."""
 _FEW_ROWS = (
     "weight-only-int4", "int8-static", "int8-dynamic", "weight-only-int8", "weight-only-int2"
 )  # fmt: skip

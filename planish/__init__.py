@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
-from .api import compile, load
+from .api import compile, load, plan
+from .compiler.planning.outlook import Planned
 from .compiler.quality.evaluation import Scores
 from .compiler.reporting.artifact import Artifact
 from .ir.errors import (
@@ -33,6 +34,7 @@ __all__ = [
     "InputError",
     "PassError",
     "PlanishError",
+    "Planned",
     "Scores",
     "TargetError",
     "UsageError",
@@ -40,4 +42,5 @@ __all__ = [
     "__version__",
     "compile",
     "load",
+    "plan",
 ]

@@ -17,6 +17,7 @@ from .compiler.staging import refuse_inputs_inside
 from .targets.schema import Target
 
 if TYPE_CHECKING:
+    from .compiler.planning.outlook import Planned
     from .compiler.policy import Goal
     from .compiler.result import Built
 
@@ -96,6 +97,47 @@ def compile(
         with contextlib.suppress(OSError):  # not empty where it holds a reproducer
             inside.rmdir()
         raise
+
+
+def plan(
+    model: Any,
+    target: str | Path | Target = "host",
+    *,
+    example_inputs: Any = None,
+    dynamic_shapes: Any = "auto",
+    goal: Goal = "latency",
+    workload: str | Sequence[str] | None = None,
+    calibration: Any = None,
+    holdout: Any = None,
+    token_mask: str | None = None,
+    pipeline: str | None = None,
+    threads: int = 0,
+    keep_overridable: bool = False,
+    seed: int = 0,
+    max_memory: str | int | float | None = None,
+    progress: bool | None = None,
+) -> Planned:
+    """What ``compile`` would do with the same arguments, predicted; nothing is changed or kept.
+
+    The result's ``outlooks`` are the pipelines that would be tried, the likeliest first
+    (``chosen``): for each the sites with what would become of them or why they are left alone,
+    size in bytes and milliseconds of one run before and after, each with its basis. ``aside``
+    has the techniques that are not tried, with codes. With ``pipeline`` that one is looked at.
+    The model is run only where calibration data is given, for its ranges.
+
+    Raises UsageError, InputError, and TargetError where no technique can serve the goal.
+    """
+    from .compiler.planning.plan import plan_model
+
+    shown = sys.stderr.isatty() if progress is None else progress
+    with progress_on(Console(stderr=True), live=shown, verbose=False) as running:
+        return plan_model(
+            model, target, example_inputs=example_inputs, dynamic_shapes=dynamic_shapes,
+            goal=goal, workload=workload, calibration=calibration, holdout=holdout,
+            token_mask=token_mask, pipeline=pipeline, threads=threads,
+            keep_overridable=keep_overridable, seed=seed, max_memory=max_memory,
+            progress=running,
+        )  # fmt: skip
 
 
 def load(path: Path | str) -> Artifact:

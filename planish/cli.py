@@ -16,7 +16,7 @@ import typer
 from rich.text import Text
 
 from . import __version__
-from .commands import bench, check, inspect, passes, targets, test_pass, verify
+from .commands import bench, check, inspect, passes, plan, targets, test_pass, verify
 from .commands import compile as compile_
 from .ir.errors import PlanishError, UsageError
 from .terminal import Terminal
@@ -56,6 +56,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("compile")(compile_.compile_command)
+app.command("plan")(plan.plan_command)
 app.command("inspect")(inspect.inspect_command)
 app.command("verify")(verify.verify_command)
 app.command("bench")(bench.bench_command)

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from ...ir.types.bound import bound_shapes
 from ...targets.cost.predict import predict
 from ...targets.schema import Target
+from ..policy import has_figures
 from ..workload import Workload
 from .outlook import Time, TimeBasis
 
@@ -32,7 +33,7 @@ def run_time(model: ir.Model, target: Target, workloads: Sequence[Workload], thr
 
     Of more workloads than three the heaviest stand for all.
     """
-    if not _has_figures(target):
+    if not has_figures(target):
         return Run(None, "unknown", without_figures(target))
     heavy = sorted(workloads, key=lambda w: -w.weight)[:MOST_SHAPES] or [Workload({})]
     each = [predict(model, target, bound_shapes(model, w.bindings), threads) for w in heavy]
@@ -62,8 +63,3 @@ def without_figures(target: Target) -> str:
         known.append(f"4-bit weights win up to {rows} row{'s' if rows > 1 else ''} of activations")
     told = f"; what it breaks even at: {', '.join(known)}" if known else ""
     return f"{target.name} has no rates to predict a time from{told}"
-
-
-def _has_figures(target: Target) -> bool:
-    known = (target.measured, target.memory.bandwidth_gbs, *vars(target.rates).values())
-    return any(figure is not None for figure in known)

@@ -220,7 +220,8 @@ def test_a_goal_that_no_technique_can_serve(goal: Any) -> None:
     with pytest.raises(TargetError, match=f"no technique can serve the goal '{goal}'") as caught:
         check_served(nothing(), goal)
     for name in ("int8-static", "int8-dynamic", "weight-only-int4"):
-        assert f"{name}: {one(nothing(), name).code}" in caught.value.what
+        assert name in caught.value.what
+        assert one(nothing(), name).code in caught.value.what
     check_served(target(), goal)
 
 
