@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import onnx_ir as ir
 
 from ..ir.errors import PassError, TargetError, VerifyError
 from ..ir.rewriter import Rewriter
@@ -46,20 +47,23 @@ class Choice:
 
 
 def choose(
-    candidates: Sequence[Judged], goal: Goal, feeds: Sequence[Feeds] | None, workshop: Workshop
+    candidates: Sequence[Judged],
+    goal: Goal,
+    feeds: Sequence[Feeds] | None,
+    workshop: Workshop,
+    predicted: Callable[[ir.Model], float | None] | None = None,
 ) -> Choice:
     """The best acceptable candidate; the first is the lossless one and always acceptable.
 
-    feeds: what to time on, None where the target cannot be run here; then the order of
-    proposal decides. Each is timed in all runtime spellings that apply to it: the slower of
-    two graphs may be the faster one once it is well written. Undecided candidates count only
-    where no other lossy one is acceptable.
+    feeds: what to time on, None where the target cannot be run here; then milliseconds decide as
+    ``predicted`` says, or the order of proposal where it does not know all of them. Each is timed
+    in all runtime spellings that apply to it: the slower of two graphs may be the faster one once
+    it is well written. Undecided candidates count only where no other lossy one is acceptable.
     """
     eligible = _eligible(candidates)
     times = _times(eligible, feeds, workshop)
     if times is None:
-        ranked = eligible[1:] or eligible
-        best = min(ranked, key=lambda c: c.build.bytes) if goal == "size" else ranked[0]
+        best = _likeliest(eligible[1:] or eligible, goal, predicted)
     else:
         best = _best(eligible, times.medians[1:], goal)
     speeds = (
@@ -72,6 +76,21 @@ def choose(
     )
     trials = tuple(_trial(c, c is best, speeds.get(id(c))) for c in candidates)
     return Choice(best, trials)
+
+
+def _likeliest(
+    candidates: Sequence[Judged],
+    goal: Goal,
+    predicted: Callable[[ir.Model], float | None] | None,
+) -> Judged:
+    """The best one as far as it can be told without measuring."""
+    if goal == "size":
+        return min(candidates, key=lambda c: c.build.bytes)
+    times = [predicted(c.build.model) if predicted else None for c in candidates]
+    known = [time for time in times if time is not None]
+    if len(known) < len(times):
+        return candidates[0]
+    return _best(candidates, np.array(known), goal)
 
 
 def write_as(judged: Judged, names: Sequence[str], workshop: Workshop) -> Judged | None:

@@ -33,6 +33,7 @@ from .manager import GIVEN_BACK
 from .memory import Estimate
 from .outcome import Finished, describe
 from .pipeline import parse
+from .planning.times import run_time
 from .policy import GOALS, LOSSLESS, Goal, check_served, propose, untried
 from .prepare import Prepared, Request, prepare
 from .progress import Progress, Silent
@@ -179,12 +180,18 @@ def _search(prepared: Prepared) -> Finished:
         if tried is not None and all(tried is not candidate for candidate in candidates):
             candidates.append(tried)
     workshop.context.progress.phase("timing the candidates")
-    choice = choose(candidates, request.goal, prepared.timing_feeds, workshop)
+    choice = choose(candidates, request.goal, prepared.timing_feeds, workshop, _predictor(prepared))
     finished = _finish(choice.judged, choice, prepared)
     if choice.judged is lossless or finished.speed.verdict in UNPAID[request.goal]:
         found = _lossless(lossless, choice, finished, prepared)
         finished = replace(found, refused=_refused(candidates[1:]))
     return replace(finished, notes=(*told, *finished.notes))
+
+
+def _predictor(prepared: Prepared) -> Callable[[ir.Model], float | None]:
+    """Milliseconds of a run of a model on the target, None where nothing tells."""
+    target, threads = prepared.request.target, prepared.request.threads
+    return lambda model: run_time(model, target, prepared.workloads, threads).ms
 
 
 def _taken(make: Callable[[], Judged], text: str, told: list[str]) -> Judged | None:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from ..ir.errors import PlanishError
 from ..ir.provenance import Remark
-from ..ir.types.bound import bound_shapes
-from ..targets.cost.predict import Prediction, predict
 from ..targets.host import Machine, executable_here, probe_host, read_machine
 from ..targets.runtime import PROVIDER, runtime_version
 from ..targets.schema import Target
 from ..targets.tomlfile import catalog_files
 from .backends.pairsums import pair_sums
+from .planning.times import before_and_after, run_time
 from .result import PredictedSpeed
 from .workload import Workload
 
@@ -67,13 +64,13 @@ def predicted_speed(
     before: ir.Model, after: ir.Model, target: Target, workloads: tuple[Workload, ...], threads: int
 ) -> PredictedSpeed:
     """What the cost model says of both; without a figure for either there is no ratio."""
-    first = _weighted(before, target, workloads, threads)
-    second = _weighted(after, target, workloads, threads)
-    if first is None or second is None or not first[0] or not second[0]:
+    first = run_time(before, target, workloads, threads)
+    second = run_time(after, target, workloads, threads)
+    found = before_and_after(first, second)
+    if found.ratio is None:
         note = f"{target.name} has no rates or tables to predict from"
         return PredictedSpeed(None, None, None, "unknown", note)
-    basis = "estimated" if "estimated" in (first[1], second[1]) else first[1]
-    return PredictedSpeed(first[0], second[0], first[0] / second[0], basis, second[2])
+    return PredictedSpeed(found.before, found.after, found.ratio, found.basis, found.note)
 
 
 def sums_of(model: ir.Model, target: Target) -> Sums:
@@ -118,28 +115,3 @@ def _adds(target: Target) -> str:
 
 def _probed(target: Target, here: Machine) -> bool:
     return target.measured is not None and target.measured.cpu == here.cpu
-
-
-def _weighted(
-    model: ir.Model, target: Target, workloads: tuple[Workload, ...], threads: int
-) -> tuple[float, str, str] | None:
-    """Milliseconds of a run over the workloads, the weakest basis, and what it means."""
-    total, bases, note = 0.0, set[str](), ""
-    for workload in workloads or (Workload({}),):
-        found = _predicted(lambda w=workload: predict(  # type: ignore[misc]
-            model, target, bound_shapes(model, w.bindings), threads
-        ))  # fmt: skip
-        if found is None or found.ms is None:
-            return None
-        total += workload.weight * found.ms
-        bases.add(found.basis)
-        note = found.note
-    return total, "estimated" if "estimated" in bases else "measured", note
-
-
-def _predicted(make: Callable[[], Prediction]) -> Prediction | None:
-    """None where sizes cannot be bound: a prediction is never worth a compile."""
-    try:
-        return make()
-    except PlanishError:
-        return None

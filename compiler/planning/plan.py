@@ -17,12 +17,12 @@ from ...ir.save import saved_bytes
 from ...ir.signature import Signature
 from ...ir.storage.filesize import model_bytes
 from ...ir.types.bound import symbols
-from ...targets.host import executable_here
 from ...targets.loader import load_target
 from ...targets.schema import Target
 from ...targets.techniques import compiles
 from ..context import CompileContext
 from ..data.feeds import available_memory
+from ..elsewhere import not_the_target
 from ..intake import SHAPES_SEEN, TIMING_FEEDS, feeds_for, masking_of, raised_for_integers
 from ..memory import Estimate, estimate
 from ..pipeline import parse
@@ -224,8 +224,8 @@ def _planned(
     useful = tuple(outlook for outlook in outlooks if outlook.taken)
     if useful:
         aside += [_idle(outlook) for outlook in outlooks if not outlook.taken]
-    backend, here = compiles(target), executable_here(target)
-    why = backend.sentence if not backend.supported else here.reason
+    backend = compiles(target)
+    why = not_the_target(target) if backend.supported else backend.sentence
     return Planned(
         model=stage.source.label,
         target=target.name,
@@ -233,7 +233,7 @@ def _planned(
         goal=goal,
         workloads=stage.workloads,
         generated=stage.generated,
-        executable=backend.supported and here.ok and stage.room.fits,
+        executable=not why and stage.room.fits,
         compilable=backend.supported,
         why_not=why or ("" if stage.room.fits else stage.room.shortage),
         outlooks=useful or outlooks,

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
+from ...ir.errors import PlanishError
 from ...ir.types.bound import bound_shapes
 from ...targets.cost.predict import predict
 from ...targets.schema import Target
@@ -36,7 +37,10 @@ def run_time(model: ir.Model, target: Target, workloads: Sequence[Workload], thr
     if not has_figures(target):
         return Run(None, "unknown", without_figures(target))
     heavy = sorted(workloads, key=lambda w: -w.weight)[:MOST_SHAPES] or [Workload({})]
-    each = [predict(model, target, bound_shapes(model, w.bindings), threads) for w in heavy]
+    try:
+        each = [predict(model, target, bound_shapes(model, w.bindings), threads) for w in heavy]
+    except PlanishError as error:  # sizes that the graph cannot have
+        return Run(None, "unknown", error.what)
     basis = max((p.basis for p in each), key=_STRENGTH.index)
     note = next((p.note for p in each if p.basis == basis), "")
     times = [p.ms for p in each if p.ms is not None]
