@@ -9,7 +9,7 @@ from math import prod
 import onnx_ir as ir
 
 from ...ir.counting.flops import flops
-from ...ir.graph import attribute, constant_tensor, given, operator
+from ...ir.graph import attribute, constant_tensor, consumers, given, operator, producer
 from ...ir.types.bound import Shapes
 
 Sizes = tuple[int, ...]
@@ -60,10 +60,10 @@ norm LayerNormalization RMSNormalization SimplifiedLayerNormalization SkipLayerN
 norm InstanceNormalization GroupNormalization MeanVarianceNormalization LpNormalization LRN
 norm SkipSimplifiedLayerNormalization EmbedLayerNormalization
 broadcast BatchNormalization PRelu RotaryEmbedding
-transpose Transpose DepthToSpace SpaceToDepth
+turn DepthToSpace SpaceToDepth
 gather Gather GatherElements GatherND GatherBlockQuantized OneHot Compress
-move Concat Slice Pad Split Expand Tile Trilu ScatterND ScatterElements ReverseSequence Resize
-move Upsample Range ConstantOfShape EyeLike CumSum Unique NonZero TensorScatter
+move Concat Slice Pad Split Expand Tile Trilu ScatterND ScatterElements ReverseSequence
+move Range ConstantOfShape EyeLike CumSum Unique NonZero TensorScatter
 quantize QuantizeLinear
 dequantize DequantizeLinear
 dynamic DynamicQuantizeLinear
@@ -90,6 +90,12 @@ _PRODUCT_NAMES = {
 }  # fmt: skip
 _NUMBERS = {"u8s8": "int8", "dynamic": "int8", "nbits8": "int8", "nbits4": "int8"}
 _CONV_WEIGHT = {"QLinearConv": 3}
+_BLOCK = 16  # channels
+_IN_BLOCKS = frozenset(
+    "Conv MaxPool AveragePool GlobalAveragePool GlobalMaxPool Add Sum Mul Concat Relu Sigmoid Tanh "
+    "BatchNormalization".split()
+)
+_ABSORBED = frozenset({"Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "HardSigmoid"})
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 _TAPS_OF_POOL = 4  # of the pool that was measured
 
@@ -115,7 +121,7 @@ def _parts(
     if name in _PRODUCT_NAMES:
         return _product(node, name, shapes, kernel), False
     if kernel == "layer-norm":
-        return (Part("streams.norm", (_count(node.outputs[0], shapes),)),), False
+        return (_lines("norm", _sizes(node.outputs[0], shapes), -1),), False
     maker = _MAKERS.get(name)
     if maker is not None:
         return maker(node, shapes, kernel)
@@ -156,9 +162,25 @@ def _convolution(
     table = f"convolutions.{kind}{'_u8s8' if integer else ''}"
     like = kind == "spatial" and taps != [3, 3]
     if depthwise:
-        return (Part(table, (pixels, prod(taps), n)),), tuple(taps) != (3, 3)
+        return (Part(table, (pixels, prod(taps), n)),), tuple(taps) not in ((3, 3), (3,))
     key = (pixels, inner * prod(taps), n // group)
-    return (Part(table, key, group),), like or group > 1
+    blocks = () if integer or len(taps) != 2 else _reorders(node, shapes)
+    return (Part(table, key, group), *blocks), like or group > 1
+
+
+def _reorders(node: ir.Node, shapes: Shapes) -> tuple[Part, ...]:
+    """Float convolutions keep channels in blocks: others read and write plain layouts."""
+    found, x = [], node.inputs[0]
+    made = producer(x)
+    fed = made is not None and made.op_type in _IN_BLOCKS
+    if x is not None and not fed and _sizes(x, shapes)[1] >= _BLOCK and consumers(x)[0] is node:
+        found.append(Part("streams.turn", (_count(x, shapes),)))
+    readers = consumers(node.outputs[0])
+    if len(readers) == 1 and readers[0].op_type in _ABSORBED:
+        readers = consumers(readers[0].outputs[0])
+    if not readers or any(reader.op_type not in _IN_BLOCKS for reader in readers):
+        found.append(Part("streams.turn", (_count(node.outputs[0], shapes),)))
+    return tuple(found)
 
 
 def _kind(taps: list[int]) -> str:
@@ -211,7 +233,7 @@ def _attention(node: ir.Node, shapes: Shapes, kernel: str | None) -> tuple[tuple
     return (
         *first,
         Part("products.activations", (own, each, length), pairs),
-        Part("streams.softmax", (pairs * own * length,)),
+        Part("streams.softmax", (pairs * own, length)),
         Part("products.activations", (own, length, each), pairs),
     ), True
 
@@ -233,31 +255,47 @@ def _pool(node: ir.Node, shapes: Shapes, kernel: str | None) -> tuple[tuple[Part
     return (Part("streams.pool", (max(1, read),)),), prod(window) != _TAPS_OF_POOL
 
 
-_MAKERS: Mapping[
-    str, Callable[[ir.Node, Shapes, str | None], tuple[tuple[Part, ...], bool]]
-] = {
-    "Conv": _convolution, "FusedConv": _convolution, "QLinearConv": _convolution,
-    "ConvInteger": _convolution, "ConvTranspose": _transposed, "LSTM": _recurrent,
-    "GRU": _recurrent, "RNN": _recurrent, "Attention": _attention, "QAttention": _attention,
-    "MultiHeadAttention": _attention, "GroupQueryAttention": _attention, "Einsum": _einsum,
-    "MaxPool": _pool, "AveragePool": _pool, "LpPool": _pool,
-}  # fmt: skip
-
-
 def _stream(node: ir.Node, name: str, shapes: Shapes) -> Part:
     if name in _VIEWS:
         return Part("node", ())
     if name in _REDUCE:
-        return Part("streams.reduce", (max(1, _count(node.inputs[0], shapes)),))
+        made = max(1, _count(node.outputs[0], shapes))
+        return Part("streams.reduce", (made, max(1, _count(node.inputs[0], shapes) // made)))
     elements = sum(_count(v, shapes) for v in node.outputs if v.name and _used(v))
     if name in _BINARY:
         return Part(f"streams.{_spread(node, shapes)}", (max(1, elements),))
     table = _STREAM.get(name)
     if table is None:
         raise UnknownSizeError
+    if table in ("softmax", "norm"):
+        return _lines(table, _sizes(node.inputs[0], shapes), attribute(node, "axis", -1))
     if table == "dynamic":
         elements = _count(node.outputs[0], shapes)
     return Part(f"streams.{table}", (max(1, elements),))
+
+
+def _lines(table: str, sizes: Sizes, axis: int) -> Part:
+    """Rows along one axis; of a normalisation along all axes from that one on."""
+    if not sizes:
+        return Part("node", ())
+    axis %= len(sizes)
+    length = prod(sizes[axis:]) if table == "norm" else sizes[axis]
+    return Part(f"streams.{table}", (max(1, prod(sizes) // max(1, length)), max(1, length)))
+
+
+def _transpose(node: ir.Node, shapes: Shapes, kernel: str | None) -> tuple[tuple[Part, ...], bool]:
+    sizes = _sizes(node.outputs[0], shapes)
+    order: Sizes = attribute(node, "perm", tuple(reversed(range(len(sizes)))))
+    kept = [axis for axis in order if sizes[order.index(axis)] > 1]
+    if kept == sorted(kept):  # only axes of one element move: nothing does
+        return (Part("node", ()),), False
+    table = "transpose" if order[-1] == len(order) - 1 else "turn"
+    return (Part(f"streams.{table}", (max(1, prod(sizes)),)),), False
+
+
+def _resize(node: ir.Node, shapes: Shapes, kernel: str | None) -> tuple[tuple[Part, ...], bool]:
+    taps = {"nearest": 1, "linear": 4, "cubic": 16}.get(str(attribute(node, "mode", "nearest")), 4)
+    return (Part("streams.gather", (max(1, taps * _count(node.outputs[0], shapes)),)),), True
 
 
 def _used(value: ir.Value) -> bool:
@@ -317,3 +355,15 @@ def _bytes(value: ir.Value | None, shapes: Shapes) -> int:
         return int(_count(value, shapes) * width)
     except UnknownSizeError:
         return 0
+
+
+_MAKERS: Mapping[
+    str, Callable[[ir.Node, Shapes, str | None], tuple[tuple[Part, ...], bool]]
+] = {
+    "Conv": _convolution, "FusedConv": _convolution, "QLinearConv": _convolution,
+    "ConvInteger": _convolution, "ConvTranspose": _transposed, "LSTM": _recurrent,
+    "GRU": _recurrent, "RNN": _recurrent, "Attention": _attention, "QAttention": _attention,
+    "MultiHeadAttention": _attention, "GroupQueryAttention": _attention, "Einsum": _einsum,
+    "MaxPool": _pool, "AveragePool": _pool, "LpPool": _pool, "Transpose": _transpose,
+    "Resize": _resize, "Upsample": _resize,
+}  # fmt: skip

@@ -50,13 +50,14 @@ class Convolutions:
 
 @dataclass(frozen=True)
 class Streams:
-    """Operators that pass over their elements. Rows: threads, elements, microseconds.
+    """Operators that pass over their elements. Rows: threads, elements, microseconds; of softmax,
+    norm and reduce: threads, rows, length of a row, microseconds.
 
-    binary: Add of two equal shapes. broadcast: Mul by a row. unary: Relu. exponential: Sigmoid,
-    Tanh, Exp. gelu: Gelu or Erf. softmax, norm: rows of 128. reduce: over rows.
-    transpose: the inner axes of [1, a, 8, b] swapped. gather: rows of 64. move: Concat, Slice,
-    Pad. quantize, dequantize: float32 from and to uint8. dynamic: DynamicQuantizeLinear.
-    integer: QLinearAdd. compare: Where and comparisons. pool: 2x2 windows, elements read.
+    binary: Add of two equal shapes. broadcast: Mul by a row. unary: Relu. exponential: Sigmoid.
+    gelu: Gelu. softmax, norm, reduce: Softmax, LayerNormalization, ReduceMean over rows.
+    transpose: inner rows of 32 keep together. turn: the last axis changes place. gather: rows of
+    64. move: Slice. quantize, dequantize: float32 from and to uint8. dynamic:
+    DynamicQuantizeLinear. integer: QLinearAdd. compare: Where. pool: 2x2 windows, elements read.
     """
 
     binary: Rows = ()
@@ -68,6 +69,7 @@ class Streams:
     norm: Rows = ()
     reduce: Rows = ()
     transpose: Rows = ()
+    turn: Rows = ()
     gather: Rows = ()
     move: Rows = ()
     quantize: Rows = ()

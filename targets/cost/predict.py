@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import prod
 from typing import Any, Literal
 
 import onnx_ir as ir
@@ -28,6 +29,7 @@ Basis = Literal["measured", "estimated", "unknown"]
 
 WORST: tuple[Basis, ...] = ("measured", "estimated", "unknown")
 """From the best to the worst."""
+_EMPTY = 1024  # elements below which a stream costs what an empty node does
 _LOOPS = frozenset({"Loop", "Scan"})
 
 
@@ -195,7 +197,7 @@ def _part(part: Part, machine: _Machine) -> Reading | None:
     if found is None or not part.table.startswith("streams."):
         return found
     # Below the smallest stream a node costs what an empty one does: that was measured, too.
-    return Reading(found.value, found.inside or part.key[0] < 1024)
+    return Reading(found.value, found.inside or prod(part.key) < _EMPTY)
 
 
 def _weights_us(work: Work, machine: _Machine) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product as every
+from math import prod
 
 import numpy as np
 
@@ -20,7 +21,7 @@ from .graphs import (
     quantized_convolution,
     quantized_product,
 )
-from .streams import STREAMS
+from .streams import BY_LINES, STREAMS
 
 PRODUCTS: Mapping[str, Build] = {
     "float32": product,
@@ -43,6 +44,7 @@ CONVOLUTIONS: Mapping[str, Build] = {
 _TAPS = {"pointwise": 1, "spatial": 9, "depthwise": 9, "line": 3}
 
 MAX_COPIES = 16
+_MOST_ELEMENTS = 1 << 22
 _RUN_US = 150.0  # what the copies of one graph are meant to take together
 
 
@@ -52,7 +54,8 @@ class Grid:
 
     rows, depths, widths: M, K and N of products with constant weights. most: multiply-adds of one
     node. attention: sizes of products of two computed operands. pixels, channels: of convolutions.
-    elements: of streams. weights: bytes of the matrices whose reading is timed.
+    elements: of streams; lines, lengths: of those that work row by row. weights: bytes of the
+    matrices whose reading is timed.
     """
 
     rows: tuple[int, ...] = (1, 4, 16, 64, 256, 1024)
@@ -63,6 +66,8 @@ class Grid:
     pixels: tuple[int, ...] = (16, 256, 1024, 4096, 16384)
     channels: tuple[int, ...] = (3, 16, 64, 256)
     elements: tuple[int, ...] = (256, 4096, 65536, 1 << 20)
+    lines: tuple[int, ...] = (16, 256, 4096, 65536)
+    lengths: tuple[int, ...] = (8, 48, 384)
     weights: tuple[int, ...] = (1 << 18, 1 << 20, 1 << 22, 1 << 24, 1 << 26)
 
 
@@ -100,8 +105,8 @@ def _products(grid: Grid) -> Iterator[Point]:
             axes = (grid.attention,) * 3
         for key in every(*axes):
             batch = 8 if name == "activations" else 1
-            if batch * _multiplied(key) <= grid.most:
-                yield Point(f"products.{name}", key, build, 1 + _multiplied(key) / 4e4)
+            if batch * prod(key) <= grid.most:
+                yield Point(f"products.{name}", key, build, 1 + prod(key) / 4e4)
 
 
 def _convolutions(grid: Grid) -> Iterator[Point]:
@@ -112,15 +117,14 @@ def _convolutions(grid: Grid) -> Iterator[Point]:
             if outer < 16 <= max(grid.channels) or (alone and inner != outer):
                 continue
             key = (pixels, _TAPS[kind] * (1 if alone else inner), outer)
-            if _multiplied(key) <= grid.most:
-                yield Point(f"convolutions.{name}", key, build, 2 + _multiplied(key) / 2e4)
+            if prod(key) <= grid.most:
+                yield Point(f"convolutions.{name}", key, build, 2 + prod(key) / 2e4)
 
 
 def _streams(grid: Grid) -> Iterator[Point]:
     for name, build in STREAMS.items():
-        for elements in grid.elements:
-            yield Point(f"streams.{name}", (elements,), build, 1 + elements / 3e3)
-
-
-def _multiplied(key: Key) -> int:
-    return key[0] * key[1] * key[2]
+        keys: list[Key] = [(elements,) for elements in grid.elements]
+        if name in BY_LINES:
+            keys = [key for key in every(grid.lines, grid.lengths) if prod(key) <= _MOST_ELEMENTS]
+        for key in keys:
+            yield Point(f"streams.{name}", key, build, 1 + prod(key) / 3e3)

@@ -17,12 +17,12 @@ from .graphs import MICROSOFT, ROW, Build, Builder, Graph, Key, codes, numbers
 Link: TypeAlias = Callable[[Builder, str], str]
 
 
-def chain(link: Link, shape: Callable[[int], Key], dtype: Any = np.float32) -> Build:
-    """``count`` links behind each other on an input of ``shape(elements)``."""
+def chain(link: Link, shape: Callable[..., Key], dtype: Any = np.float32) -> Build:
+    """``count`` links behind each other on an input of ``shape(*key)``."""
 
     def build(key: Key, count: int) -> Graph:
         b = Builder()
-        value = b.feed("x", _drawn(dtype, shape(key[0])))
+        value = b.feed("x", _drawn(dtype, shape(*key)))
         for _ in range(count):
             value = link(b, value)
         b.outputs = [value]
@@ -31,12 +31,12 @@ def chain(link: Link, shape: Callable[[int], Key], dtype: Any = np.float32) -> B
     return build
 
 
-def beside(link: Link, shape: Callable[[int], Key], dtype: Any = np.float32) -> Build:
+def beside(link: Link, shape: Callable[..., Key], dtype: Any = np.float32) -> Build:
     """``count`` links, each on an input of its own."""
 
     def build(key: Key, count: int) -> Graph:
         b = Builder()
-        array = _drawn(dtype, shape(key[0]))
+        array = _drawn(dtype, shape(*key))
         b.outputs = [link(b, b.feed(f"x{i}", array)) for i in range(count)]
         return replace(b.graph(count), ports=count)
 
@@ -52,12 +52,17 @@ def _drawn(dtype: Any, shape: Key) -> Any:
     return numbers(*shape) if dtype is np.float32 else codes(dtype, *shape)
 
 
+def lines(count: int, length: int) -> Key:
+    return (count, length)
+
+
 def rows(elements: int) -> Key:
     return (max(1, elements // ROW), min(ROW, elements))
 
 
 def _norm(b: Builder, x: str) -> str:
-    ones, zeros = np.ones(ROW, np.float32), np.zeros(ROW, np.float32)
+    length = int(b.feeds["x"].shape[-1])
+    ones, zeros = np.ones(length, np.float32), np.zeros(length, np.float32)
     return b.node("LayerNormalization", x, b.constant(ones), b.constant(zeros), axis=-1)
 
 
@@ -66,8 +71,13 @@ def _broadcast(b: Builder, x: str) -> str:
 
 
 def _gather(b: Builder, x: str) -> str:
-    indices = np.random.default_rng(0).permutation(int(b.feeds[x].shape[0]))
+    indices = np.random.default_rng(0).permutation(int(b.feeds["x"].shape[0]))
     return b.node("Gather", x, b.constant(indices.astype(np.int64)))
+
+
+def _slice(b: Builder, x: str) -> str:
+    one, end, first = (b.constant(np.array([i], np.int64)) for i in (1, 1 << 30, 0))
+    return b.node("Slice", x, one, end, first)
 
 
 def _integer(b: Builder, x: str) -> str:
@@ -99,17 +109,20 @@ STREAMS: Mapping[str, Build] = {
     "unary": chain(lambda b, x: b.node("Relu", x), rows),
     "exponential": chain(lambda b, x: b.node("Sigmoid", x), rows),
     "gelu": chain(lambda b, x: b.node("Gelu", x), rows),
-    "softmax": chain(lambda b, x: b.node("Softmax", x, axis=-1), rows),
-    "norm": chain(_norm, rows),
+    "softmax": chain(lambda b, x: b.node("Softmax", x, axis=-1), lines),
+    "norm": chain(_norm, lines),
     "reduce": beside(
-        lambda b, x: b.node("ReduceMean", x, b.constant(np.array([-1], np.int64))), rows
+        lambda b, x: b.node("ReduceMean", x, b.constant(np.array([-1], np.int64))), lines
     ),
     "transpose": beside(
         lambda b, x: b.node("Transpose", x, perm=[0, 2, 1, 3]),
         lambda e: (1, max(1, e // 256), 8, 32),
     ),
-    "gather": beside(_gather, lambda e: (max(1, e // 64), 64)),
-    "move": beside(lambda b, x: b.node("Concat", x, x, axis=1), lambda e: rows(e // 2)),
+    "turn": beside(
+        lambda b, x: b.node("Transpose", x, perm=[1, 0]), lambda e: (max(1, e // 64), 64)
+    ),
+    "gather": chain(_gather, lambda e: (max(1, e // 64), 64)),
+    "move": chain(_slice, lambda e: (max(20, e // 8), 8)),
     "quantize": beside(_coding("QuantizeLinear"), rows),
     "dequantize": beside(_coding("DequantizeLinear"), rows, np.uint8),
     "dynamic": beside(lambda b, x: b.node("DynamicQuantizeLinear", x, outputs=3), rows),
@@ -120,3 +133,6 @@ STREAMS: Mapping[str, Build] = {
     ),
 }
 """By the names of the fields of ``measured.Streams``."""
+
+BY_LINES = frozenset({"softmax", "norm", "reduce"})
+"""Keyed by the count of rows and their length; the others by their elements."""
