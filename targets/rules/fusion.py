@@ -136,6 +136,33 @@ def read_unrounded(value: ir.Value) -> bool:
     return "QuantizeLinear" in kinds and (len(kinds) > 1 or value.is_graph_output())
 
 
+def read_by_several(value: ir.Value | None) -> bool:
+    """Whether several nodes read a dequantized value, or the codes behind it.
+
+    Of int8 codes of such a value the runtime keeps the sign; it turns others to uint8 on x86.
+    """
+    while value is not None:
+        if readers(value) > 1:
+            return True
+        node = value.producer()
+        if node is None or node.op_type == "QuantizeLinear" or not node.inputs:
+            return False
+        value = node.inputs[0]
+    return False
+
+
+def rounded_for_several(quantize: ir.Node) -> bool:
+    """Whether several nodes read what a QuantizeLinear gives, or its dequantized value."""
+    codes = quantize.outputs[0]
+    dequantize = single_consumer(codes)
+    return readers(codes) > 1 or (dequantize is not None and readers(dequantize.outputs[0]) > 1)
+
+
+def readers(value: ir.Value) -> int:
+    """How often a value is read, as an output of the graph once more."""
+    return sum(1 for _ in value.uses()) + value.is_graph_output()
+
+
 def int32_bias(value: ir.Value | None) -> bool:
     """Whether a bias is dequantized, as the runtime wants it for an integer Gemm."""
     return producer(value, "DequantizeLinear") is not None

@@ -26,6 +26,8 @@ _OPERANDS: Mapping[str, tuple[int, int]] = MappingProxyType(
         "com.microsoft:DynamicQuantizeMatMul": (0, 1),
     }
 )
+_ZERO_POINTS = MappingProxyType({"MatMulIntegerToFloat": 4})
+"""Position of the activation's zero point, where it is not 2."""
 _PAIR_LIMIT = 128
 """255 times a sum of two weights beyond this is no 16-bit number: 255 x 129 = 32895."""
 
@@ -33,7 +35,8 @@ _PAIR_LIMIT = 128
 def _signed_pairs(view: View) -> Iterator[Finding]:
     for node in view.of(*_OPERANDS):
         left, right = (given(node, i) for i in _positions(node))
-        if _dtype(left) == ir.DataType.INT8:
+        zero = given(node, _ZERO_POINTS.get(node.op_type, 2))
+        if (_dtype(left) or _dtype(zero)) == ir.DataType.INT8:
             weight = _dtype(right)
             yield Finding(node, f"int8 x {'codes' if weight is None else weight.name.lower()}")
 

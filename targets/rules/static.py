@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeGuard
 
 import onnx_ir as ir
 
@@ -16,7 +17,9 @@ from .fusion import (
     other_operand,
     quantized_unasked,
     quantizer_behind,
+    read_by_several,
     read_unrounded,
+    rounded_for_several,
 )
 from .layers import (
     EIGHT_BITS,
@@ -26,6 +29,7 @@ from .layers import (
     Layer,
     code_dtype,
     grid_at,
+    grid_of,
     integer,
 )
 from .rule import Finding, Rule, View, on_cpu
@@ -184,6 +188,28 @@ def _no_zero_point(view: View) -> Iterator[Finding]:
                 break
 
 
+def _signed_and_shared(view: View) -> Iterator[Finding]:
+    for node in (*(layer.node for layer in view.static), *view.of(*INTEGER_FORMS)):
+        last = merged_add(node) or node
+        behind = quantizer_behind(last.outputs[0])
+        if node.op_type in INTEGER_FORMS and not (behind and all(map(grid_of, node.inputs))):
+            continue
+        signed = [value for value in node.inputs if _is_signed(value) and read_by_several(value)]
+        if signed:
+            yield Finding(node, f"{signed[0].name} is int8 and read by several")
+        elif behind is not None and _signed_for_several(behind):
+            yield Finding(node, f"{behind.name} is int8 and read by several")
+
+
+def _signed_for_several(quantize: ir.Node) -> bool:
+    return code_dtype(quantize) == ir.DataType.INT8 and rounded_for_several(quantize)
+
+
+def _is_signed(value: ir.Value | None) -> TypeGuard[ir.Value]:
+    grid = grid_of(value)
+    return grid is not None and grid.dtype == ir.DataType.INT8 and not grid.constant
+
+
 def _signed(view: View) -> Iterator[Finding]:
     for layer in view.static:
         if any(g.dtype == ir.DataType.INT8 for g in layer.activations):
@@ -232,6 +258,8 @@ def _direct(value: ir.Value) -> Grid | None:
     return grid_at(made) if made is not None and made.op_type == "DequantizeLinear" else None
 
 
+INTEGER_FORMS = ("Add AveragePool Concat GlobalAveragePool LeakyRelu Mul Sigmoid Softmax").split()
+"""Standard operators with an integer form between Q/DQ pairs (tried, 1.31.1)."""
 FLOAT_ONLY = (
     "Abs Div Elu Erf Exp Gelu HardSigmoid HardSwish LayerNormalization LogSoftmax Max Neg "
     "ReduceMean ReduceSum Relu Softplus Sqrt Sub Sum Tanh"
@@ -265,6 +293,12 @@ def _needs_flag(target: Target) -> str:
     if on_cpu(target):
         return on_cpu(target)
     return "" if target.int8.session_options else "the target needs no session option for int8"
+
+
+def _unsigned_is_wanted(target: Target) -> str:
+    if on_cpu(target):
+        return on_cpu(target)
+    return "" if target.int8.kernels == "u8s8" else "signed activations are fast on this target"
 
 
 def _unsigned_is_slow(target: Target) -> str:
@@ -431,6 +465,17 @@ RULES = (
         "quantize both operands, or none",
         "note",
         on_cpu,
+    ),
+    Rule(
+        "signed-and-shared",
+        "int8 codes of activations that several nodes read.",
+        _signed_and_shared,
+        "the runtime turns signed activations to uint8 only where one node reads the pair; what "
+        f"several read stays signed, and no integer kernel is found: {_FLOAT}",
+        "quantize activations to uint8 (activation_type=QUInt8); or give each reader a pair of "
+        "its own",
+        "slow",
+        _unsigned_is_wanted,
     ),
     Rule(
         "signed-activations",

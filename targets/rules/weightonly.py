@@ -6,9 +6,19 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from ...ir.graph import attribute, constant_tensor, consumers, dims, given, rank
+from ...ir.graph import (
+    attribute,
+    constant_tensor,
+    consumers,
+    dims,
+    given,
+    rank,
+    scalar,
+    single_consumer,
+)
 from ..schema import Target
-from .layers import EIGHT_BITS, FEW_BITS, Grid, Layer, grid_of, integer
+from .fusion import rounded_for_several
+from .layers import EIGHT_BITS, FEW_BITS, Grid, Layer, code_dtype, grid_of, integer
 from .rule import Finding, Rule, View, on_cpu
 from .static import for_each_column, last_of
 
@@ -159,8 +169,30 @@ def _table_form(view: View) -> Iterator[Finding]:
 def _whole_table(view: View) -> Iterator[Finding]:
     for node in view.of("Gather"):
         grid = grid_of(node.inputs[0])
-        if grid is not None and grid.constant and not grid.moved:
+        if grid is None or not grid.constant or grid.moved:
+            continue
+        if not _rounded_alike(node.outputs[0], grid, view.target):
             yield Finding(node, f"table {grid.node.inputs[0].name}")  # type: ignore[union-attr]
+
+
+def _rounded_alike(value: ir.Value, grid: Grid, target: Target) -> bool:
+    """Whether a QuantizeLinear of the table's own grid reads the rows: the runtime drops both.
+
+    Not where it turns the codes behind to uint8 and the table keeps its sign.
+    """
+    quantize = single_consumer(value)
+    if quantize is None or quantize.op_type != "QuantizeLinear":
+        return False
+    alike = (
+        all(_number(given(quantize, i)) == _number(given(grid.node, i)) for i in (1, 2))
+        and code_dtype(quantize) == grid.dtype
+    )
+    turned = grid.dtype == ir.DataType.INT8 and target.int8.kernels == "u8s8"
+    return alike and (not turned or rounded_for_several(quantize))
+
+
+def _number(value: ir.Value | None) -> float | None:
+    return 0.0 if value is None else scalar(value)
 
 
 def _gathered_codes(view: View) -> Iterator[Finding]:

@@ -90,7 +90,22 @@ def convolutions(forms: Any) -> Iterator[tuple[str, Any]]:
         yield f"act {act} {middle} out {out} {zero} axis {axis}", form
 
 
-FAMILIES = (static, weights, activations, gemms, convolutions)
+def signs(forms: Any) -> Iterator[tuple[str, Any]]:
+    on = (False, True)
+    for sign, out, layers, elsewhere, again in itertools.product(
+        ("int8", "uint8"), ("", "int8", "uint8"), (1, 2), on, on
+    ):
+        form = forms.Form()
+        x = form.pair("x", 0, sign)
+        for i in range(layers):
+            y = form.op("MatMul", x, form.weight(name=f"w{i}"))
+            y = form.pair(y, 0, out) if out else y
+            form.results += [y, form.op("Neg", y)] if again and out else [y]
+        form.results += [form.op("Neg", x)] if elsewhere else []
+        yield f"{sign} {out} layers {layers} elsewhere {elsewhere} again {again}", form
+
+
+FAMILIES = (static, weights, activations, gemms, convolutions, signs)
 
 
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda f: f.__name__)

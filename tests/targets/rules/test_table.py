@@ -13,8 +13,11 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
+from planish.ir.errors import UsageError
 from planish.ir.load import load_as_written
-from planish.targets.loader import load_target
+from planish.targets.loader import load_target, target_names
+from planish.targets.rules.floats import BF16_KERNELS, FP16_KERNELS
+from planish.targets.rules.integer import pairs_beyond
 from planish.targets.rules.rule import Violation
 from planish.targets.rules.table import RULES, check_model, rule_named
 from planish.targets.runtime import open_session, optimized_graph
@@ -120,6 +123,13 @@ def read_twice(f: Any, *, rounded: bool) -> Any:
     y = form.op("MatMul", form.pair("x"), form.weight())
     z = form.pair(y)
     form.results = [z, form.op("Neg", z if rounded else y)]
+    return form
+
+
+def read_by(f: Any, count: int, dtype: str) -> Any:
+    form = f.Form()
+    x = form.pair("x", 0, dtype)
+    form.results = [form.op("MatMul", x, form.weight(name=f"w{i}")) for i in range(count)]
     return form
 
 
@@ -233,6 +243,9 @@ CASES: dict[str, Make] = {
     ),
     "one-operand-quantized": lambda f: Case(
         attention(f, both=False), attention(f, both=True), "float"
+    ),
+    "signed-and-shared": lambda f: Case(
+        read_by(f, 2, "int8"), read_by(f, 1, "int8"), "float"
     ),
     "signed-activations": lambda f: Case(
         f.linear(activation="int8", zero=0), f.linear(), "", "arm-i8mm"
@@ -357,3 +370,66 @@ def test_a_model_that_breaks_it_and_a_twin_that_does_not(
     if case.proof:
         assert shows(case.proof, case.broken, forms)
         assert not shows(case.proof, case.kept, forms)
+
+
+def test_every_rule_is_told_apart_and_said_in_full() -> None:
+    assert len({rule.id for rule in RULES}) == len(RULES) == len(CASES)
+    for rule in RULES:
+        assert rule.applies.endswith(".")
+        assert rule.reason
+        assert rule.fix
+        assert not rule.reason.endswith(".")
+
+
+@pytest.mark.parametrize("name", target_names())
+def test_each_target_says_which_rules_do_not_apply(name: str) -> None:
+    target = load_target(name)
+    idle = {rule.id: rule.excused(target) for rule in RULES}
+    assert idle["opset-too-new"] == ""
+    on_cpu = target.runtime.provider == "CPUExecutionProvider"
+    assert (idle["weight-axis"] == "") is on_cpu
+    assert all(not why.endswith(".") for why in idle.values())
+
+
+def test_an_unknown_rule_is_a_clear_error() -> None:
+    with pytest.raises(UsageError, match="unknown rule 'weight-axes'") as raised:
+        rule_named("weight-axes")
+    assert "'weight-axis'" in raised.value.hint
+
+
+@pytest.mark.parametrize("axis", [0, 1, None])
+def test_pairs_that_saturate_are_those_of_an_emulation(axis: int | None) -> None:
+    """Sums in int16 against exact ones, for every extreme pair of activations."""
+    rng = np.random.default_rng(7)
+    codes = rng.integers(-128, 128, (8, 6)).astype(np.int8)
+    codes[0, :2], codes[1, :2] = (64, -64), (64, -64)  # just within
+    assert pairs_beyond(codes, axis) == emulated(codes, axis)
+
+
+def emulated(codes: Any, axis: int | None) -> int:
+    if axis is None:  # any two weights of a channel may meet
+        rows = [[(a, b) for i, a in enumerate(row) for b in row[i + 1 :]] for row in codes.tolist()]
+        return sum(any(map(saturates, pairs)) for pairs in rows)
+    lines = codes.T.tolist() if axis == 0 else codes.tolist()
+    pairs = [(line[i], line[i + 1]) for line in lines for i in range(0, len(line) - 1, 2)]
+    return sum(map(saturates, pairs))
+
+
+def saturates(pair: tuple[int, int]) -> bool:
+    sums = [x * pair[0] + y * pair[1] for x in (0, 255) for y in (0, 255)]
+    return any(total != np.clip(total, -32768, 32767) for total in sums)
+
+
+def test_the_narrow_floats_with_kernels_are_those_of_the_runtime() -> None:
+    state = pytest.importorskip("onnxruntime.capi._pybind_state")
+    for known, spoken in ((BF16_KERNELS, "bfloat16"), (FP16_KERNELS, "float16")):
+        having = {
+            found.op_name
+            for found in state.get_all_opkernel_def()
+            if found.provider == "CPUExecutionProvider" and found.domain == ""
+            for types in found.type_constraints.values()
+            if f"tensor({spoken})" in types
+        }
+        untyped = {"Constant", "Size"}
+        assert having - known <= {"MemcpyFromHost", "MemcpyToHost"}
+        assert known - having <= untyped | {"Where"}
