@@ -61,7 +61,10 @@ def test_a_target_does_not_differ_from_itself_or_from_its_alias() -> None:
 
 def test_techniques_differ_by_the_reason_too() -> None:
     pairs = different_techniques(load_target("generic"), load_target("arm-neon-dotprod"))
-    assert [(a.technique, a.code, b.code) for a, b in pairs] == [("fp16", "widened", "unknown")]
+    assert [(a.technique, a.code, b.code) for a, b in pairs] == [
+        ("weight-only-int2", "", "no-nbits-kernel"),
+        ("fp16", "widened", "unknown"),
+    ]
 
 
 def test_what_was_measured_is_named_by_its_date() -> None:

@@ -15,7 +15,7 @@ X86 = {
     "fp16": "widened", "bf16": "no-bf16-kernel", "fp8": "no-fp8-kernel", "fp4": "no-fp4-kernel",
     "2:4": "no-sparse-kernel",
 }  # fmt: skip
-ARM = {**X86, "fp16": "unknown"}
+ARM = {**X86, "fp16": "unknown", "weight-only-int2": "no-nbits-kernel"}
 TENSORRT = {
     "int8-dynamic": "no-dynamic-kernel", "weight-only-int8": "no-nbits-kernel",
     "weight-only-int2": "no-nbits-kernel",
