@@ -8,7 +8,6 @@ INTERPRETER := $(shell $(PYTHON) -c 'import os, sys; print(os.path.realpath(sys.
 MARK := $(shell $(PYTHON) -c 'import os, platform, sys, zlib; print("%s-%08x" % (platform.python_version(), zlib.crc32(os.path.realpath(sys.executable).encode())))')
 
 VENV := .venv
-BENCH := .venv-bench
 PY := $(VENV)/bin/python
 PIP_OPTIONS := --quiet --disable-pip-version-check
 READY := $(VENV)/ready-$(MARK)
@@ -28,9 +27,9 @@ help:
 	@echo 'make docs       the pages on passes and targets, from what these say of themselves'
 	@echo 'make fuzz       generated graphs through every pass: FUZZ_COUNT=10000 FUZZ_SEED=0'
 	@echo 'make conformance  every lossless pass over every suite of models'
-	@echo 'make bench      planish against its peers (these live in $(BENCH))'
+	@echo 'make bench      planish against its peers, each in an environment below build/benchmarks'
 	@echo 'make lock       renew requirements-dev.txt'
-	@echo 'make clean      remove what was built, not the environments'
+	@echo 'make clean      remove what was built, the peers of the benchmarks too, not $(VENV)'
 
 setup: $(READY)
 
@@ -66,8 +65,9 @@ fuzz: $(READY)
 conformance: $(READY)
 	$(PY) benchmarks/conformance.py $(SUITES)
 
-bench: $(READY) $(BENCH)/ready-$(MARK)
-	PLANISH_PEERS=$(BENCH)/bin/python $(PY) benchmarks/run.py
+bench: $(READY)
+	$(PY) benchmarks/peers_install.py
+	$(PY) benchmarks/run.py $(BENCHMARKS)
 
 lock:
 	rm -rf build/lock
@@ -82,7 +82,7 @@ clean:
 	rm -rf build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -path './.venv*' -prune -o -name __pycache__ -type d -exec rm -rf {} +
 
-$(VENV)/made-$(MARK) $(BENCH)/made-$(MARK): $(INTERPRETER)
+$(VENV)/made-$(MARK): $(INTERPRETER)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "planish needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
 	$(INTERPRETER) -m venv --clear $(@D)
 	touch $@
@@ -94,8 +94,4 @@ $(READY): $(VENV)/made-$(MARK) requirements-dev.txt pyproject.toml
 
 $(VENV)/demo-$(MARK): $(READY) requirements-demo.txt
 	$(PY) -m pip install $(PIP_OPTIONS) --no-deps -r requirements-demo.txt
-	touch $@
-
-$(BENCH)/ready-$(MARK): $(BENCH)/made-$(MARK) requirements-bench.txt
-	$(BENCH)/bin/python -m pip install $(PIP_OPTIONS) -r requirements-bench.txt
 	touch $@

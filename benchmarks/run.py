@@ -4,6 +4,7 @@
     .venv/bin/python benchmarks/run.py                     # all; or: make bench
     .venv/bin/python benchmarks/run.py minilm-speed resnet20 --json out.json
     .venv/bin/python benchmarks/run.py tasks --task gtcrn --task rlfn --target host
+    .venv/bin/python benchmarks/run.py peers --task mnist  # one task; the page RESULTS.md
 
 Figures of speed mean something on an otherwise idle machine only. Ends with status 1 where a
 figure misses its bar, 2 where a benchmark could not be run.
@@ -50,9 +51,7 @@ BENCHMARKS = {
     "scaling-sites": "scaling:sites",
     "big-model": "large:large",
     "tasks": "tasks:everything",
-    "peers-minilm": "comparison:minilm",
-    "peers-resnet20": "comparison:resnet20",
-    "peers-resnet56": "comparison:resnet56",
+    "peers": "results:peers",
 }
 """Name on the command line -> module and function; each takes Settings, returns an Outcome."""
 
@@ -88,8 +87,9 @@ def command(name: str, settings: Settings) -> str:
         value = getattr(settings, option)
         if value != getattr(default, option):
             words += [f"--{option}", str(value)]
-    if name == "tasks":
+    if name in ("tasks", "peers"):
         words += [word for task in settings.tasks for word in ("--task", task)]
+    if name == "tasks":
         words += ["--lossless-only"] if settings.lossless_only else []
     return f"{COMMAND} {shlex.join(words)}"
 
@@ -142,7 +142,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="NAME",
-        help="a task of the benchmark tasks, repeatable; none: all",
+        help="a task of the benchmarks tasks and peers, repeatable; none: all",
     )
     parser.add_argument(
         "--lossless-only", action="store_true", help="of tasks, the lossless pipeline only"

@@ -7,6 +7,7 @@ is slower or over its gate. A task that crashes or runs out of time is a defect 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -14,6 +15,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from benchmarks.data import ROOT, NoDataError, tasks
@@ -33,6 +35,7 @@ WENT_THROUGH = (*HANDED_OVER, 6)
 MAX_GIGABYTES = 4.0
 SHOWN_REASONS = 3
 TABLE = "tasks.md"
+NOT_DONE = "not done after"
 
 
 def everything(settings: Settings) -> Outcome:
@@ -73,19 +76,24 @@ def run(name: str, pipeline: str, settings: Settings) -> TaskRun:
     return TaskRun(name, pipeline, "", 1, 0.0, 0, error=error or "nothing was found")
 
 
-def finish(words: Sequence[str], timeout: float) -> str:
-    """Run to the end, or to the time limit; what went wrong, "" for nothing."""
-    process = subprocess.Popen(
-        words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        start_new_session=True,
-    )  # fmt: skip
-    try:
-        _, complaint = process.communicate(timeout=timeout)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        return f"not done after {timeout:g} s"
-    lines = complaint.strip().splitlines()
+def finish(words: Sequence[str], timeout: float, output: Path | None = None) -> str:
+    """Run to the end, or to the time limit; what went wrong, "" for nothing.
+
+    output: a file for what the command prints; None: forgotten, but for what it complains.
+    """
+    with contextlib.ExitStack() as stack:
+        file = None if output is None else stack.enter_context(output.open("w"))
+        process = subprocess.Popen(
+            words, stdout=file or subprocess.DEVNULL, stderr=file or subprocess.PIPE, text=True,
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            _, complaint = process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+            return f"{NOT_DONE} {timeout:g} s"
+    lines = (complaint or "").strip().splitlines()
     return f"crashed: {lines[-1] if lines else process.returncode}" if process.returncode else ""
 
 
