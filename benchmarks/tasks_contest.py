@@ -24,7 +24,7 @@ from benchmarks.peers import PEERS, Environment, Peer, environment
 from benchmarks.settings import Settings
 from benchmarks.tasks import NOT_DONE, finish
 from benchmarks.tasks_worker import CALIBRATION, FLOAT, RACE, TASK
-from benchmarks.taskworker import DEFAULT, OPTIONS
+from benchmarks.taskworker import DEFAULT, OPTIONS, compile_words
 
 FLOAT_NAME, PLANISH, PLANISH_SIZE = "float", "planish", "planish, goal size"
 SIZE_OPTIONS = ("--goal", "size")
@@ -225,11 +225,10 @@ def command(
     """What makes the contender's model, and where the model will be."""
     place, data = folder / contender.folder, folder / CALIBRATION
     if contender.peer is None or home is None:
-        words = [
-            sys.executable, "-m", "planish", "compile", about["model"], "--target",
-            settings.target, "--calibration", str(data), "--threads", str(settings.threads),
-            "-o", str(place / "artifact"), "--force", *(contender.options or ()),
-        ]  # fmt: skip
+        words = compile_words(
+            about["model"], data, place / "artifact", settings.target, settings.threads,
+            contender.options or (),
+        )  # fmt: skip
         return words, place / "artifact" / MODEL
     script = ROOT / "benchmarks" / "peers_worker.py"
     model = place / MODEL

@@ -141,10 +141,8 @@ def write_score(
 ) -> None:
     """Per-sample scores, the metric, the signal to noise ratio; of the float model its outputs."""
     kept = {} if outputs is None else {f"output{i}": a for i, a in enumerate(flat(outputs))}
-    np.savez(
-        path, per_sample=found.per_sample, value=np.array(found.metrics[metric]),
-        sqnr=np.array(ratio), **kept,
-    )  # fmt: skip
+    arrays = {"per_sample": found.per_sample, "value": np.array(found.metrics[metric])}
+    np.savez(path, sqnr=np.array(ratio), **arrays, **kept)  # type: ignore[arg-type]
 
 
 def sqnr(before: Sequence[Array], after: Sequence[Array]) -> float:

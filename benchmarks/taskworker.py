@@ -126,14 +126,14 @@ def compared(original: Run, compiled: Run) -> tuple[Run, list[Difference]]:
     return run, found
 
 
-def compile_words(task: Any, data: Path, pipeline: str, out: Path, target: str, threads: int) -> (
-    list[str]
-):  # fmt: skip
-    """``planish compile`` of the task's model as a list of words."""
+def compile_words(
+    model: Path | str, data: Path, out: Path, target: str, threads: int, options: Sequence[str]
+) -> list[str]:
+    """``planish compile`` of a model as a list of words."""
     return [
-        sys.executable, "-m", "planish", "compile", str(task.model), "--target", target,
+        sys.executable, "-m", "planish", "compile", str(model), "--target", target,
         "--calibration", str(data), "--threads", str(threads), "-o", str(out), "--force",
-        *OPTIONS[pipeline],
+        *options,
     ]  # fmt: skip
 
 
@@ -155,7 +155,7 @@ def run_task(name: str, pipeline: str, folder: Path, target: str, threads: int) 
     data = save_feeds(calibration(task), folder / "calibration")
     out = folder / "artifact"
     shutil.rmtree(out, ignore_errors=True)  # what an earlier run left would be judged for this one
-    words = compile_words(task, data, pipeline, out, target, threads)
+    words = compile_words(task.model, data, out, target, threads, OPTIONS[pipeline])
     cost, screen, complaint = compile_measured(words, folder)
     (folder / "screen.txt").write_text(screen + complaint, "utf8")
     plain = TaskRun(
