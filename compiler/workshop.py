@@ -269,7 +269,7 @@ def instantiate(pipeline: Pipeline) -> list[tuple[Step, Pass]]:
                 where=f"pipeline {pipeline}",
                 hint="leave the step out, or give the earlier one a selector or exclude=",
             )
-        partly = bool(step.selector) or "exclude" in step.options
+        partly = bool(step.selector) or not cls.narrowing.isdisjoint(step.options)
         left = possible if partly or not cls.produces else possible - cls.requires
         possible = left | cls.produces
         made.append((step, cls(resolve(step, cls.Options))))

@@ -202,6 +202,8 @@ class Pass:
     requires: ClassVar[frozenset[str]] = frozenset()
     produces: ClassVar[frozenset[str]] = frozenset()
     invalidates: ClassVar[frozenset[str]] = frozenset()
+    narrowing: ClassVar[frozenset[str]] = frozenset({"exclude"})
+    """Options that leave sites to later passes, where they are given."""
     Options: ClassVar[type]
 
     def __init__(self, options: Any) -> None:

@@ -118,6 +118,7 @@ class Quantize(Pass):
     semantics = Semantics.LOSSY
     requires = frozenset({FLOAT})
     produces = frozenset({QUANTIZED})
+    narrowing = frozenset({"exclude", "embeddings"})
     Options = QuantizeOptions
     options: QuantizeOptions
     _asked: tuple[Sites, Requests] | None = None

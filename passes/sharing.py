@@ -16,6 +16,9 @@ from ..ir.graph import attribute, constant_array, constant_tensor, rank
 from ..ir.sites import Site, Use
 from .api import Observed
 
+COMPARED = 1 << 30
+"""Bytes of a table up to which it is looked for in the weights of heads."""
+
 
 @dataclass(frozen=True, eq=False)
 class Applied:
@@ -132,7 +135,7 @@ def _together(table: Shared, head: Shared) -> Shared:
 def _copies(groups: Iterable[Shared]) -> dict[Shared, Shared]:
     """Heads whose weight is a table's once more, by the table's group.
 
-    Only tensors of one size are read.
+    Only tensors of one size are read, and no very large ones: both are held to be compared.
     """
     tables = [g for g in groups if not g.multiplied and _is_matrix(g)]
     heads = [g for g in groups if not g.looked_up and _is_matrix(g)]
@@ -141,7 +144,7 @@ def _copies(groups: Iterable[Shared]) -> dict[Shared, Shared]:
         for head in heads:
             if head in found.values() or head.shape != table.shape or not _same_dtype(table, head):
                 continue
-            if np.array_equal(table.matrix(), head.matrix()):
+            if table.stored_bytes() <= COMPARED and np.array_equal(table.matrix(), head.matrix()):
                 found[table] = head
                 break
     return found

@@ -53,17 +53,19 @@ class WeightOnlyOptions:
 
     method: how codes are chosen; auto is GPTQ where calibration data has enough rows, else
     rounding with a clip search, weighted by what was seen of the activations, and without data
-    half-quadratic quantization. embeddings: pack tables, too. exclude: selectors of sites to
-    leave float. accuracy_level: what to ask the kernel for, by default the target's.
+    half-quadratic quantization. layers, embeddings: pack linear layers, and tables. exclude:
+    selectors of sites to leave float. accuracy_level: what to ask the kernel for, by default the
+    target's; 4 lets it round activations to int8, 0 to 3 compute in float32.
     """
 
     bits: Literal[8, 4, 2] = 4
     block: int = 32
     symmetric: bool = False
     method: Literal["auto", "round", "hqq", "gptq"] = "auto"
+    layers: bool = True
     embeddings: bool = True
     exclude: tuple[str, ...] = ()
-    accuracy_level: int | None = None
+    accuracy_level: Literal[0, 1, 2, 3, 4] | None = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,7 @@ class WeightOnly(Pass):
     semantics = Semantics.LOSSY
     requires = frozenset({FLOAT})
     produces = frozenset({QUANTIZED})
+    narrowing = frozenset({"exclude", "embeddings", "layers"})
     Options = WeightOnlyOptions
     options: WeightOnlyOptions
 
@@ -137,7 +140,7 @@ class WeightOnly(Pass):
         return Perturbation(
             inputs=tuple(dict.fromkeys(use.input for use in applied if use.input not in made)),
             outputs=tuple(dict.fromkeys(use.output for use in applied)),
-            tensors=group.stored(_as_read(coded, packed).astype(np.float32, copy=False)),
+            tensors=group.stored(_as_read(coded, packed)),
             payload=Lowered(packed, self._level(ctx)),
             contraction=group.shape[0] if group.multiplied else 1,
         )
@@ -183,6 +186,8 @@ class WeightOnly(Pass):
             return "excluded", "left float on request"
         if group.looked_up and not self.options.embeddings:
             return "excluded", "embedding tables were switched off"
+        if group.multiplied and not self.options.layers:
+            return "excluded", "linear layers were switched off"
         if self.options.method == "gptq" and group.multiplied and not ctx.analysis(CALIBRATED):
             return "no-calibration", "GPTQ needs real data; give --calibration, or use method=hqq"
         found = refusal(group, self.options.bits, self.options.block, ctx.target)
@@ -292,8 +297,11 @@ def _narrow(coded: BlockCodes, scales: np.ndarray) -> np.ndarray:
 
 def _as_read(coded: BlockCodes, packed: PackedWeight) -> np.ndarray:
     """The weight [inputs, outputs] as the runtime computes it, in the precision of the scales."""
-    scale = packed.scales.astype(np.float32).T
-    return dequantize_blocks(replace(coded, scale=scale)).astype(packed.scales.dtype)
+    meant = dequantize_blocks(replace(coded, scale=packed.scales.astype(np.float32).T))
+    if packed.scales.dtype == np.float16:
+        for row in meant:  # one at a time: no second weight is held
+            row[:] = row.astype(np.float16)
+    return meant
 
 
 # -- lowering --------------------------------------------------------------------------

@@ -29,6 +29,9 @@ PIPELINES = (
     "canonicalize,quantize",
     "canonicalize,quantize{scheme=static}",
     "canonicalize,equalize,quantize{scheme=static calibrator=percentile bias_correction=false}",
+    "weight-only",
+    "canonicalize,weight-only{bits=2 block=16 symmetric=true}",
+    "canonicalize,weight-only{layers=false},quantize",
 )
 TARGET = "x86-avx512-vnni"
 """The one with the lowest break-evens: there most layers are worth an edit."""

@@ -9,8 +9,10 @@ import onnx_ir as ir
 import pytest
 
 from planish.compiler.calibration.observers import Masking
+from planish.compiler.pipeline import parse
+from planish.compiler.workshop import instantiate
 from planish.ir.digest import contents_digest
-from planish.ir.errors import PassError
+from planish.ir.errors import PassError, UsageError
 from planish.ir.facts import FLOAT, QUANTIZED
 from planish.ir.graph import constant_array, operator
 from planish.ir.load import load_model
@@ -326,6 +328,19 @@ def test_refusals_by_option(graphs: ModuleType, options: dict[str, Any], code: s
     assert not made.run("weight-only", **options).edits
     assert set(made.refusals().values()) == {code}
     assert contents_digest(made.model) == before
+
+
+def test_tables_alone_leave_the_layers_to_another_pass(graphs: ModuleType) -> None:
+    made = bench(graphs, TIED, [{"ids": IDS[0]["ids"]}], t=T, u=array(64, 100))
+    assert len(made.run("weight-only", layers=False).edits) == 1
+    assert list(made.refusals().values()) == ["excluded"]
+    assert len(made.run("quantize").edits) == 1
+    assert graphs.ops(made.model)[:2] == ["GatherBlockQuantized", "Cast"]
+    assert "MatMulInteger" in graphs.ops(made.model)
+    for text in ("weight-only{layers=false},quantize", "quantize{embeddings=false},weight-only"):
+        assert len(instantiate(parse(text))) == 2
+    with pytest.raises(UsageError, match="no site can be float"):
+        instantiate(parse("weight-only,quantize"))
 
 
 def test_gptq_needs_data(graphs: ModuleType) -> None:
