@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from ...ir.graph import constant_array, constant_tensor, given, operator
 from ..schema import Target
-from .layers import Layer, integer
+from .layers import integer
 from .rule import Finding, Rule, View, on_cpu
 
 # Positions of the activation and the weight, by "(domain:)op".
@@ -52,49 +52,52 @@ def _positions(node: ir.Node) -> tuple[int, int]:
 
 
 def _saturating(view: View) -> Iterator[Finding]:
+    for node, codes, axis in (*_static_weights(view), *_operator_weights(view)):
+        array = constant_array(codes) if _dtype(codes) == ir.DataType.INT8 else None
+        count = 0 if array is None else _beyond(node, array, axis)
+        if count:
+            yield Finding(node, f"{count} {'pair' if count == 1 else 'pairs'} of weights")
+
+
+def _static_weights(view: View) -> Iterator[tuple[ir.Node, ir.Value | None, int | None]]:
+    """Codes of the weights behind DequantizeLinear, with the axis that is summed over."""
     for layer in view.static:
         grid = layer.weight
-        codes = None if grid is None else grid.node.inputs[0]
-        if grid is not None and _dtype(codes) == ir.DataType.INT8:
-            yield from _finding(layer.node, codes, _sum_axis(layer))
+        if grid is None or layer.node.op_type == "ConvTranspose":
+            continue
+        turned = layer.node.op_type == "Gemm" and bool(integer(layer.node, "transB", 0))
+        axis = grid.axis_of(-1 if turned or grid is layer.left else -2)
+        yield layer.node, grid.node.inputs[0], axis
+
+
+def _operator_weights(view: View) -> Iterator[tuple[ir.Node, ir.Value | None, int | None]]:
     for node in view.of(*_OPERANDS):
         codes = given(node, _positions(node)[1])
-        if constant_tensor(codes) is not None and _dtype(codes) == ir.DataType.INT8:
-            yield from _finding(node, codes, None if "Conv" in node.op_type else -2)
+        if constant_tensor(codes) is not None:
+            turned = node.op_type == "QGemm" and bool(integer(node, "transB", 0))
+            yield node, codes, -1 if turned else -2
 
 
-def _finding(node: ir.Node, codes: ir.Value | None, axis: int | None) -> Iterator[Finding]:
-    array = constant_array(codes)
-    count = 0 if array is None else pairs_beyond(array, axis)
-    if count:
-        yield Finding(node, f"{count} {'pair' if count == 1 else 'pairs'} of weights")
+def _beyond(node: ir.Node, codes: npt.NDArray[np.int8], axis: int | None) -> int:
+    if "Conv" in node.op_type:
+        alone = codes.shape[1:2] == (1,) and len(codes) == integer(node, "group", 1)
+        return 0 if alone or codes.ndim < 3 else pairs_beyond(filter_rows(codes))
+    if axis is None or codes.ndim < 2:
+        return 0
+    return pairs_beyond(np.moveaxis(codes, axis, 0))
 
 
-def _sum_axis(layer: Layer) -> int | None:
-    """The axis of the codes that products are summed over; None for a convolution."""
-    grid = layer.weight
-    if grid is None or layer.node.op_type.startswith("Conv"):
-        return None
-    turned = layer.node.op_type == "Gemm" and bool(integer(layer.node, "transB", 0))
-    if grid is layer.left:
-        return grid.axis_of(-1)
-    return grid.axis_of(-1 if turned else -2)
+def filter_rows(codes: npt.NDArray[np.int8]) -> npt.NDArray[np.int8]:
+    """Filters [M, C, k...] as [k... * C, M], in the order in which products are summed."""
+    return np.moveaxis(codes, (0, 1), (-1, -2)).reshape(-1, len(codes))
 
 
-def pairs_beyond(codes: npt.NDArray[np.int8], axis: int | None) -> int:
-    """How many pairs of neighbouring weights can push a sum of two products beyond 16 bits.
+def pairs_beyond(rows: npt.NDArray[np.int8]) -> int:
+    """How many pairs of rows 2i and 2i + 1 of codes [K, ...] can sum to no 16-bit number.
 
-    axis: along which products are summed, in pairs (0, 1), (2, 3), …. None: a convolution
-    [O, I, …], where the order in memory is the kernel's: an output channel with any two weights
-    that could do it counts once.
+    Each is multiplied by a code of an activation, 0 to 255; the kernels pack K in quads from row
+    0 on (MLAS, qgemm_kernel_avx2.cpp).
     """
-    if axis is None:
-        ends = np.sort(codes.reshape(len(codes), -1).astype(np.int16), axis=1)
-        if ends.shape[1] < 2:
-            return 0
-        beyond = (ends[:, -2:].sum(1) > _PAIR_LIMIT) | (ends[:, :2].sum(1) < -_PAIR_LIMIT)
-        return int(beyond.sum())
-    rows = np.moveaxis(codes, axis, 0)
     even = rows[: len(rows) // 2 * 2].astype(np.int16)
     return int((np.abs(even[0::2] + even[1::2]) > _PAIR_LIMIT).sum())
 
