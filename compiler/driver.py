@@ -189,9 +189,14 @@ def _search(prepared: Prepared) -> Finished:
 
 
 def _predictor(prepared: Prepared) -> Callable[[ir.Model], float | None]:
-    """Milliseconds of a run of a model on the target, None where nothing tells."""
+    """Milliseconds of a run of a model on the target, None where nothing fit to rank by tells."""
     target, threads = prepared.request.target, prepared.request.threads
-    return lambda model: run_time(model, target, prepared.workloads, threads).ms
+
+    def milliseconds(model: ir.Model) -> float | None:
+        run = run_time(model, target, prepared.workloads, threads)
+        return run.ms if run.ranks else None
+
+    return milliseconds
 
 
 def _taken(make: Callable[[], Judged], text: str, told: list[str]) -> Judged | None:

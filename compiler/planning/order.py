@@ -12,13 +12,13 @@ from .outlook import Outlook
 def ordered(outlooks: Sequence[Outlook], goal: Goal) -> tuple[Outlook, ...]:
     """The outlooks, the best for the goal first; equal ones stay in the order they came in.
 
-    Times count only where all of them are known: a known one says nothing against an unknown.
+    Times count only where all of them are fit to rank: a known one says nothing against an
+    unknown, and policy's order knows the target's break-evens, which rates alone do not tell.
     """
     if goal == "size":
         return tuple(sorted(outlooks, key=lambda o: o.size.after))
-    times = [outlook.time.after for outlook in outlooks]
-    known = [time for time in times if time is not None]
-    if len(known) < len(times):
+    known = [o.time.after for o in outlooks if o.time.after is not None and o.time.ranks]
+    if len(known) < len(outlooks):
         return tuple(outlooks)
     if goal == "balanced":
         return tuple(sorted(outlooks, key=lambda o: (o.time.after or 0.0) * o.size.after))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from ...ir.provenance import Remark
@@ -52,13 +52,16 @@ class Size:
 class Time:
     """Milliseconds of one run, over the workloads by their weights; None where unknown.
 
-    basis: the weaker one of both figures. note: what that means here.
+    basis: the weaker one of both figures. note: what that means here. ranks: whether they are fit
+    to choose by: they rest on tables that were measured on the target. Rates alone give lower
+    bounds, from which what kernels of few bits spend on unpacking is missing.
     """
 
     before: float | None
     after: float | None
     basis: TimeBasis
     note: str = ""
+    ranks: bool = False
 
     @property
     def ratio(self) -> float | None:
@@ -120,7 +123,6 @@ class Planned:
     remarks: tuple[Remark, ...] = ()
     given: bool = False
     threads: int = 0
-    settings: dict[str, Any] = field(default_factory=dict)
 
     @property
     def chosen(self) -> Outlook:
@@ -136,7 +138,7 @@ class Planned:
         """As plain values; ``planish-outlook/1``."""
         return {
             "schema": "planish-outlook/1",
-            **{k: v for k, v in vars(self).items() if k != "settings"},
+            **vars(self),
             "workloads": [{"axes": dict(w.bindings), "weight": w.weight} for w in self.workloads],
             "outlooks": [outlook.to_json() for outlook in self.outlooks],
             "aside": [vars(aside) for aside in self.aside],

@@ -235,7 +235,7 @@ def _planned(
         generated=stage.generated,
         executable=not why and stage.room.fits,
         compilable=backend.supported,
-        why_not=why or ("" if stage.room.fits else stage.room.shortage),
+        why_not="; ".join(filter(None, [why, "" if stage.room.fits else stage.room.shortage])),
         outlooks=useful or outlooks,
         aside=tuple(aside),
         remarks=stage.remarks,

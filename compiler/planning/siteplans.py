@@ -44,7 +44,8 @@ def kernels_of(rehearsal: Rehearsal, threads: int) -> dict[str, str]:
     """
     if rehearsal.model is None:
         return {}
-    found = {s.name: s.nodes[0].op_type for s in find_sites(rehearsal.model)}
+    sites = find_sites(rehearsal.model).of_kind("linear", "conv", "embedding")
+    found = {site.name: site.nodes[0].op_type for site in sites}
     with tempfile.TemporaryDirectory(prefix="planish-") as folder:
         path = Path(folder) / "model.onnx"
         try:

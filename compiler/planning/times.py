@@ -22,11 +22,15 @@ _STRENGTH: tuple[TimeBasis, ...] = ("measured", "estimated", "unknown")
 
 @dataclass(frozen=True)
 class Run:
-    """Milliseconds of one run, by the weights of the workloads; None where unknown."""
+    """Milliseconds of one run, by the weights of the workloads; None where unknown.
+
+    ranks: see ``Time``.
+    """
 
     ms: float | None
     basis: TimeBasis
     note: str
+    ranks: bool = False
 
 
 def run_time(model: ir.Model, target: Target, workloads: Sequence[Workload], threads: int) -> Run:
@@ -47,13 +51,14 @@ def run_time(model: ir.Model, target: Target, workloads: Sequence[Workload], thr
     if len(times) < len(each):
         return Run(None, "unknown", note)
     total = sum(w.weight for w in heavy)
-    return Run(sum(w.weight * t for w, t in zip(heavy, times, strict=True)) / total, basis, note)
+    mean = sum(w.weight * t for w, t in zip(heavy, times, strict=True)) / total
+    return Run(mean, basis, note, target.measured is not None)
 
 
 def before_and_after(before: Run, after: Run) -> Time:
     """Both figures, with the weaker basis and its note."""
     weaker = max(before, after, key=lambda run: _STRENGTH.index(run.basis))
-    return Time(before.ms, after.ms, weaker.basis, weaker.note)
+    return Time(before.ms, after.ms, weaker.basis, weaker.note, before.ranks and after.ranks)
 
 
 def without_figures(target: Target) -> str:
