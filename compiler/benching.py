@@ -27,6 +27,7 @@ from ..targets.schema import Target
 from .benching_process import Solo, run_alone
 from .data.feeds import FeedSet, load_feeds, synthetic, token_mask
 from .data.usercode import call, is_function_reference, load_function
+from .harness.feedfile import write_feeds
 from .progress import Progress
 from .quality.comparison import Comparison
 from .quality.drift import Drift, DriftMeter, DriftVerdict, Kind
@@ -297,10 +298,10 @@ def _alone(
     feeds = next(iter(ground.timed.values()))
     found: list[tuple[Row, Solo]] = []
     with tempfile.TemporaryDirectory(prefix="planish-") as folder:
-        for index, feed in enumerate(feeds):
-            np.savez(Path(folder, f"{index:04}.npz"), **feed)  # type: ignore[arg-type]
+        data = Path(folder, "feeds.npz")
+        write_feeds(data, feeds)
         for entry in entries:
-            solo = run_alone(entry.path, Path(folder), threads, session_entries)
+            solo = run_alone(entry.path, data, threads, session_entries)
             if solo.error and not found:
                 _refuse_first(entry, solo, ground)
             error = _unlike(found[0][1] if found else solo, solo)

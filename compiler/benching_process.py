@@ -1,7 +1,7 @@
 """Run one model in a process of its own: its peak memory, and whether it runs at all.
 
-``python -P -m planish.compiler.benching_process MODEL FEEDS THREADS ENTRIES``, FEEDS a folder of
-``.npz`` files, ENTRIES session entries as a JSON object; prints one JSON object.
+``python -P -m planish.compiler.benching_process MODEL FEEDS THREADS ENTRIES``, FEEDS a file that
+``harness.feedfile`` wrote, ENTRIES session entries as a JSON object; prints one JSON object.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Solo:
 def run_alone(
     model: Path, feeds: Path, threads: int, entries: Mapping[str, str] | None = None
 ) -> Solo:
-    """Load a model in a fresh process and run it once over a folder of feeds.
+    """Load a model in a fresh process and run it once over a file of feeds.
 
     A process that dies (the runtime crashed, memory ran out) is an error, too.
     """
@@ -59,18 +59,18 @@ def _ended(status: int, complaint: str) -> str:
 def main(words: Sequence[str]) -> None:
     """Measure, and print what was found."""
     from ..targets.runtime import open_session  # its memory belongs to the base
-    from .data.feeds import read_npz
+    from .harness.feedfile import read_feeds
 
-    model, folder, threads, entries = words
-    paths = sorted(Path(folder).glob("*.npz"))
+    model, data, threads, entries = words
+    feeds = read_feeds(Path(data))
     base, error = peak_bytes(), ""
     ports: dict[str, str] = {}
     try:
         session = open_session(Path(model), threads=int(threads), entries=json.loads(entries))
         ports = {f"input {port.name!r}": port.dtype for port in session.inputs}
         ports |= {f"output {port.name!r}": port.dtype for port in session.outputs}
-        for path in paths:
-            session.run(read_npz(path))
+        for feed in feeds:
+            session.run(feed)
     except PlanishError as problem:
         error = problem.what
     print(json.dumps(asdict(Solo(peak_bytes(), base, ports, error))))

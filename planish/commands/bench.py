@@ -192,7 +192,8 @@ def metric_cells(row: Row, first: float) -> list[str]:
 
 def notes(found: Bench) -> list[str]:
     """What the figures were measured with."""
-    threads = f"{found.threads} threads" if found.threads else "one thread per core"
+    count = f"{found.threads} thread{'' if found.threads == 1 else 's'}"
+    threads = count if found.threads else "one thread per core"
     base = size(found.base)
     lines = [
         f"ms: median of one run by turns on {found.target}, {threads}; speed: above 1x is faster",

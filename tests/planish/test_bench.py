@@ -197,6 +197,16 @@ def test_a_target_that_is_not_here_is_refused(folder: Path) -> None:
         benching.bench(["a.onnx", "same.onnx"], elsewhere, progress=Silent())
 
 
+def test_types_that_numpy_lacks_are_compared_too(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = '<ir_version: 9, opset_import: ["" : 17]> g (bfloat16[n] x) => (float[n] y) '
+    for name in ("one", "two"):
+        ir.save(ir.from_onnx_text(text + "{ y = Cast <to = 1> (x) }"), folder / f"{name}.onnx")
+    assert main(["bench", "one.onnx", "two.onnx", "--json"]) == 0
+    assert document(capsys)["models"][1]["drift"]["y"]["sqnr_db"] == "inf"
+
+
 def test_artifacts_and_models_of_one_name_are_told_apart(made: ModuleType, tmp_path: Path) -> None:
     for name in ("one", "two"):
         made.artifact(tmp_path / name)
@@ -228,9 +238,8 @@ def test_memory_is_that_of_the_process_alone(tmp_path: Path) -> None:
     large = np.zeros((4, 10_000_000), np.float32)  # 160 MB
     text = TEXT.replace("float[batch, 3]", "float[batch, 10000000]")
     model = save(tmp_path / "large.onnx", large, text)
-    (tmp_path / "feeds").mkdir()
-    np.savez(tmp_path / "feeds" / "0.npz", x=np.ones((1, 4), np.float32))
-    solo = run_alone(model, tmp_path / "feeds", 1)
+    np.savez(tmp_path / "feeds.npz", x=np.ones((1, 4), np.float32))
+    solo = run_alone(model, tmp_path / "feeds.npz", 1)
     assert solo.error == ""
     assert 20e6 < solo.base < 250e6 < ballast.nbytes
     assert 160e6 < solo.peak - solo.base < 480e6
