@@ -17,6 +17,8 @@ from ..result import Kernels, SiteKernel
 LAYERS = ("linear", "conv")
 UNEXPLAINED = "no pass of the pipeline takes it"
 UNFUSED = "it is quantized, but the runtime finds no integer kernel for it"
+PACKED = "com.microsoft:MatMulNBits"
+WIDENED = "its weights of few bits are widened as they are read, and multiplied in float"
 
 
 def count_kernels(
@@ -58,7 +60,7 @@ def _site_kernel(
     if integer:
         return SiteKernel(site.name, kernel, True)
     if QUANTIZED in site.facts:
-        return SiteKernel(site.name, kernel, False, UNFUSED)
+        return SiteKernel(site.name, kernel, False, WIDENED if kernel == PACKED else UNFUSED)
     return SiteKernel(site.name, kernel, False, reasons.get(site.name, otherwise))
 
 
@@ -79,5 +81,5 @@ def _surprises(
         )
     quantized = {s.name for s in sites if QUANTIZED in s.facts}
     for kernel in kernels:
-        if kernel.site in quantized and not kernel.integer:
+        if kernel.site in quantized and not kernel.integer and kernel.kernel != PACKED:
             yield f"{kernel.site} was quantized but runs in the float kernel {kernel.kernel}"

@@ -11,7 +11,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from planish.compiler.backends.kernels import UNEXPLAINED, UNFUSED, count_kernels
+from planish.compiler.backends.kernels import UNEXPLAINED, UNFUSED, WIDENED, count_kernels
 from planish.compiler.result import Kernels, SiteKernel
 from planish.ir.load import load_model
 from planish.ir.provenance import Remark
@@ -33,7 +33,7 @@ def integers(name: str, axis: int = 1) -> Mapping[str, np.ndarray]:
 
 
 def build(body: str, weights: Mapping[str, Any], ports: tuple[str, str] = PORTS) -> ir.Model:
-    header = '<ir_version: 10, opset_import: ["": 21]>'
+    header = '<ir_version: 10, opset_import: ["": 21, "com.microsoft": 1]>'
     proto = onnx.parser.parse_model(f"{header} g ({ports[0]}) => ({ports[1]}) {{ {body} }}")
     proto.graph.initializer.extend(
         onnx.numpy_helper.from_array(np.asarray(array), name) for name, array in weights.items()
@@ -179,3 +179,19 @@ def test_a_pass_that_only_enables_gives_no_reason_for_float(tmp_path: Path) -> N
     assert reason("equalize") == UNEXPLAINED
     assert reason("quantize", "equalize") == "by quantize"
     assert reason("a-pass-of-the-users") == "by a-pass-of-the-users"
+
+
+@pytest.mark.parametrize(("level", "integer"), [(4, True), (1, False)])
+def test_weights_of_few_bits_may_be_multiplied_in_float(
+    tmp_path: Path, level: int, integer: bool
+) -> None:
+    """At other levels than 4 the kernel keeps activations as they are: what was asked for."""
+    model = build(
+        "y = com.microsoft.MatMulNBits <K = 64, N = 64, bits = 4, block_size = 32,"
+        f' accuracy_level = {level}> (x, "a.packed", "a.scale")',
+        {"a.packed": np.zeros((64, 2, 16), np.uint8), "a.scale": floats(64, 2)},
+    )
+    (site,), surprises = counted(tmp_path, model).sites, counted(tmp_path, model).surprises
+    assert (site.kernel, site.integer) == (f"{MS}MatMulNBits", integer)
+    assert site.reason == ("" if integer else WIDENED)
+    assert surprises == ()
