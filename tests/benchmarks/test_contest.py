@@ -103,7 +103,7 @@ def test_rows_hold_the_figures(found: Contest) -> None:
 
 
 def test_an_error_shows_no_folder_of_this_machine() -> None:
-    text = results.plain("Load model from /tmp/some/folder/model.onnx failed:\n bad /a/b")
+    text = results.plain("Load model from /home/somebody/folder/model.onnx failed:\n bad /a/b")
     assert text == "Load model from model.onnx failed: bad b"
     assert len(results.plain("word " * 100)) < 170
 
