@@ -21,6 +21,7 @@ from ..passes.api import (
     CALIBRATED,
     GRAMS,
     REMEMBERED,
+    SAMPLES,
     SITES,
     STATS,
     AnalysisKey,
@@ -94,6 +95,7 @@ class CompileContext:
             STATS.name: self._statistics,
             GRAMS.name: self._gram_matrices,
             REMEMBERED.name: lambda asked: self._memory.recall(*asked),
+            SAMPLES.name: lambda names: self.samples(self.before, names),
             CALIBRATED.name: lambda _: self.calibrated,
         }
         return cast(T, providers[key.name](argument))

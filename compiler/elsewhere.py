@@ -90,13 +90,13 @@ def sums_of(model: ir.Model, target: Target) -> Sums:
         Remark(
             "note", "target", name, MAY_SATURATE,
             f"a sum of two of its products can come to {worst.sum} on {target.name}, which keeps "
-            "16 bits: its int8 weights were not made for that",
+            "16 bits of it",
         )
         for name, worst in found.unsafe.items()
     )  # fmt: skip
     sentence = (
         f"16-bit sums can saturate on {target.name} in {len(remarks)} of {len(found.layers)} "
-        "integer layers, which came quantized; its answers there may differ from those here"
+        "integer layers; quality was judged with exact sums, its answers there may differ"
     )
     return Sums(sentence, remarks)
 

@@ -170,6 +170,9 @@ GRAMS: AnalysisKey[GramTable] = AnalysisKey("grams")
 """Gram matrices of what was asked for and could be observed, along the last axis; the argument is a
 tuple of Observed in the order in which they are needed. They are collected when first looked up, as
 many at a time as memory allows: look each up once, in order."""
+SAMPLES: AnalysisKey[Mapping[str, np.ndarray]] = AnalysisKey("samples")
+"""Values of the graph as the pass found it, on the first calibration samples, padding included; the
+argument is a tuple of names. Each question is a run of the model."""
 REMEMBERED: AnalysisKey[Any] = AnalysisKey("remembered")
 """What a pure function gives; the argument is (key, function without arguments). The key holds all
 that the result depends on. A compile that builds a pipeline several times computes it once."""

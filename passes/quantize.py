@@ -46,15 +46,11 @@ from .api import (
 from .math.affine import affine_params, dequantize, quantize_weight
 from .math.bias import bias_correction_conv, bias_correction_linear
 from .math.calibrate import CALIBRATORS
-from .math.saturation import conv_filters, conv_rows, safe_codes, sums_in_pairs
+from .pairsums import paired_codes
 
 MIN_TABLE_BYTES = 1 << 16
 """Tables smaller than this save less than the two extra nodes are worth."""
 IN_BODY = "it stands inside a branch or a loop, where ranges are not observed; left in float"
-PAIR_SAFE = (
-    "no sum of two of its products can leave the 16 bits in which the target adds them, whatever "
-    "the input: its weights keep 7 to 8 bits, column by column, for that"
-)
 DYNAMIC_DTYPE = "uint8"
 """DynamicQuantizeLinear makes no other."""
 MASK_MAGNITUDE = 1e4
@@ -70,7 +66,9 @@ class QuantizeOptions:
 
     calibrator: how a static range is chosen from the histogram of the values. exclude: selectors
     of sites to leave float. embeddings: quantize tables, too. bias_correction: let the bias make
-    up for what rounding the weights does to the mean of the output, given calibration data.
+    up for what rounding the weights does to the mean of the output, given calibration data. sums:
+    for targets that add two products in 16 bits, codes of which no pair can saturate for any input
+    (safe), or all 8 bits where that loses less on calibration data (emulated).
     """
 
     scheme: Literal["static", "dynamic"] = "dynamic"
@@ -78,6 +76,7 @@ class QuantizeOptions:
     exclude: tuple[str, ...] = ()
     embeddings: bool = True
     bias_correction: bool = True
+    sums: Literal["safe", "emulated"] = "safe"
 
 
 @dataclass(frozen=True)
@@ -110,6 +109,8 @@ class Quantize(Pass):
     they are cheap and lose most; layers too small to gain.
     Where the target adds two products in 16 bits: each column keeps as many of 8 bits as leave
     no pair of weights that could saturate, for any input (remark ``pair-safe``); 7 always do.
+    With ``sums=emulated`` all 8 are kept where saturation, emulated on calibration samples, loses
+    less than that (remark ``pair-emulated`` with both losses).
     Guarantee: integer codes and scales are those whose loss was measured.
     Example: ``quantize{scheme=static calibrator=percentile exclude=classifier}``
     """
@@ -290,7 +291,11 @@ class Quantize(Pass):
     ) -> Perturbation:
         weight = _weight(site)
         axis = 1 if site.kind == "linear" else 0
-        codes, scale = _codes(site, weight, ctx)
+        int8, emulate = ctx.target.int8, self.options.sums == "emulated"
+        if int8.saturates:
+            codes, scale = paired_codes(site, weight, activation, ctx, emulate=emulate)
+        else:
+            codes, scale = quantize_weight(weight, axis, int8.weight_bits)
         rounded = dequantize(codes, scale, 0, axis)
         bias = self._corrected_bias(site, weight, rounded, ctx)
         x, y = _input(site), site.output
@@ -324,21 +329,6 @@ class Quantize(Pass):
             groups = attribute(site.nodes[0], "group", 1)
             shift = bias_correction_conv(weight, rounded, stats.mean, groups)
         return (bias + shift).astype(bias.dtype)
-
-
-def _codes(site: Site, weight: np.ndarray, ctx: Context) -> tuple[np.ndarray, np.ndarray]:
-    """int8 codes and a float32 scale per output channel; kept from saturating where they could."""
-    int8, axis = ctx.target.int8, 1 if site.kind == "linear" else 0
-    if not int8.saturates:
-        return quantize_weight(weight, axis, int8.weight_bits)
-    groups = attribute(site.nodes[0], "group", 1)
-    if site.kind == "conv" and not sums_in_pairs(weight.shape, groups):
-        return quantize_weight(weight, axis)
-    ctx.remark("note", site.name, "pair-safe", PAIR_SAFE)
-    if site.kind == "linear":
-        return safe_codes(weight)
-    codes, scale = safe_codes(conv_rows(weight))
-    return conv_filters(codes, weight.shape), scale
 
 
 # -- lowering --------------------------------------------------------------------------

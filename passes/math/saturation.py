@@ -12,10 +12,11 @@ then over the input channels of its group (qlinearconv.cc, ReorderFilter; ConvSy
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import ArrayLike, NDArray
 
 from ...ir.errors import InputError
@@ -50,6 +51,29 @@ def conv_filters(rows: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     outputs, channels, *kernel = shape
     wide = rows.reshape(*kernel, channels, outputs)
     return np.ascontiguousarray(np.moveaxis(wide, (-1, -2), (0, 1)))
+
+
+def conv_patches(
+    x: NDArray[Any],
+    kernel: Sequence[int],
+    pads: Sequence[int],
+    strides: Sequence[int],
+    dilations: Sequence[int],
+    fill: int,
+) -> NDArray[Any]:
+    """What a convolution of one group multiplies by ``conv_rows``: x [n, C, d...] -> [M, k... * C].
+
+    pads: as ONNX has them, all starts and then all ends. fill: the code of zero.
+    """
+    spatial = len(kernel)
+    around = [(0, 0), (0, 0), *zip(pads[:spatial], pads[spatial:], strict=True)]
+    reach = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+    padded = np.pad(x, around, constant_values=fill)
+    windows = sliding_window_view(padded, reach, axis=tuple(range(2, 2 + spatial)))
+    steps = [slice(None, None, step) for step in (1, 1, *strides, *dilations)]
+    wide = windows[tuple(steps)]  # [n, C, outputs..., k...]
+    rows = np.moveaxis(wide, 1, -1)
+    return rows.reshape(-1, int(np.prod(kernel)) * x.shape[1])
 
 
 def sums_in_pairs(shape: tuple[int, ...], groups: int) -> bool:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import onnx
+import onnx.parser
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
 
 from planish.ir.errors import InputError
 from planish.passes.math.affine import quantize_weight
@@ -17,6 +20,7 @@ from planish.passes.math.saturation import (
     bits_kept,
     can_saturate,
     conv_filters,
+    conv_patches,
     conv_rows,
     extremes,
     safe_codes,
@@ -173,3 +177,34 @@ def test_only_channels_that_stand_alone_are_not_summed_in_pairs() -> None:
     assert sums_in_pairs((8, 4, 3, 3), 1)
     assert sums_in_pairs((8, 1, 3, 3), 4)  # two outputs a channel: a product of matrices
     assert not sums_in_pairs((8, 1, 3, 3), 8)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "pads", "strides", "dilations"),
+    [
+        ((3, 2), (1, 0, 2, 1), (2, 1), (1, 2)),
+        ((1, 1), (0, 0, 0, 0), (1, 1), (1, 1)),
+        ((4,), (2, 1), (3,), (2,)),
+    ],
+)
+def test_patches_times_rows_are_a_convolution(
+    kernel: tuple[int, ...],
+    pads: tuple[int, ...],
+    strides: tuple[int, ...],
+    dilations: tuple[int, ...],
+) -> None:
+    """Against the reference evaluator of onnx, in float64."""
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 9, (2, 3, *(11, 9)[: len(kernel)])).astype(np.float64)
+    w = rng.integers(-9, 9, (5, 3, *kernel)).astype(np.float64)
+    body = (
+        f"conv (double[{','.join(map(str, x.shape))}] x, double[{','.join(map(str, w.shape))}] w)"
+    )
+    listed = f"pads={list(pads)}, strides={list(strides)}, dilations={list(dilations)}"
+    text = f'<ir_version: 9, opset_import: ["" : 20]> {body} => (y) {{ y = Conv<{listed}>(x, w) }}'
+    expected = ReferenceEvaluator(onnx.parser.parse_model(text)).run(None, {"x": x, "w": w})[0]
+    rows = conv_patches(x, kernel, pads, strides, dilations, 0) @ conv_rows(w)
+    found = np.moveaxis(rows.reshape(2, *expected.shape[2:], 5), -1, 1)
+    np.testing.assert_array_equal(found, expected)
+    corner = conv_patches(x, kernel, pads, strides, dilations, 77)[0]
+    assert (77 in corner) is any(pads[: len(kernel)])
