@@ -21,6 +21,8 @@ from planish.commands.targets import shown, technique_row
 from planish.passes.api import Pass, Semantics
 from planish.targets.host import HOST
 from planish.targets.loader import load_target, target_names
+from planish.targets.rules.table import RULES as TABLE
+from planish.targets.rules.table import SEVERITIES
 from planish.targets.schema import Target
 from planish.targets.techniques import CODES, TECHNIQUES, compiles, support
 from planish.targets.techniques import NO_BACKEND as NO_BACKEND_CODE
@@ -61,6 +63,15 @@ compared, checked against and planned for, and `planish compile` refuses it befo
 code 4)."""
 
 
+RULES = """\
+What `planish targets check MODEL --target TARGET` looks for
+([how to read it](checking-a-model.md)). An **error** is refused by the runtime, fails when it runs,
+or computes something else than the file says; **slow** runs, but not in the kernels that it was
+written for; a **note** is good to know. `planish targets rules --target TARGET` says which of them
+apply to a target, and why others do not. What is said of ONNX Runtime was tried with 1.31.1; tests
+do it again."""
+
+
 def pages() -> dict[str, str]:
     """The text of every generated page by its path inside this folder."""
     passes = discovered()
@@ -68,6 +79,7 @@ def pages() -> dict[str, str]:
     return {
         "passes.md": passes_page(passes.values()),
         **{f"passes/{name}.md": pass_page(cls) for name, cls in passes.items()},
+        "rules.md": rules_page(),
         "targets.md": targets_page(targets),
         **{f"targets/{target.name}.md": target_page(target) for target in targets},
     }
@@ -110,6 +122,24 @@ def options_table(cls: type[Pass]) -> str:
         (f"`{o['name']}`", f"`{o['default']}`", o["takes"], o["meaning"]) for o in options_of(cls)
     ]
     return table(("option", "default", "takes", "meaning"), rows) if rows else "None."
+
+
+def rules_page() -> str:
+    """The table of rules, the gravest first."""
+    rows = [
+        (f"`{rule.id}`", severity, rule.applies, sentence(rule.reason), sentence(rule.fix))
+        for severity in SEVERITIES
+        for rule in TABLE
+        if rule.severity == severity
+    ]
+    head = page_head("Rules", "targets/rules")
+    columns = ("rule", "severity", "what it looks at", "what happens", "what to do")
+    return joined(head, RULES, table(columns, rows))
+
+
+def sentence(text: str) -> str:
+    """Words of a rule with a capital and a full stop."""
+    return text[:1].upper() + text[1:] + "."
 
 
 def targets_page(targets: Sequence[Target]) -> str:

@@ -13,6 +13,8 @@ from planish.commands.passes import options_of
 from planish.commands.targets import shown
 from planish.passes.api import registered
 from planish.targets.loader import load_target
+from planish.targets.rules.rule import Rule
+from planish.targets.rules.table import RULES
 from planish.targets.tomlfile import catalog_files
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -75,3 +77,11 @@ def test_links_between_the_pages_lead_somewhere(pages: dict[str, str]) -> None:
 
 def test_a_bar_does_not_break_a_table(generator: ModuleType) -> None:
     assert generator.table(("a", "b"), [("x|y", "z")]).splitlines()[2] == r"| x\|y | z |"
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.id)
+def test_the_page_on_rules_says_all_of_each(rule: Rule, pages: dict[str, str]) -> None:
+    (row,) = (line for line in pages["rules.md"].splitlines() if f"`{rule.id}`" in line)
+    assert f"| {rule.severity} |" in row
+    for words in (rule.applies, rule.reason[1:], rule.fix[1:]):
+        assert words in row

@@ -336,7 +336,8 @@ RULES = (
         "Bits, blocks and type of GatherBlockQuantized.",
         _table_form,
         "the operator does not take them: the runtime refuses the model at load",
-        "uint8 with 2, 4 or 8 bits, or int4 and uint4; blocks a power of two from 16 on",
+        "a table of uint8 with 2, 4 or 8 bits, or of int4 or uint4, in blocks of a power of two "
+        "from 16 on",
         "error",
         on_cpu,
     ),
