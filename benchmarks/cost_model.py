@@ -7,6 +7,7 @@ on an otherwise idle machine only; ``cost-model --task NAME`` takes a few models
 
 from __future__ import annotations
 
+import functools
 import statistics
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
 from benchmarks.data import Feeds, save_feeds
 from benchmarks.figures import Figure, Outcome, at_least, at_most, skipped
@@ -26,13 +28,13 @@ from benchmarks.tasks import chosen
 from benchmarks.taskworker import build_task
 from planish.compiler.prepare import Prepared, Request, prepare
 from planish.compiler.progress import Silent
-from planish.compiler.timing import time_alternating
 from planish.ir.errors import PlanishError
 from planish.ir.load import load_model
 from planish.ir.types.bound import bound_shapes
 from planish.targets.cost.correction import fit_affine, kendall_tau, relative_error
 from planish.targets.cost.predict import Prediction, predict
 from planish.targets.loader import load_target
+from planish.targets.probe.clock import clock_for, time_together
 from planish.targets.probe.run import probe
 from planish.targets.runtime import open_session
 from planish.targets.schema import Target
@@ -50,7 +52,7 @@ TIE = 0.03
 """Measured times closer than this are one: the compiler ranks such candidates by size."""
 SAMPLES = 16  # of calibration: ranges need not be good here
 LARGER = 4  # times the first axis, the second workload
-BUDGET = 1.0  # seconds of timing for the candidates of one workload
+VISITS = 15  # of each candidate by turns, on each workload
 
 
 @dataclass(frozen=True)
@@ -111,10 +113,10 @@ def measure_task(name: str, target: Target, settings: Settings, notes: list[str]
         prepared = prepare(_request(task, data, target, settings), Path(scratch), Silent())
         files = dict(_builds(prepared, notes, name))
         found: list[Sample] = []
-        for text, bindings, feed in workloads(prepared, feeds[0]):
+        for text, feed in workloads(prepared, feeds[0]):
             times = _times(list(files.values()), feed, settings.threads)
             for (candidate, path), ms in zip(files.items(), times, strict=True):
-                one = _predicted(path, target, bindings, settings.threads)
+                one = _predicted(path, target, feed, settings.threads)
                 if one.ms is None:
                     notes.append(f"{name}, {candidate}, {text}: {one.note}")
                     continue
@@ -122,10 +124,11 @@ def measure_task(name: str, target: Target, settings: Settings, notes: list[str]
     return found
 
 
-def workloads(prepared: Prepared, feed: Feeds) -> Iterator[tuple[str, dict[str, int], Feeds]]:
-    """Text, sizes of the symbolic axes, and a feed of that size made of a real one.
+def workloads(prepared: Prepared, feed: Feeds) -> list[tuple[str, Feeds]]:
+    """Two workloads as text and a feed, made of a real one; one only where all axes are fixed.
 
-    The first: one row of the first axis; the second: four. One only where all axes are fixed.
+    The first: one row of the first symbolic axis. The second: four, or where the model refuses
+    that, all other axes doubled.
     """
     specs = prepared.source.imported.signature.inputs
     sizes: dict[str, int] = {}
@@ -133,11 +136,13 @@ def workloads(prepared: Prepared, feed: Feeds) -> Iterator[tuple[str, dict[str, 
         for symbol, size in zip(spec.shape or (), np.shape(feed[spec.name]), strict=False):
             if isinstance(symbol, str):
                 sizes.setdefault(symbol, int(size))
-    first = next(iter(sizes), None)
-    for rows in (1, LARGER) if first is not None else (1,):
-        bindings = dict(sizes) if first is None else {**sizes, first: rows}
-        text = ",".join(f"{k}={v}" for k, v in bindings.items()) or "as it is"
-        yield text, bindings, {s.name: _resized(feed[s.name], s.shape, bindings) for s in specs}
+    if not sizes:
+        return [("as it is", feed)]
+    first, *others = sizes
+    single = {**sizes, first: 1}
+    tries = ({**sizes, first: LARGER}, {**single, **{name: 2 * sizes[name] for name in others}})
+    found = [single, *islice((t for t in tries if _runs(prepared, feed, t)), 1)]
+    return [(_text(b), _resized_feed(prepared, feed, b)) for b in found]
 
 
 def leave_one_out(samples: Sequence[Sample]) -> list[Judged]:
@@ -235,15 +240,36 @@ def _builds(prepared: Prepared, notes: list[str], task: str) -> Iterator[tuple[s
 
 
 def _times(files: Sequence[Path], feed: Feeds, threads: int) -> list[float]:
-    """Median milliseconds of each file, run by turns."""
+    """Median milliseconds of each file over visits by turns, warmed up at each."""
     sessions = [open_session(path, threads=threads) for path in files]
-    paired = time_alternating(sessions, [feed], budget=BUDGET)
-    return [1e3 * float(seconds) for seconds in paired.medians]
+    runs = [functools.partial(session.run, feed) for session in sessions]
+    timings = time_together(runs, visits=VISITS, clock=clock_for(threads))
+    return [1e3 * statistics.median(timing.visits) for timing in timings]
 
 
-def _predicted(path: Path, target: Target, bindings: Mapping[str, int], threads: int) -> Prediction:
+def _predicted(path: Path, target: Target, feed: Feeds, threads: int) -> Prediction:
     model = load_model(path).model
-    return predict(model, target, bound_shapes(model, bindings), threads)
+    for value in model.graph.inputs:
+        if value.name in feed:
+            value.shape = ir.Shape(np.shape(feed[value.name]))
+    return predict(model, target, bound_shapes(model), threads)
+
+
+def _runs(prepared: Prepared, feed: Feeds, bindings: Mapping[str, int]) -> bool:
+    try:
+        prepared.workshop.judge.original.run(_resized_feed(prepared, feed, bindings))
+    except PlanishError:
+        return False
+    return True
+
+
+def _text(bindings: Mapping[str, int]) -> str:
+    return ",".join(f"{name}={size}" for name, size in bindings.items())
+
+
+def _resized_feed(prepared: Prepared, feed: Feeds, bindings: Mapping[str, int]) -> Feeds:
+    specs = prepared.source.imported.signature.inputs
+    return {spec.name: _resized(feed[spec.name], spec.shape, bindings) for spec in specs}
 
 
 def _resized(array: Any, shape: Any, bindings: Mapping[str, int]) -> Any:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from math import prod
 from typing import TypeAlias
 
 import numpy as np
@@ -12,7 +13,15 @@ import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 
 from ..errors import PassError
-from ..graph import Array, all_graphs, attribute, constant_array, constant_tensor, dims
+from ..graph import (
+    Array,
+    all_graphs,
+    attribute,
+    constant_array,
+    constant_tensor,
+    dims,
+    subgraphs,
+)
 from ..importing.limits import made_elements
 from .contrib import contrib_dims
 from .shapes import SMALL_BYTES, infer_node, infer_shapes
@@ -30,6 +39,7 @@ _COUNTING = frozenset(
     }
 )
 """What exporters compute sizes with."""
+_VIEWS = frozenset({"Squeeze", "Unsqueeze", "Reshape", "Identity"})
 _EXPRESSION = re.compile(r"[\w.+\-*/%(), ]{1,100}")
 
 
@@ -98,12 +108,35 @@ def _is_known(value: ir.Value) -> bool:
 
 def _compute_sizes(model: ir.Model) -> None:
     """Evaluate what depends on sizes alone, node by node, where ONNX's inference does not."""
-    opsets = dict(model.opset_imports)
-    for node in list(model.graph):
-        if not all(_is_known(v) for v in node.outputs):
+    _compute_graph(model.graph, model, dict(model.opset_imports))
+
+
+def _compute_graph(graph: ir.Graph, model: ir.Model, opsets: Mapping[str, int]) -> None:
+    for node in list(graph):
+        bodies = list(subgraphs(node))
+        for body in bodies:
+            _compute_graph(body, model, opsets)
+        if node.op_type == "If":
+            _join(node, bodies)
+        elif not all(_is_known(v) for v in node.outputs):
             _infer(node, model)
         for value, result in zip(node.outputs, _sizes(node, opsets), strict=False):
-            _make_constant(model.graph, value, result)
+            _make_constant(graph, value, result)
+
+
+def _join(node: ir.Node, branches: Sequence[ir.Graph]) -> None:
+    """The outputs of an If: as in the branch it takes, else what all its branches agree in."""
+    taken = constant_array(node.inputs[0])
+    if taken is not None and taken.size == 1:
+        wanted = "then_branch" if taken.reshape(-1)[0] else "else_branch"
+        branches = [node.attributes[wanted].as_graph()]
+    for index, value in enumerate(node.outputs):
+        found = [dims(branch.outputs[index]) for branch in branches]
+        known = [shape for shape in found if shape is not None]
+        if len(known) < len(found) or len({len(shape) for shape in known}) != 1:
+            continue
+        agreed = [sizes[0] if len(set(sizes)) == 1 else None for sizes in zip(*known, strict=True)]
+        value.shape = ir.Shape(agreed)
 
 
 def _infer(node: ir.Node, model: ir.Model) -> None:
@@ -127,12 +160,21 @@ def _infer_contrib(node: ir.Node) -> None:
 
 def _sizes(node: ir.Node, opsets: Mapping[str, int]) -> list[Array]:
     """The outputs of a node that computes with known small numbers, else none."""
-    if node.op_type == "Shape" and not node.domain:
+    if node.op_type in ("Shape", "Size") and not node.domain:
         shape = dims(node.inputs[0])
-        if shape is None or not all(isinstance(size, int) for size in shape):
+        known = [size for size in shape or () if isinstance(size, int)]
+        if shape is None or len(known) < len(shape):
             return []
+        if node.op_type == "Size":
+            return [np.asarray(prod(known), np.int64)]
         kept = slice(attribute(node, "start", 0), attribute(node, "end"))
-        return [np.asarray(shape[kept], np.int64)]
+        return [np.asarray(known[kept], np.int64)]
+    if node.op_type in _VIEWS and not node.domain and _is_known(node.outputs[0]):
+        # Not by the reference implementation: onnx 1.23 cannot, before opset 13.
+        tensor = constant_tensor(node.inputs[0])
+        shape = [size for size in dims(node.outputs[0]) or () if isinstance(size, int)]
+        small = tensor is not None and tensor.nbytes <= SMALL_BYTES
+        return [np.asarray(constant_array(node.inputs[0])).reshape(shape)] if small else []
     tensors = [constant_tensor(v) for v in node.inputs if v is not None]
     if (
         node.op_type not in _COUNTING

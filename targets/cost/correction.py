@@ -10,20 +10,41 @@ from collections.abc import Sequence
 from itertools import combinations
 
 import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+
+_ROUNDS = 50
+_SMALL = 1e-3
 
 
 def fit_affine(sums: Sequence[float], times: Sequence[float]) -> tuple[float, float]:
-    """a, b of ``times ~ a + b sums``: least squares of relative errors, a not below 0, b above 0.
+    """a, b of ``times ~ a + b sums`` with the least sum of |relative error|; a in [0, least time].
 
-    Raises ValueError for fewer than two pairs, or times that are not above 0.
+    Absolute errors, so that one model that is quite off does not move all others (iteratively
+    reweighted least squares). Raises ValueError for fewer than two pairs, or times not above 0.
     """
     s, t = np.asarray(sums, np.float64), np.asarray(times, np.float64)
     if len(s) != len(t) or len(s) < 2 or not (t > 0).all() or not (s > 0).all():
         raise ValueError("a correction is fitted on two pairs of times above 0, or more")
-    rows = np.stack([1 / t, s / t], axis=1)
-    (a, b), *_ = np.linalg.lstsq(rows, np.ones(len(t)), rcond=None)
-    if a < 0 or b <= 0:
-        a, b = 0.0, float((s / t).sum() / ((s / t) ** 2).sum())
+    weights = np.ones(len(t))
+    a, b = 0.0, 1.0
+    for _ in range(_ROUNDS):
+        a, b = _weighted(s / t, 1 / t, weights)
+        weights = 1 / np.maximum(_SMALL, abs(a / t + b * s / t - 1))
+    return a, b
+
+
+def _weighted(slopes: Array, offsets: Array, weights: Array) -> tuple[float, float]:
+    """Weighted least squares of ``a offsets + b slopes ~ 1``, a within its bounds."""
+    root = np.sqrt(weights)
+    rows = np.stack([offsets, slopes], axis=1) * root[:, None]
+    (a, b), *_ = np.linalg.lstsq(rows, root, rcond=None)
+    most = 1 / offsets.max()
+    if not 0 <= a <= most or b <= 0:
+        a = min(max(a, 0.0), most) if b > 0 else 0.0
+        rest = 1 - a * offsets
+        b = (weights * slopes * rest).sum() / (weights * slopes**2).sum()
     return float(a), float(b)
 
 

@@ -42,10 +42,12 @@ _SCALING = frozenset({"Mul", "Div"})
 @dataclass
 class Fusion:
     """gone: nodes without a kernel of their own. kernel: what others run as: "u8s8", "dynamic",
-    "nbits4", "nbits8", "conv-u8s8", "integer", "layer-norm", "gelu", "bias-gelu"."""
+    "nbits4", "nbits8", "conv-u8s8", "integer", "layer-norm", "gelu". copies: how often a
+    dequantization runs, once for each reader that computes with floats."""
 
     gone: set[ir.Node] = field(default_factory=set)
     kernel: dict[ir.Node, str] = field(default_factory=dict)
+    copies: dict[ir.Node, int] = field(default_factory=dict)
 
     def absorb(self, *nodes: ir.Node | None) -> None:
         """These nodes are done by another one."""
@@ -168,8 +170,10 @@ def _drop_readerless(nodes: Sequence[ir.Node], found: Fusion) -> None:
     taking = {"u8s8", "conv-u8s8", "integer"}
     for node in _of(nodes, DEQUANTIZE):
         readers = consumers(node.outputs[0])
-        if readers and all(found.kernel.get(r) in taking or r in found.gone for r in readers):
+        floats = [r for r in readers if found.kernel.get(r) not in taking and r not in found.gone]
+        if readers and not floats:
             found.gone.add(node)
+        found.copies[node] = max(1, len(floats))
 
 
 def _norms(nodes: Sequence[ir.Node], shapes: Shapes, found: Fusion) -> None:
@@ -220,6 +224,8 @@ def _absorb_bias(value: ir.Value | None, found: Fusion) -> None:
 def _silus(nodes: Sequence[ir.Node], shapes: Shapes, found: Fusion) -> None:
     """x times sigmoid(x)."""
     for sigmoid in _of(nodes, "Sigmoid"):
+        if producer(sigmoid.inputs[0], DEQUANTIZE) is not None:
+            continue  # each reader gets a dequantization of its own first: not one value any more
         times = single_consumer(sigmoid.outputs[0])
         if times is not None and times.op_type == "Mul" and sigmoid.inputs[0] in times.inputs:
             found.absorb(times)
@@ -279,17 +285,27 @@ def _before_norms(nodes: Sequence[ir.Node], shapes: Shapes, found: Fusion) -> No
 
 
 def _scalings(nodes: Sequence[ir.Node], shapes: Shapes, found: Fusion) -> None:
-    """A number that multiplies an operand or the result of a float product."""
+    """A number that multiplies an operand or the result of a float product, and an operand whose
+    last two axes change places."""
     for node in _of(nodes, "MatMul"):
         if node in found.kernel:
             continue
         for value in node.inputs:
-            scale = producer(value)
-            if scale is not None and scale.op_type in _SCALING and _with_scalar(scale):
-                found.absorb(scale)
+            made = producer(value)
+            if made is not None and made.op_type in _SCALING and _with_scalar(made):
+                found.absorb(made)
+            if made is not None and _swaps_last_two(made):
+                found.absorb(made)
         behind = single_consumer(node.outputs[0])
         if behind is not None and behind.op_type in _SCALING and _with_scalar(behind):
             found.absorb(behind)
+
+
+def _swaps_last_two(node: ir.Node) -> bool:
+    order = attribute(node, "perm", ()) if node.op_type == "Transpose" else ()
+    size = len(order)
+    swapped = (*range(size - 2), size - 1, size - 2)
+    return size >= 2 and tuple(order) == swapped and len(consumers(node.outputs[0])) == 1
 
 
 def _of(nodes: Iterable[ir.Node], *names: str) -> Iterator[ir.Node]:

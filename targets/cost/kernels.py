@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 import onnx_ir as ir
@@ -91,6 +91,7 @@ _PRODUCT_NAMES = {
 _NUMBERS = {"u8s8": "int8", "dynamic": "int8", "nbits8": "int8", "nbits4": "int8"}
 _CONV_WEIGHT = {"QLinearConv": 3}
 _BLOCK = 16  # channels
+_LANES = 8  # elements that a pool over blocked channels reads in the time of one
 _IN_BLOCKS = frozenset(
     "Conv MaxPool AveragePool GlobalAveragePool GlobalMaxPool Add Sum Mul Concat Relu Sigmoid Tanh "
     "BatchNormalization".split()
@@ -100,17 +101,20 @@ _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 _TAPS_OF_POOL = 4  # of the pool that was measured
 
 
-def work_of(node: ir.Node, shapes: Shapes, kernel: str | None = None) -> Work:
-    """What one node does. kernel: what it runs as, from ``Fusion.kernel``.
+def work_of(node: ir.Node, shapes: Shapes, kernel: str | None = None, copies: int = 1) -> Work:
+    """What one node does. kernel, copies: what it runs as and how often, from ``Fusion``.
 
     Raises UnknownSizeError where a size or the operator is not known.
     """
     name = operator(node)[1]
     counted = flops(node, shapes)
     parts, like = _parts(node, name, shapes, kernel)
+    if copies > 1:
+        parts = tuple(replace(part, times=copies * part.times) for part in parts)
     weights = sum(t.nbytes for v in node.inputs if (t := _weight(v, kernel)) is not None)
     moved = weights + sum(_bytes(v, shapes) for v in (*node.inputs, *node.outputs))
-    return Work(parts, like or name in _LIKE, counted or 0, _numbers(parts), weights, moved)
+    like = like or name in _LIKE
+    return Work(parts, like, copies * (counted or 0), _numbers(parts), weights, copies * moved)
 
 
 def _parts(
@@ -246,12 +250,15 @@ def _einsum(node: ir.Node, shapes: Shapes, kernel: str | None) -> tuple[tuple[Pa
         raise UnknownSizeError
     key = (max(1, output // last[0]), max(1, count // (2 * max(1, output))), last[0])
     moved = sum(_count(v, shapes) for v in node.inputs)
-    return (Part("products.float32", key), Part("streams.transpose", (max(1, moved),))), True
+    return (Part("products.float32", key), Part("streams.turn", (max(1, moved),))), True
 
 
 def _pool(node: ir.Node, shapes: Shapes, kernel: str | None) -> tuple[tuple[Part, ...], bool]:
     window: Sizes = attribute(node, "kernel_shape", ())
     read = _count(node.outputs[0], shapes) * prod(window)
+    made = producer(node.inputs[0])
+    if made is not None and made.op_type in _IN_BLOCKS and kernel is None:
+        return (Part("streams.unary", (max(1, read // _LANES),)),), True
     return (Part("streams.pool", (max(1, read),)),), prod(window) != _TAPS_OF_POOL
 
 
@@ -269,6 +276,8 @@ def _stream(node: ir.Node, name: str, shapes: Shapes) -> Part:
         raise UnknownSizeError
     if table in ("softmax", "norm"):
         return _lines(table, _sizes(node.inputs[0], shapes), attribute(node, "axis", -1))
+    if table == "move":
+        return _moved(node, shapes)
     if table == "dynamic":
         elements = _count(node.outputs[0], shapes)
     return Part(f"streams.{table}", (max(1, elements),))
@@ -289,8 +298,30 @@ def _transpose(node: ir.Node, shapes: Shapes, kernel: str | None) -> tuple[tuple
     kept = [axis for axis in order if sizes[order.index(axis)] > 1]
     if kept == sorted(kept):  # only axes of one element move: nothing does
         return (Part("node", ()),), False
-    table = "transpose" if order[-1] == len(order) - 1 else "turn"
-    return (Part(f"streams.{table}", (max(1, prod(sizes)),)),), False
+    length = 1
+    for axis in reversed(range(len(order))):
+        if order[axis] != axis:
+            break
+        length *= sizes[axis]
+    if length == 1:
+        return (Part("streams.turn", (max(1, prod(sizes)),)),), False
+    return (Part("streams.transpose", (max(1, prod(sizes) // length), length)),), False
+
+
+def _moved(node: ir.Node, shapes: Shapes) -> Part:
+    """Rows that keep together: up to the last axis along which input and output differ."""
+    after = _sizes(node.outputs[0], shapes)
+    elements = sum(_count(v, shapes) for v in node.outputs if v.name and _used(v))
+    before = _sizes(node.inputs[0], shapes) if node.inputs else ()
+    length = 1
+    for a, b in zip(reversed(after), reversed(before), strict=False):
+        length *= min(a, b)
+        if a != b:
+            break
+    else:
+        length = max(1, elements)
+    length = max(1, length)
+    return Part("streams.move", (max(1, elements // length), length))
 
 
 def _resize(node: ir.Node, shapes: Shapes, kernel: str | None) -> tuple[tuple[Part, ...], bool]:

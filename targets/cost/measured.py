@@ -51,13 +51,14 @@ class Convolutions:
 @dataclass(frozen=True)
 class Streams:
     """Operators that pass over their elements. Rows: threads, elements, microseconds; of softmax,
-    norm and reduce: threads, rows, length of a row, microseconds.
+    norm, reduce, transpose and move: threads, rows, length of a row, microseconds.
 
     binary: Add of two equal shapes. broadcast: Mul by a row. unary: Relu. exponential: Sigmoid.
     gelu: Gelu. softmax, norm, reduce: Softmax, LayerNormalization, ReduceMean over rows.
-    transpose: inner rows of 32 keep together. turn: the last axis changes place. gather: rows of
-    64. move: Slice. quantize, dequantize: float32 from and to uint8. dynamic:
-    DynamicQuantizeLinear. integer: QLinearAdd. compare: Where. pool: 2x2 windows, elements read.
+    transpose: Transpose whose rows keep together. turn: the last axis changes place. gather: rows
+    of 64. move: Slice and Concat, rows that keep together. quantize, dequantize: float32 from and
+    to uint8. dynamic: DynamicQuantizeLinear. integer: QLinearAdd. compare: Where. pool: 2x2
+    windows, elements read.
     """
 
     binary: Rows = ()

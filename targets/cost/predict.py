@@ -19,7 +19,7 @@ from ...ir.graph import subgraphs
 from ...ir.sites import find_sites
 from ...ir.types.bound import Shapes
 from ..schema import Target
-from .fusion import fuse
+from .fusion import Fusion, fuse
 from .kernels import Part, UnknownSizeError, Work, work_of
 from .measured import Measured
 from .roofline import Bound, roofline
@@ -137,15 +137,13 @@ def _nodes(
         elif any(True for _ in subgraphs(node)):
             yield _with_bodies(node, machine, shapes, site)
         else:
-            yield _node(node, machine, shapes, site, fusion.kernel.get(node))
+            yield _node(node, machine, shapes, site, fusion)
 
 
-def _node(
-    node: ir.Node, machine: _Machine, shapes: Shapes, site: str, kernel: str | None
-) -> Predicted:
+def _node(node: ir.Node, machine: _Machine, shapes: Shapes, site: str, fusion: Fusion) -> Predicted:
     name = str(node.name)
     try:
-        work = work_of(node, shapes, kernel)
+        work = work_of(node, shapes, fusion.kernel.get(node), fusion.copies.get(node, 1))
     except (UnknownSizeError, IndexError, ValueError):
         return Predicted(name, node.op_type, site, None, "unknown", "")
     found = _from_tables(work, machine)

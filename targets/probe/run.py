@@ -28,7 +28,7 @@ from .writing import file_name, target_text
 
 Say = Callable[[str, int, int], None]
 
-BUDGET = 150.0
+BUDGET = 135.0
 """Seconds for all tables; the rest of three minutes is for starting and for whole models."""
 
 

@@ -75,9 +75,13 @@ def _gather(b: Builder, x: str) -> str:
     return b.node("Gather", x, b.constant(indices.astype(np.int64)))
 
 
-def _slice(b: Builder, x: str) -> str:
-    one, end, first = (b.constant(np.array([i], np.int64)) for i in (1, 1 << 30, 0))
-    return b.node("Slice", x, one, end, first)
+def _moved(b: Builder, x: str) -> str:
+    """Slice and Concat by turns: the first halves the rows, the second doubles them."""
+    if len(b.nodes) % 2:
+        return b.node("Concat", x, x, axis=1)
+    half = int(b.feeds["x"].shape[1]) // 2
+    start, end, axis = (b.constant(np.array([i], np.int64)) for i in (0, half, 1))
+    return b.node("Slice", x, start, end, axis)
 
 
 def _integer(b: Builder, x: str) -> str:
@@ -116,13 +120,13 @@ STREAMS: Mapping[str, Build] = {
     ),
     "transpose": beside(
         lambda b, x: b.node("Transpose", x, perm=[0, 2, 1, 3]),
-        lambda e: (1, max(1, e // 256), 8, 32),
+        lambda count, length: (1, max(1, count // 8), 8, length),
     ),
     "turn": beside(
         lambda b, x: b.node("Transpose", x, perm=[1, 0]), lambda e: (max(1, e // 64), 64)
     ),
     "gather": chain(_gather, lambda e: (max(1, e // 64), 64)),
-    "move": chain(_slice, lambda e: (max(20, e // 8), 8)),
+    "move": chain(_moved, lambda count, length: (count, 2 * length)),
     "quantize": beside(_coding("QuantizeLinear"), rows),
     "dequantize": beside(_coding("DequantizeLinear"), rows, np.uint8),
     "dynamic": beside(lambda b, x: b.node("DynamicQuantizeLinear", x, outputs=3), rows),
@@ -134,5 +138,5 @@ STREAMS: Mapping[str, Build] = {
 }
 """By the names of the fields of ``measured.Streams``."""
 
-BY_LINES = frozenset({"softmax", "norm", "reduce"})
+BY_LINES = frozenset({"softmax", "norm", "reduce", "transpose", "move"})
 """Keyed by the count of rows and their length; the others by their elements."""
