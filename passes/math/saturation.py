@@ -137,7 +137,7 @@ def safe_codes(w: NDArray[Any]) -> tuple[Codes, NDArray[np.float32]]:
         scale[part] = _finest(values)
         steps = np.where(scale[part] > 0, scale[part], np.float32(1))
         with np.errstate(invalid="ignore"):
-            codes[:, part] = _rounded(values / steps)
+            codes[:, part] = _rounded(np.asarray(values / steps, np.float32))
     if not np.isfinite(scale).all():
         raise InputError(
             "weights to quantize hold NaN or infinite values",
