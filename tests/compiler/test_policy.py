@@ -53,6 +53,7 @@ STATIC = "canonicalize,quantize{scheme=static}"
 EQUALIZED = "canonicalize,equalize,quantize{scheme=static}"
 INT4 = "canonicalize,weight-only"
 INT8 = "canonicalize,weight-only{bits=8}"
+MIXED = "canonicalize,weight-only{layers=false},quantize"
 
 
 def model(kit: ModuleType, text: tuple[str, str, str]) -> onnx.ModelProto:
@@ -146,7 +147,18 @@ def test_size_takes_the_fewest_bytes_first_whatever_the_rows(kit: ModuleType) ->
         with_data = found(kit, WORDS, rows=rows, goal="size")
         assert pipelines(with_data)[0] == INT4
         without = found(kit, WORDS, rows=rows, goal="size", calibrated=False)
-        assert pipelines(without) == [INT4, DYNAMIC, INT8]
+        assert pipelines(without) == [INT4, MIXED, DYNAMIC, INT8]
+
+
+def test_tables_in_4_bits_are_tried_beside_layers_in_8_where_they_weigh_enough(
+    kit: ModuleType,
+) -> None:
+    for goal in ("size", "balanced"):
+        assert MIXED in pipelines(found(kit, WORDS, goal=goal, calibrated=False))
+        assert MIXED not in pipelines(found(kit, LINEAR, goal=goal, calibrated=False))
+    assert MIXED not in pipelines(found(kit, WORDS, calibrated=False, rows=1))
+    none = replace(target(), weight_only=replace(target().weight_only, bits=(8,)))
+    assert MIXED not in pipelines(found(kit, WORDS, on=none, goal="size", calibrated=False))
 
 
 def test_size_counts_what_a_technique_leaves_float(kit: ModuleType) -> None:
