@@ -191,11 +191,19 @@ def _from_tables(work: Work, machine: _Machine) -> tuple[float, Basis, Bound] | 
 def _part(part: Part, machine: _Machine) -> Reading | None:
     if part.table == "node":
         return machine.figure("node")
-    found = machine.figure(part.table, *part.key)
-    if found is None or not part.table.startswith("streams."):
-        return found
+    table = machine.grid(part.table)
+    if table is None:
+        return None
+    streams = part.table.startswith("streams.")
+    key: tuple[float, ...] = part.key
+    if streams and len(key) == 2:
+        # A row that is longer than any that was measured is several of the longest.
+        longest = table.axes[1][-1]
+        key = (key[0] * max(1.0, key[1] / longest), min(key[1], longest))
+    found = table.at(key)
     # Below the smallest stream a node costs what an empty one does: that was measured, too.
-    return Reading(found.value, found.inside or prod(part.key) < _EMPTY)
+    small = streams and prod(part.key) < _EMPTY
+    return Reading(found.value, found.inside or small)
 
 
 def _weights_us(work: Work, machine: _Machine) -> float:
