@@ -14,6 +14,8 @@ from .sharing import Shared, turns
 
 MIN_SAVING = 1024
 """Bytes; the nodes and names of a packed weight take some hundred themselves."""
+PACKABLE = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
+"""Of weights and of the activations that meet them."""
 TABLE_BLOCK = 16
 """GatherBlockQuantized takes no smaller ones, and powers of two only."""
 
@@ -90,9 +92,9 @@ def _is_turn(node: ir.Node) -> bool:
 def _of_tensor(group: Shared) -> Iterator[Reason]:
     for site in group.sites:
         tensor = constant_tensor(site.weight)
-        if tensor is None or tensor.dtype != ir.DataType.FLOAT:
+        if tensor is None or tensor.dtype not in PACKABLE:
             found = "not constant" if tensor is None else tensor.dtype.name.lower()
-            yield "dtype", f"its weight is {found}; only float32 is packed"
+            yield "dtype", f"its weight is {found}; only float32 and float16 are packed"
         elif len(tensor.shape) != 2:
             yield "not-canonical", f"its weight is stored with {len(tensor.shape)} axes"
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -77,10 +78,17 @@ class Shared:
         )
 
     def matrix(self) -> np.ndarray:
-        """The weight as float [inputs, outputs], not copied."""
+        """The weight in its own dtype, [inputs, outputs], not copied."""
         array = constant_array(self.lead.weight)
         assert array is not None
         return array.T if self.turned[0] else array
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the weight as it is stored."""
+        tensor = constant_tensor(self.lead.weight)
+        assert tensor is not None
+        return np.dtype(tensor.dtype.numpy())
 
     def stored(self, matrix: np.ndarray) -> dict[str, np.ndarray]:
         """A matrix [inputs, outputs] as the contents of every tensor that holds the weight."""

@@ -140,7 +140,7 @@ class WeightOnly(Pass):
         return Perturbation(
             inputs=tuple(dict.fromkeys(use.input for use in applied if use.input not in made)),
             outputs=tuple(dict.fromkeys(use.output for use in applied)),
-            tensors=group.stored(_as_read(coded, packed)),
+            tensors=group.stored(_as_read(coded, packed).astype(group.dtype, copy=False)),
             payload=Lowered(packed, self._level(ctx)),
             contraction=group.shape[0] if group.multiplied else 1,
         )
@@ -199,7 +199,7 @@ class WeightOnly(Pass):
         blocks = -(-inputs // block)
         codes = blocks * block * bits // 8 if group.multiplied else inputs * bits // 8
         zeros = 0 if self.options.symmetric else -(-blocks * bits // 8)
-        scales = (4 if group.multiplied else 2) * blocks
+        scales = (group.dtype.itemsize if group.multiplied else 2) * blocks
         return group.stored_bytes() - outputs * (codes + zeros + scales)
 
     def _level(self, ctx: Context) -> int:
@@ -274,6 +274,7 @@ def _packed(group: Shared, coded: BlockCodes) -> PackedWeight:
     inputs = len(coded.codes)
     if group.multiplied:
         data, scales, zeros = pack_nbits(coded)
+        scales = scales.astype(group.dtype, copy=False)  # as the kernel wants them
     else:
         data, scales, zeros = pack_rows(coded)
         scales = _narrow(coded, scales)
@@ -298,7 +299,7 @@ def _narrow(coded: BlockCodes, scales: np.ndarray) -> np.ndarray:
 def _as_read(coded: BlockCodes, packed: PackedWeight) -> np.ndarray:
     """The weight [inputs, outputs] as the runtime computes it, in the precision of the scales."""
     meant = dequantize_blocks(replace(coded, scale=packed.scales.astype(np.float32).T))
-    if packed.scales.dtype == np.float16:
+    if packed.data.ndim == 2 and packed.scales.dtype == np.float16:
         for row in meant:  # one at a time: no second weight is held
             row[:] = row.astype(np.float16)
     return meant

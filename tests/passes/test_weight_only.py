@@ -242,6 +242,25 @@ def test_rows_of_a_table_are_widened_when_they_are_looked_up(
     assert edit.loss == pytest.approx(relative(meant[IDS[0]["ids"]], T[IDS[0]["ids"]]), rel=1e-2)
 
 
+@pytest.mark.parametrize("bits", [8, 4, 2])
+def test_half_precision_stays_half_precision(graphs: ModuleType, bits: int) -> None:
+    text = head("int64[n, s] ids", "float16[n, s, 48] y") + (
+        "{ e = Gather(t, ids) a = MatMul(e, w) y = Add(a, c) }"
+    )
+    tensors = {name: a.astype(np.float16) for name, a in (("t", T), ("w", W / 8), ("c", C))}
+    ids = RNG.integers(0, 100, (20, 10))
+    made = bench(graphs, text, [{"ids": ids}], **tensors)
+    assert len(made.run("weight-only", bits=bits).edits) == 2
+    assert graphs.ops(made.model) == ["GatherBlockQuantized", "MatMulNBits", "Add"]
+    table = read(made.model, "embedding1", bits, 32, 64).T
+    meant = read(made.model, "linear1", bits, 32, 64)
+    expected = table[ids] @ meant + tensors["c"]
+    assert relative(made.outputs({"ids": ids})["y"], expected) < 1e-6
+    packed = made.outputs({"ids": ids}, "all")["y"]
+    assert packed.dtype == np.float16
+    assert relative(packed, expected) < 1e-3
+
+
 def test_scales_beyond_float16_stay_in_float32(graphs: ModuleType) -> None:
     made = bench(graphs, TABLE, IDS, t=T * np.float32(1e-6))
     made.run("weight-only")
@@ -353,7 +372,7 @@ REFUSED = {
     "conv": ("float[n, 16, 8, 8] x", "float y", "y = Conv(x, k)", "no-nbits-kernel"),
     "small": ("float[n, 8] x", "float y", "y = MatMul(x, small)", "too-small"),
     "ragged row": ("int64[n] x", "float y", "y = Gather(odd, x)", "ragged-rows"),
-    "half": ("float16[n, 64] x", "float16 y", "y = MatMul(x, half)", "dtype"),
+    "double": ("double[n, 64] x", "double y", "y = MatMul(x, twice)", "dtype"),
     "scaled": ("float[n, 64] x", "float y", "y = Gemm <alpha = 2.0> (x, w)", "not-canonical"),
     "other reader": ("float[n, 64] x", "float y, float[64, 64] z",
                      "y = MatMul(x, s) z = Neg(s)", "shared"),
@@ -366,13 +385,13 @@ REFUSED = {
 }  # fmt: skip
 TENSORS = {
     "k": array(16, 16, 3, 3), "small": array(8, 16), "odd": array(300, 33), "s": array(64, 64),
-    "half": array(64, 64).astype(np.float16), "w": W,
+    "twice": array(64, 64).astype(np.float64), "w": W,
 }  # fmt: skip
 
 
 GIVEN = {
     "conv": {"x": array(1, 16, 8, 8)}, "small": {"x": array(4, 8)},
-    "ragged row": {"x": np.arange(5)}, "half": {"x": array(4, 64).astype(np.float16)},
+    "ragged row": {"x": np.arange(5)}, "double": {"x": array(4, 64).astype(np.float64)},
 }  # fmt: skip
 
 
