@@ -53,7 +53,7 @@ def _fused_fp8(view: View) -> Iterator[Finding]:
         if grids and _selected(layer):
             yield Finding(layer.node, grids[0].dtype.name.lower())
     for node in view.nodes:
-        if node.op_type not in _INTEGER_FORMS or not quantizer_behind(node.outputs[0]):
+        if node.op_type not in _INTEGER_FORMS or not any(map(quantizer_behind, node.outputs)):
             continue
         found = [grid_of(value) for value in node.inputs]
         if found and all(g is not None and g.dtype in FLOAT8 for g in found):

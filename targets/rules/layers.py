@@ -58,7 +58,7 @@ class Grid:
 
     def axis_of(self, axis: int) -> int | None:
         """Axis of the codes that an axis of the product's operand is; None when unknown."""
-        if self.rank is None:
+        if not self.rank:
             return None
         axis %= self.rank
         for node in self.moved:
@@ -149,7 +149,7 @@ def integer(node: ir.Node, name: str, default: int) -> int:
 
 def code_dtype(node: ir.Node) -> ir.DataType:
     """The type of the codes of a QuantizeLinear or a DequantizeLinear."""
-    codes = node.inputs[0] if node.op_type == "DequantizeLinear" else node.outputs[0]
+    codes = given(node, 0) if node.op_type == "DequantizeLinear" else node.outputs[0]
     zero = given(node, 2)
     for value in (codes, zero):
         tensor = constant_tensor(value)

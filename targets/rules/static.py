@@ -157,7 +157,7 @@ def _factors(view: View) -> Iterator[Finding]:
         for name in ("alpha", "beta"):
             factor = attribute(node, name, 1.0)
             if factor != 1.0:
-                yield Finding(node, f"{name} {factor:g}")
+                yield Finding(node, f"{name} {factor}")
                 break
 
 

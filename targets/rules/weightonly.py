@@ -80,8 +80,9 @@ def _gemm_form(view: View) -> Iterator[Finding]:
         if node.op_type != "Gemm":
             continue
         for name, default in (("transA", 0), ("alpha", 1.0), ("beta", 1.0)):
-            if attribute(node, name, default) != default:
-                yield Finding(node, f"{name} {attribute(node, name):g}")
+            found = attribute(node, name, default)
+            if found != default:
+                yield Finding(node, f"{name} {found}")
                 break
         else:
             bias = given(node, 2)
@@ -168,7 +169,7 @@ def _table_form(view: View) -> Iterator[Finding]:
 
 def _whole_table(view: View) -> Iterator[Finding]:
     for node in view.of("Gather"):
-        grid = grid_of(node.inputs[0])
+        grid = grid_of(given(node, 0))
         if grid is None or not grid.constant or grid.moved:
             continue
         if not _rounded_alike(node.outputs[0], grid, view.target):
@@ -197,7 +198,7 @@ def _number(value: ir.Value | None) -> float | None:
 
 def _gathered_codes(view: View) -> Iterator[Finding]:
     for node in view.of("Gather", "GatherElements", "GatherND"):
-        table = node.inputs[0]
+        table = given(node, 0)
         tensor = constant_tensor(table)
         dtype = tensor.dtype if tensor is not None else table.dtype if table is not None else None
         if dtype is not None and dtype.bitwidth < 8:

@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto
 
-from planish.ir.errors import UsageError
+from planish.ir.errors import InputError, UsageError
+from planish.ir.importing.protocheck import NEWEST_IR, NEWEST_OPSET
 from planish.ir.load import load_as_written
 from planish.passes.math.saturation import can_saturate, conv_rows
 from planish.targets.loader import load_target, target_names
@@ -390,6 +392,58 @@ def test_each_target_says_which_rules_do_not_apply(name: str) -> None:
     on_cpu = target.runtime.provider == "CPUExecutionProvider"
     assert (idle["weight-axis"] == "") is on_cpu
     assert all(not why.endswith(".") for why in idle.values())
+
+
+def test_what_is_imported_is_what_the_runtime_takes() -> None:
+    runtime = load_target("generic").runtime
+    assert (runtime.max_opset, runtime.max_ir_version) == (NEWEST_OPSET, NEWEST_IR)
+
+
+def test_a_node_without_a_name_goes_by_its_output(forms: Any, tmp_path: Any) -> None:
+    form = forms.linear(axis=0)
+    form.nodes[-1].name = ""
+    (violation,) = found(form, tmp_path, VNNI)
+    assert violation.node == form.nodes[-1].output[0]
+
+
+def test_layers_in_bodies_are_checked_too(forms: Any, tmp_path: Any) -> None:
+    form = forms.Form(forms.FLAT)
+    w = form.weight((forms.N, forms.K), 0)
+    inner = onnx.helper.make_node("Gemm", ["x", w], ["inside"], name="fc", transB=1)
+    body = onnx.helper.make_graph([inner], "body", [], [onnx.ValueInfoProto(name="inside")])
+    form.op("If", form.const("always", np.bool_(True)), then_branch=body, else_branch=body)
+    assert {v.node for v in found(form, tmp_path, VNNI)} == {"fc"}
+
+
+HOSTILE: dict[str, Callable[[onnx.ModelProto], Any]] = {
+    "no inputs": lambda proto: [node.ClearField("input") for node in proto.graph.node],
+    "no axes": lambda proto: [tensor.ClearField("dims") for tensor in proto.graph.initializer],
+    "texts for numbers": lambda proto: [
+        setattr(a, "s", b"x") or setattr(a, "type", a.STRING) or a.ClearField("i")
+        for node in proto.graph.node
+        for a in node.attribute
+    ],
+    "axes far away": lambda proto: [
+        setattr(a, "i", 1 << 40) for node in proto.graph.node for a in node.attribute if a.i
+    ],
+}
+
+
+@pytest.mark.parametrize("harm", HOSTILE)
+@pytest.mark.parametrize("rule", [rule.id for rule in RULES])
+def test_broken_files_are_refused_or_checked(
+    rule: str, harm: str, forms: Any, tmp_path: Any
+) -> None:
+    proto = CASES[rule](forms).broken.proto()
+    HOSTILE[harm](proto)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(proto.SerializeToString())
+    try:
+        model = load_as_written(path)
+    except InputError:
+        return
+    for target in (VNNI, AVX2, "nvidia-ampere"):
+        check_model(model, load_target(target))
 
 
 def test_an_unknown_rule_is_a_clear_error() -> None:
