@@ -96,6 +96,18 @@ def test_goal_size_quantizes_layer_by_layer(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("large")
+def test_weights_are_packed_layer_by_layer(tmp_path: Path) -> None:
+    first = compiled(gemms(), tmp_path / "a", pipeline="canonicalize,weight-only")
+    assert "2 lossy edits were checked on their regions" in headline(first.result)
+    assert first.result.bytes_after < 0.3 * first.result.bytes_before
+    again = compiled(gemms(), tmp_path / "b", plan=first.folder)
+    one, two = ((b.folder / "model.onnx").read_bytes() for b in (first, again))
+    assert one == two
+    refused = compiled(gemms(), tmp_path / "c", pipeline="weight-only{method=gptq}")
+    assert {r.code for r in refused.result.remarks if r.kind == "refused"} == {"no-calibration"}
+
+
+@pytest.mark.usefixtures("large")
 def test_the_choices_of_the_user_are_kept(tmp_path: Path) -> None:
     pipeline = "canonicalize,quantize{scheme=dynamic exclude=block1.ffn.up}"
     first = compiled(gemms(), tmp_path / "a", pipeline=pipeline)
