@@ -43,6 +43,8 @@ BENCHMARKS = {
     "resnet56": "cifar:resnet56",
     "ruined": "guards:ruined",
     "tiny": "guards:tiny",
+    "int4-stories": "weight_only:stories",
+    "int4-minilm": "weight_only:minilm",
     "cost": "cost:cost",
     "cost-model": "cost_model:cost_model",
     "replay": "replay:replay",

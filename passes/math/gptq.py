@@ -38,17 +38,18 @@ def gptq_blocks(
     """Codes of a weight [K, N] that lose little of x @ weight, by gram = E[x x^T] [K, K].
 
     The gram may be in any unit. Grids are those of ``round_blocks`` (``clip``: weighted with
-    the gram's diagonal) on the original weights; ``refit``: afterwards all scales of an output
-    are fitted together; ``sweeps``: how often codes and scales then improve by turns. ``damp``:
-    share of the mean energy that is added to every input's, tenfold until the matrix has a
-    factor. Where the gram is zero, plain rounding is all.
+    the root of the gram's diagonal) on the original weights; ``refit``: afterwards all scales
+    of an output are fitted together; ``sweeps``: how often codes and scales then improve by
+    turns. ``damp``: share of the mean energy that is added to every input's, tenfold until the
+    matrix has a factor. Where the gram is zero, plain rounding is all.
     Raises InputError for a weight or gram that is not finite or does not fit, and for a gram
     that is far from positive semidefinite; UsageError for other than 2 … 8 bits.
     """
     array = checked_weight(weight)
     energy, matrix = checked_gram(gram, len(array))
+    # Errors will be made up for, so no input counts with all of its energy: measured, the root.
     start = round_blocks(
-        array, bits=bits, block=block, symmetric=symmetric, importance=energy, clip=clip
+        array, bits=bits, block=block, symmetric=symmetric, importance=np.sqrt(energy), clip=clip
     )
     if not energy.any():
         return start

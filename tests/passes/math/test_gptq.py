@@ -57,7 +57,7 @@ def published(w: Array, gram: Array, start: BlockCodes, damp: float) -> Array:
 def test_codes_are_those_of_the_published_algorithm(bits: int, block: int, symmetric: bool) -> None:
     w, gram = problem(seed=bits)
     layout: dict[str, Any] = {"bits": bits, "block": block, "symmetric": symmetric}
-    start = round_blocks(w, **layout, importance=np.diagonal(gram))
+    start = round_blocks(w, **layout, importance=np.sqrt(np.diagonal(gram)))
     coded = gptq_blocks(w, gram, **layout, refit=False, sweeps=0)
     assert np.array_equal(coded.codes, published(w, gram, start, 0.01))
     assert np.array_equal(coded.scale, start.scale)
@@ -65,7 +65,9 @@ def test_codes_are_those_of_the_published_algorithm(bits: int, block: int, symme
 
 def test_several_panels_give_the_published_codes() -> None:
     w, gram = problem(300, 2, rows=900)
-    start = round_blocks(w, bits=4, block=32, symmetric=False, importance=np.diagonal(gram))
+    start = round_blocks(
+        w, bits=4, block=32, symmetric=False, importance=np.sqrt(np.diagonal(gram))
+    )
     coded = gptq_blocks(w, gram, bits=4, block=32, symmetric=False, refit=False, sweeps=0)
     assert np.array_equal(coded.codes, published(w, gram, start, 0.01))
 
