@@ -45,7 +45,7 @@ class Checked:
     @property
     def counts(self) -> dict[str, int]:
         """How many violations of each severity."""
-        found = Counter(violation.severity for violation in self.violations)
+        found: Counter[str] = Counter(violation.severity for violation in self.violations)
         return {severity: found[severity] for severity in SEVERITIES}
 
     @property

@@ -141,6 +141,11 @@ def grid_at(node: ir.Node, moved: tuple[ir.Node, ...] = ()) -> Grid:
     )
 
 
+def named(value: ir.Value | None) -> str:
+    """The name of a value as messages say it."""
+    return "" if value is None else str(value.name)
+
+
 def integer(node: ir.Node, name: str, default: int) -> int:
     """A whole-number attribute; the default where the file gives none or something else."""
     found = attribute(node, name, default)

@@ -31,6 +31,7 @@ from .layers import (
     grid_at,
     grid_of,
     integer,
+    named,
 )
 from .rule import Finding, Rule, View, on_cpu
 
@@ -241,7 +242,7 @@ def _one_sided(view: View) -> Iterator[Finding]:
 def _unasked(view: View) -> Iterator[Finding]:
     for layer in view.layers:
         if layer.right is None and quantized_unasked(layer.node):
-            yield Finding(layer.node, f"weight {given(layer.node, 1).name}")  # type: ignore[union-attr]
+            yield Finding(layer.node, f"weight {named(given(layer.node, 1))}")
 
 
 def _alone(view: View) -> Iterator[Finding]:

@@ -18,7 +18,7 @@ from ...ir.graph import (
 )
 from ..schema import Target
 from .fusion import rounded_for_several
-from .layers import EIGHT_BITS, FEW_BITS, Grid, Layer, code_dtype, grid_of, integer
+from .layers import EIGHT_BITS, FEW_BITS, Grid, Layer, code_dtype, grid_of, integer, named
 from .rule import Finding, Rule, View, on_cpu
 from .static import for_each_column, last_of
 
@@ -38,7 +38,7 @@ def _linear(view: View) -> Iterator[tuple[Layer, Grid]]:
 def _turned(view: View) -> Iterator[Finding]:
     for layer, grid in _linear(view):
         if is_turned(layer, grid):
-            yield Finding(layer.node, f"weight {grid.node.inputs[0].name}")  # type: ignore[union-attr]
+            yield Finding(layer.node, f"weight {named(grid.node.inputs[0])}")
 
 
 def is_turned(layer: Layer, grid: Grid) -> bool:
@@ -173,7 +173,7 @@ def _whole_table(view: View) -> Iterator[Finding]:
         if grid is None or not grid.constant or grid.moved:
             continue
         if not _rounded_alike(node.outputs[0], grid, view.target):
-            yield Finding(node, f"table {grid.node.inputs[0].name}")  # type: ignore[union-attr]
+            yield Finding(node, f"table {named(grid.node.inputs[0])}")
 
 
 def _rounded_alike(value: ir.Value, grid: Grid, target: Target) -> bool:

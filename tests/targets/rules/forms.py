@@ -154,7 +154,9 @@ class Form:
         return " ".join(found.counts) + self._run()
 
     def _run(self) -> str:
-        feed = np.random.default_rng(0).normal(size=[SIZES.get(str(n), n) for n in self.shape])
+        feed = np.random.default_rng(0).normal(
+            size=[SIZES[n] if isinstance(n, str) else n for n in self.shape]
+        )
         array = np.abs(feed).astype(helper.tensor_dtype_to_np_dtype(self.dtype))
         try:
             open_session(self.bytes(), threads=1).run({"x": array})

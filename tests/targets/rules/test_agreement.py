@@ -51,7 +51,7 @@ def static(forms: Any) -> Iterator[tuple[str, Any]]:
 
 
 def weights(forms: Any) -> Iterator[tuple[str, Any]]:
-    kinds = (
+    kinds: tuple[dict[str, Any], ...] = (
         {}, {"axis": None}, {"axis": 0}, {"axis": -1}, {"axis": 0, "block": 16},
         {"axis": 1, "block": 16}, {"axis": -2, "block": 16},
     )  # fmt: skip
