@@ -116,8 +116,7 @@ def run_without_vnni(path: Path, feeds: Mapping[str, Array]) -> tuple[list[Array
     model = version_converter.convert_version(onnx.load(path), OPSET)
     operators = [Linear, Filter, GatherElements]
     session = ReferenceEvaluator(_rewritten(model), new_ops=operators)
-    outputs = session.run(None, dict(feeds))
-    return outputs, COUNT
+    return [np.asarray(output) for output in session.run(None, dict(feeds))], COUNT
 
 
 def _rewritten(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -18,9 +18,10 @@ from planish.compiler.reporting.report import render_report
 from planish.compiler.result import PredictedSpeed, Speed
 from planish.compiler.workload import Workload
 from planish.ir.load import load_model
+from planish.targets.cost.measured import Measured
 from planish.targets.host import Machine
 from planish.targets.loader import load_target
-from planish.targets.schema import Measured, Memory, Rates
+from planish.targets.schema import Memory, Rates
 
 AVX2 = "fma avx2"
 VNNI = f"{AVX2} avx512f avx512bw avx512dq avx512vl avx512_vnni"

@@ -202,7 +202,8 @@ def test_patches_times_rows_are_a_convolution(
     )
     listed = f"pads={list(pads)}, strides={list(strides)}, dilations={list(dilations)}"
     text = f'<ir_version: 9, opset_import: ["" : 20]> {body} => (y) {{ y = Conv<{listed}>(x, w) }}'
-    expected = ReferenceEvaluator(onnx.parser.parse_model(text)).run(None, {"x": x, "w": w})[0]
+    (expected,) = ReferenceEvaluator(onnx.parser.parse_model(text)).run(None, {"x": x, "w": w})
+    assert isinstance(expected, np.ndarray)
     rows = conv_patches(x, kernel, pads, strides, dilations, 0) @ conv_rows(w)
     found = np.moveaxis(rows.reshape(2, *expected.shape[2:], 5), -1, 1)
     np.testing.assert_array_equal(found, expected)
