@@ -45,18 +45,16 @@ def _sweep(
     """New codes (less zero points) of the inputs of one panel, and their errors, in place.
 
     The loss is least in the error of input i at -sum_j gram[i, j] error[j] / gram[i, i], over
-    all other inputs j; the nearest code to that is the best one. ``old`` errors entered the
-    products that were made for the whole panel at once.
+    all other inputs j; the nearest code to that is the best one. ``moved``: what the errors have
+    changed by since the products were made for the whole panel at once.
     """
     scale, lowest, highest = grids
-    inside = error[panel]
-    old = inside.copy()
-    pulls = gram[panel] @ error
-    square = gram[panel, panel]
-    for i, pull in enumerate(pulls):
-        own = square[i, i]
-        pull += square[i] @ (inside - old)
+    inside, square = error[panel], gram[panel, panel]
+    moved = np.zeros_like(inside)
+    for i, pull in enumerate(gram[panel] @ error):
+        pull += square[i, :i] @ moved[:i]
         weight = inside[i] + shifted[i] * scale[i]
-        aim = weight + pull / own - inside[i]
+        aim = weight + pull / square[i, i] - inside[i]
         shifted[i] = np.clip(np.rint(aim / scale[i]), lowest[i], highest[i])
-        inside[i] = weight - shifted[i] * scale[i]
+        moved[i] = weight - shifted[i] * scale[i] - inside[i]
+        inside[i] += moved[i]
