@@ -12,6 +12,7 @@ import pytest
 from onnxruntime import quantization
 from onnxruntime.quantization import QuantFormat, QuantType
 
+import planish
 from planish.ir.load import load_as_written
 from planish.targets.census import Census, runtime_census
 from planish.targets.loader import load_target
@@ -171,3 +172,18 @@ def test_dynamic_quantization_by_the_tool_breaks_no_rule(tmp_path: Path) -> None
     quantization.quantize_dynamic(small_model(tmp_path), path)
     assert not slow(path)
     assert not float_layers(runtime_census(path, threads=1))
+
+
+def test_what_planish_makes_of_it_breaks_no_rule(tmp_path: Path) -> None:
+    """As the rules see it: no layer is written for a kernel that it does not get."""
+    rng = np.random.default_rng(1)
+    calibration = {"x": rng.normal(size=(64, 64)).astype(np.float32)}
+    artifact = planish.compile(
+        small_model(tmp_path), VNNI, calibration=calibration, threads=1,
+        pipeline="canonicalize,quantize{scheme=static}", goal="size", max_drift="sqnr=1",
+    )  # fmt: skip
+    path = artifact.path / "model.onnx"
+    census = runtime_census(path, threads=1)
+    assert census.kernels
+    assert not float_layers(census)
+    assert not check_model(load_as_written(path), load_target(VNNI))
