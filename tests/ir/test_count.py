@@ -392,3 +392,34 @@ def test_rows_become_plain_values(data: Path) -> None:
     assert first["facts"] == ["float"]
     assert sum(row.parameters for row in rows) == parameters(model) == 269034
     assert sum(row.bytes for row in rows) == weight_bytes(model)["FLOAT"]
+
+
+def test_sizes_are_found_through_size_and_old_unsqueeze() -> None:
+    body = """
+        a = Shape(x)
+        b = Gather <axis = 0> (a, "zero")
+        c = Unsqueeze <axes = [0]> (b)
+        d = Size(x)
+        e = Unsqueeze <axes = [0]> (d)
+        f = Concat <axis = 0> (c, e)
+        y = ConstantOfShape(f)
+    """
+    model = build(body, {"zero": np.int64(0)}, outputs="float[p, q] y", opset=11)
+    assert bound_shapes(model, {"b": 3, "s": 5})["y"] == (3, 3 * 5 * 8)
+
+
+@pytest.mark.parametrize(("batch", "shape"), [(1, (5, 8)), (3, (3, 5, 8))])
+def test_an_if_has_the_sizes_of_the_branch_that_it_takes(
+    batch: int, shape: tuple[int, ...]
+) -> None:
+    body = """
+        a = Shape(x)
+        b = Gather <axis = 0> (a, "zero")
+        c = Equal(b, "one")
+        y = If(c) <then_branch = t () => (float[p, q] u) { u = Squeeze(x, "axis") },
+                   else_branch = e () => (float[p, q, r] v) { v = Identity(x) }>
+        z = Relu(y)
+    """
+    weights = {"zero": np.int64(0), "one": np.int64(1), "axis": np.array([0])}
+    model = build(body, weights, outputs="float[p, q, r] z")
+    assert bound_shapes(model, {"b": batch, "s": 5})["y"] == shape
