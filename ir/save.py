@@ -121,7 +121,7 @@ def saved_bytes(model: ir.Model) -> int:
         return ir.Tensor(np.empty(0, np.uint8), name=value.name)
 
     with substituted(all_graphs(model), shell):
-        return apart + _proto(model, None).ByteSize()
+        return apart + int(_proto(model, None).ByteSize())
 
 
 def total_bytes(model: ir.Model) -> int:
