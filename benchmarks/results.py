@@ -265,8 +265,12 @@ def summary(found: Sequence[Contest], beats: Sequence[Beat]) -> list[str]:
     ]
     slower = [one.task for one in complete if lags(one)]
     lines.append(f"planish slower than float: {', '.join(slower) or 'nowhere'}")
-    missing = [one.task for one in found if one not in complete]
-    return [*lines, cheaper(complete), *(["not run yet: " + ", ".join(missing)] if missing else [])]
+    failed = [f"{one.task} ({plain(ours.error)})" for one in found
+              if (ours := one.made.get(PLANISH)) is not None and not ours.model]  # fmt: skip
+    lines += [f"planish makes no model of {', '.join(failed)}"] if failed else []
+    missing = [one.task for one in found if one.error]
+    unfinished = f"not run to the end yet: {', '.join(missing)}"
+    return [*lines, cheaper(complete), *([unfinished] if missing else [])]
 
 
 def sentence(beats: Sequence[Beat], tasks: int) -> str:

@@ -307,9 +307,11 @@ def write_made(place: Path, made: Made) -> None:
 
 
 def last_line(output: Path) -> str:
-    """The last line of what a command said, which is where a failing one says why."""
-    lines = output.read_text("utf8", errors="replace").strip().splitlines()
-    return lines[-1][:400] if lines else "no model, and no word of why"
+    """The last line of what a command said that is not indented: there a failing one says why
+    (planish puts where, and what to try, below it)."""
+    lines = output.read_text("utf8", errors="replace").splitlines()
+    said = [line for line in lines if line.strip() and not line[0].isspace()]
+    return said[-1][:400] if said else "no model, and no word of why"
 
 
 def score_of(folder: Path, contender: str) -> Path:

@@ -92,6 +92,14 @@ def test_planish_slower_than_float_is_said(found: Contest) -> None:
     assert "planish slower than float: digits" in results.summary([slow], [])
 
 
+def test_a_task_without_a_model_of_ours_is_said(found: Contest) -> None:
+    made = {**found.made, "planish": Made("planish", "k", error="error: out of ideas")}
+    failed = Contest("digits", found.folder, found.about, made, found.race)
+    lines = results.summary([failed], results.beaten(failed))
+    assert "planish makes no model of digits (error: out of ideas)" in lines
+    assert results.figure(failed, []).word == "miss"
+
+
 def test_rows_hold_the_figures(found: Contest) -> None:
     rows = {row[1]: row for row in results.rows(found)}
     assert all(len(row) == len(results.COLUMNS) for row in rows.values())
@@ -353,7 +361,7 @@ def test_the_page_starts_with_where_peers_are_better(
     outcome = results.peers(Settings(workdir=work, tasks=("digits",)))
     text = (work / "RESULTS.md").read_text("utf8")
     assert text.splitlines()[2].startswith("- Speed: a peer beats planish on 1 of 1 tasks")
-    assert "- Not run yet: letters." in text
+    assert "- Not run to the end yet: letters." in text
     assert text.count("**digits**") == 1
     assert not results.PAGE.exists()  # half a table does not replace a whole one
     assert [figure.name for figure in outcome.figures] == ["digits, beaten by a peer"]
@@ -371,3 +379,7 @@ def test_a_command_s_word_is_kept_and_its_time_limited(tmp_path: Path) -> None:
     assert finish([sys.executable, "-c", code], 30.0, log).startswith("crashed")
     assert {"said", "complained"} <= set(log.read_text("utf8").split())
     assert tasks_contest.last_line(log) in ("said", "complained")
+    log.write_text("error: no such thing\n  where: there\n  try:   this\n", "utf8")
+    assert tasks_contest.last_line(log) == "error: no such thing"
+    log.write_text("", "utf8")
+    assert "no word of why" in tasks_contest.last_line(log)
