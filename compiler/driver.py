@@ -349,6 +349,7 @@ def _kernels(finished: Finished, prepared: Prepared, folder: Path) -> Kernels:
         (*finished.judged.build.remarks, *finished.refused),
         threads=prepared.request.threads,
         otherwise=finished.why_float or UNEXPLAINED,
+        target=prepared.request.target,
     )
 
 

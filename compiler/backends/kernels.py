@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -12,6 +13,8 @@ from ...ir.provenance import Remark
 from ...ir.sites import Site, find_sites
 from ...passes.api import Semantics, registered
 from ...targets.census import Census, KernelRow, runtime_census
+from ...targets.rules.table import check_model
+from ...targets.schema import Target
 from ..result import Kernels, SiteKernel
 
 LAYERS = ("linear", "conv")
@@ -28,10 +31,12 @@ def count_kernels(
     *,
     threads: int = 0,
     otherwise: str = UNEXPLAINED,
+    target: Target | None = None,
 ) -> Kernels:
     """Census of the model at ``path``; ``model`` is what was written there.
 
-    otherwise: why sites are float of which no pass said anything.
+    otherwise: why sites are float of which no pass said anything. target: of whose rules one
+    explains why a quantized layer runs in float.
     """
     census = runtime_census(path, threads=threads)
     left = (r for r in remarks if r.kind in ("refused", "missed") and _decides(r.pass_name))
@@ -40,6 +45,7 @@ def count_kernels(
     found = find_sites(model, nested=True)  # as passes name them
     sites = [s for s in found if s.kind in LAYERS and not s.nested]
     kernels = tuple(_site_kernel(site, rows, reasons, otherwise) for site in sites)
+    kernels = _explained(kernels, sites, model, target)
     return Kernels(dict(census.counts), kernels, tuple(_surprises(census, model, kernels, sites)))
 
 
@@ -62,6 +68,24 @@ def _site_kernel(
     if QUANTIZED in site.facts:
         return SiteKernel(site.name, kernel, False, WIDENED if kernel == PACKED else UNFUSED)
     return SiteKernel(site.name, kernel, False, reasons.get(site.name, otherwise))
+
+
+def _explained(
+    kernels: tuple[SiteKernel, ...], sites: Iterable[Site], model: ir.Model, target: Target | None
+) -> tuple[SiteKernel, ...]:
+    """The same, with the rule that a quantized layer breaks which runs in float."""
+    if target is None or all(kernel.reason != UNFUSED for kernel in kernels):
+        return kernels
+    found = reversed(check_model(model, target))
+    broken = {each.node: each.reason for each in found if each.severity != "note"}
+
+    def said(kernel: SiteKernel, site: Site) -> SiteKernel:
+        names = (str(node.name) for node in site.nodes)
+        why = next((broken[name] for name in names if name in broken), "")
+        known = kernel.reason == UNFUSED and why
+        return replace(kernel, reason=f"{UNFUSED}: {why}") if known else kernel
+
+    return tuple(map(said, kernels, sites))
 
 
 def _decides(pass_name: str) -> bool:

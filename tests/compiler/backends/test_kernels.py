@@ -17,6 +17,7 @@ from planish.ir.load import load_model
 from planish.ir.provenance import Remark
 from planish.ir.save import save_model
 from planish.passes.math.affine import quantize_weight
+from planish.targets.loader import load_target
 
 PORTS = ('float["B", "S", 64] x', 'float["B", "S", 64] y')
 MS = "com.microsoft:"
@@ -46,6 +47,21 @@ def counted(
 ) -> Kernels:
     save_model(model, folder / "model.onnx")
     return count_kernels(folder / "model.onnx", model, remarks, threads=1, **options)
+
+
+def test_a_quantized_layer_in_float_is_explained_by_the_rule_that_it_breaks(
+    tmp_path: Path,
+) -> None:
+    model = build(
+        f'{ENTER} {FIRST} y = Add(p, "a.bias")',
+        {**QDQ, **integers("a.weight"), "a.bias": floats(64)},
+        ('float["B", 64] x', 'float["B", 64] y'),
+    )
+    (plain,) = counted(tmp_path, model).sites
+    assert plain.reason == UNFUSED
+    (told,) = counted(tmp_path, model, target=load_target("x86-avx512-vnni")).sites
+    assert told.reason.startswith(f"{UNFUSED}: the runtime merges MatMul and Add to a Gemm")
+    assert not told.integer
 
 
 QDQ = {"s": np.float32(0.05), "z": np.uint8(128)}
