@@ -206,7 +206,7 @@ class PassManager:
             return None
         if measured is not None:
             measured = replace(measured, runtime=_added(happened, measured.runtime))
-            edit = replace(edit, runtime_loss=declared and measured.runtime)
+            edit = replace(edit, runtime_loss=measured.runtime if declared else None)
             self.losses[key] = measured
         self.context.remark("applied", candidate.site, candidate.setting, _sentence(edit))
         return edit

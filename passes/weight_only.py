@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Literal, TypedDict
 
 import numpy as np
 import onnx_ir as ir
@@ -53,7 +53,7 @@ class WeightOnlyOptions:
 
     method: how codes are chosen; auto is GPTQ where calibration data has enough rows, else
     rounding with a clip search, weighted by what was seen of the activations, and without data
-    half-quadratic quantization. layers, embeddings: pack linear layers, and tables. exclude:
+    half-quadratic quantization. layers: pack linear layers. embeddings: pack tables. exclude:
     selectors of sites to leave float. accuracy_level: what to ask the kernel for, by default the
     target's; 4 lets it round activations to int8, 0 to 3 compute in float32.
     """
@@ -66,6 +66,14 @@ class WeightOnlyOptions:
     embeddings: bool = True
     exclude: tuple[str, ...] = ()
     accuracy_level: Literal[0, 1, 2, 3, 4] | None = None
+
+
+class Form(TypedDict):
+    """How codes stand for weights."""
+
+    bits: int
+    block: int
+    symmetric: bool
 
 
 @dataclass(frozen=True)
@@ -222,8 +230,8 @@ class WeightOnly(Pass):
     def _coded(self, planned: Planned, ctx: Context) -> BlockCodes:
         """The codes of a weight [inputs, outputs], by the method that the data allows."""
         chosen, group, weight = self.options.method, planned.group, planned.group.matrix()
-        form = {"bits": self.options.bits, "block": self.options.block}
-        form["symmetric"] = self.options.symmetric
+        options = self.options
+        form = Form(bits=options.bits, block=options.block, symmetric=options.symmetric)
         gram = None if chosen == "hqq" else self._gram(planned, ctx)
         enough = gram is not None and gram.count >= ROWS_PER_INPUT * len(weight)
         if gram is not None and (chosen == "gptq" or (chosen == "auto" and enough)):
