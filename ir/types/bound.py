@@ -172,9 +172,9 @@ def _sizes(node: ir.Node, opsets: Mapping[str, int]) -> list[Array]:
     if node.op_type in _VIEWS and not node.domain and _is_known(node.outputs[0]):
         # Not by the reference implementation: onnx 1.23 cannot, before opset 13.
         tensor = constant_tensor(node.inputs[0])
-        shape = [size for size in dims(node.outputs[0]) or () if isinstance(size, int)]
+        sizes = [size for size in dims(node.outputs[0]) or () if isinstance(size, int)]
         small = tensor is not None and tensor.nbytes <= SMALL_BYTES
-        return [np.asarray(constant_array(node.inputs[0])).reshape(shape)] if small else []
+        return [np.asarray(constant_array(node.inputs[0])).reshape(sizes)] if small else []
     tensors = [constant_tensor(v) for v in node.inputs if v is not None]
     if (
         node.op_type not in _COUNTING

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import IO, Annotated
 
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
@@ -83,8 +83,12 @@ def measured_here(threads: int, name: str, terminal: Terminal) -> Probed:
 
 def write(path: Path, found: Probed) -> None:
     """The whole file, or none."""
+
+    def fill(file: IO[bytes]) -> None:
+        file.write(found.text.encode("utf8"))
+
     try:
-        write_together({path: lambda file: file.write(found.text.encode("utf8"))})
+        write_together({path: fill})
     except OSError as error:
         raise UsageError(f"cannot write the file: {error.strerror}", where=str(path)) from error
 

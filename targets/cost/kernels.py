@@ -221,13 +221,13 @@ def _attention(node: ir.Node, shapes: Shapes, kernel: str | None) -> tuple[tuple
     domain = operator(node)[0]
     query = _sizes(node.inputs[0], shapes)
     heads = int(attribute(node, "q_num_heads", attribute(node, "num_heads", 0)))
+    first: tuple[Part, ...] = ()
     if domain and node.op_type in ("Attention", "QAttention"):
         weight = _sizes(node.inputs[1], shapes)
         width, length = weight[1] // 3, query[1]
         table = "u8s8" if node.op_type == "QAttention" else "float32"
         first = (Part(f"products.{table}", (query[0] * length, weight[0], weight[1])),)
     else:
-        first = ()
         length = _sizes(node.inputs[1], shapes)[-2]
         width = query[1] * query[3] if len(query) == 4 else query[-1]
         heads = query[1] if len(query) == 4 else heads

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from .predict import WORST, Basis, Bound, Predicted
+from .predict import WORST, Basis, Predicted
+from .roofline import Bound
 
 
 @dataclass(frozen=True)

@@ -219,7 +219,8 @@ def _total(nodes: tuple[Predicted, ...], machine: _Machine) -> Prediction:
     missing = Counter(node.op for node in nodes if node.ms is None)
     if missing:
         return Prediction(nodes, None, "unknown", _unknown_note(machine, missing), known)
-    basis = max((node.basis for node in nodes), key=WORST.index, default="measured")
+    bases: list[Basis] = ["measured", *(node.basis for node in nodes)]
+    basis = max(bases, key=WORST.index)
     return Prediction(nodes, _corrected(known, machine), basis, _note(nodes, machine, known), known)
 
 

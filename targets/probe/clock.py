@@ -72,7 +72,8 @@ def visit(run: Runnable, clock: Clock = time.perf_counter) -> float:
     run()
     while clock() - start < WARM_SECONDS:
         run()
-    begin, seconds = clock(), []
+    seconds: list[float] = []
+    begin = clock()
     while len(seconds) < FEWEST or clock() - begin < VISIT_SECONDS:
         before = clock()
         run()

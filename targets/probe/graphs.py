@@ -57,9 +57,9 @@ class Builder:
         self.feeds[name] = array
         return name
 
-    def constant(self, array: Array) -> str:
+    def constant(self, array: Array | np.generic) -> str:
         name = f"c{len(self.constants)}"
-        self.constants.append(numpy_helper.from_array(array, name))
+        self.constants.append(numpy_helper.from_array(np.asarray(array), name))
         return name
 
     def node(self, op: str, *inputs: str, domain: str = "", outputs: int = 1, **given: Any) -> str:

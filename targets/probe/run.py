@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import onnx
+import onnx_ir as ir
 
 from ...ir.errors import TargetError, UsageError
 from ...ir.load import load_model
@@ -92,9 +93,8 @@ def _measure(grid: Grid, threads: int, budget: float, say: Say) -> Found:
 def _sum_of(graph: Graph, target: Target, threads: int) -> float:
     """Microseconds of the nodes of a model, predicted."""
     model = load_model(onnx.load_model_from_string(graph.model)).model
-    sizes = {str(v.name): tuple(graph.feeds[str(v.name)].shape) for v in model.graph.inputs}
     for value in model.graph.inputs:
-        value.shape = type(value.shape)(sizes[str(value.name)])  # type: ignore[misc,call-arg]
+        value.shape = ir.Shape(graph.feeds[str(value.name)].shape)
     found = predict(model, target, bound_shapes(model), threads)
     if found.ms is None:
         raise TargetError("too little was measured to predict a whole model", hint=found.note)
