@@ -7,7 +7,7 @@ proposed is set aside with a code and a sentence.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,6 +20,7 @@ from ..ir.sites import Site, find_sites
 from ..passes.api import registered
 from ..targets.schema import Target
 from ..targets.techniques import TECHNIQUES, one
+from .moves import FEW_ROWS, MANY_ROWS, MOVES, Move, block_of, options_text
 from .rows import few_rows
 from .workload import Workload
 
@@ -33,14 +34,11 @@ MOST_TRIED = 4
 TABLES = "tables in 4 bits are half as large as in 8 and take no longer to look up"
 TABLE_SHARE = 0.1
 """Of all weights, from which on tables are worth a pipeline of their own."""
-BLOCK = 32
-"""Weights that share a scale, where the target's kernels take it."""
 ONE_ROW = 1
 """Up to here few-bit weights are tried where the target does not say what they break even at:
 with one row of activations nearly all the time goes into reading weights."""
 
 By = Literal["target", "planish", "model", "data", "workload", "request", "limit"]
-Kinds = frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -84,18 +82,6 @@ class _Case:
     few: float | None
 
 
-@dataclass(frozen=True)
-class _Move:
-    """A technique that passes here make. kinds: of sites that it takes. bits: of a weight, with
-    its share of a scale and a zero point where it stands in blocks."""
-
-    pass_name: str
-    kinds: Kinds
-    bits: int
-    pipelines: Callable[[Target], tuple[tuple[str, str], ...]]
-    needs_data: bool = False
-
-
 def propose(
     model: ir.Model,
     target: Target,
@@ -118,7 +104,7 @@ def propose(
         case = _with_few(case, few_rows(model, sites, workloads, limit))
     aside = [found for name in TECHNIQUES if (found := _refusal(name, case))]
     refused = {item.technique for item in aside}
-    taken = [name for name in _MOVES if name not in refused]
+    taken = [name for name in MOVES if name not in refused]
     ranked = [p for name in sorted(taken, key=lambda n: _rank(n, case)) for p in _made(name, case)]
     late = [_beyond(proposal, most) for proposal in ranked[most:]]
     return Proposed(tuple(ranked[:most]), (*aside, *late))
@@ -127,8 +113,8 @@ def propose(
 def check_served(target: Target, goal: Goal) -> None:
     """Raise TargetError where the target refuses every technique that could serve the goal."""
     case = _Case(target, goal, True, QDQ_OPSET, {"linear": 1, "conv": 1, "embedding": 1}, None)
-    refused = [found for name in _MOVES if (found := _refusal(name, case)) and _final(found)]
-    if len(refused) < len(_MOVES):
+    refused = [found for name in MOVES if (found := _refusal(name, case)) and _final(found)]
+    if len(refused) < len(MOVES):
         return
     reasons = {f"{a.code} ({a.sentence})": "" for a in refused}
     for aside in refused:
@@ -171,13 +157,13 @@ def _refusal(name: str, case: _Case) -> Aside | None:
     found = one(case.target, name)
     if not found.supported:
         return Aside(name, "target", found.code, found.sentence)
-    move = _MOVES.get(name)
+    move = MOVES.get(name)
     if move is None or move.pass_name not in registered():
         return Aside(name, "planish", "no-pass", "planish has no pass for it yet")
     return next(_against(name, move, case), None)
 
 
-def _against(name: str, move: _Move, case: _Case) -> Iterator[Aside]:
+def _against(name: str, move: Move, case: _Case) -> Iterator[Aside]:
     if not move.kinds & case.elements.keys():
         kinds = " or ".join(sorted(move.kinds))
         yield Aside(name, "model", "no-site", f"the model has no float {kinds} layer")
@@ -228,26 +214,26 @@ def _final(aside: Aside) -> bool:
 def _rank(name: str, case: _Case) -> tuple[float, ...]:
     """What sorts techniques: predicted bytes first for size, else what the workload favours."""
     few_first = case.few is not None and case.few > 0.5
-    by_speed = (_FEW_ROWS if few_first else _MANY_ROWS).index(name)
+    by_speed = (FEW_ROWS if few_first else MANY_ROWS).index(name)
     if case.goal != "size":
         return (by_speed,)
-    return (_bytes(_MOVES[name], case), by_speed)
+    return (_bytes(MOVES[name], case), by_speed)
 
 
-def _bytes(move: _Move, case: _Case) -> int:
+def _bytes(move: Move, case: _Case) -> int:
     """Bytes of the weights afterwards, to the megabyte hundredth: nearer ones are alike."""
     bits = float(move.bits)
     if move.pass_name == "weight-only":
-        bits += (32 + move.bits) / _block(case.target)
+        bits += (32 + move.bits) / block_of(case.target)
     after = (n * (bits if kind in move.kinds else 32) / 8 for kind, n in case.elements.items())
     return round(sum(after) / 1e4)
 
 
 def _made(name: str, case: _Case) -> Iterator[Proposal]:
     if name == "int8-dynamic" and _small_tables_pay(case):
-        pipeline = f"weight-only{_options(4, case.target, 'layers=false')},quantize"
+        pipeline = f"weight-only{options_text(4, case.target, 'layers=false')},quantize"
         yield Proposal(f"{LOSSLESS},{pipeline}", f"{TABLES}{_because(name, case)}", name)
-    for pipeline, reason in _MOVES[name].pipelines(case.target):
+    for pipeline, reason in MOVES[name].pipelines(case.target):
         yield Proposal(f"{LOSSLESS},{pipeline}", f"{reason}{_because(name, case)}", name)
 
 
@@ -271,66 +257,7 @@ def _because(name: str, case: _Case) -> str:
     return ""
 
 
-# -- what passes make of a technique -------------------------------------------------------
-
-
-def _block(target: Target) -> int:
-    """The block size nearest to the usual one that the target's kernels take."""
-    blocks = target.weight_only.blocks or (BLOCK,)
-    return min(blocks, key=lambda block: (abs(block - BLOCK), block))
-
-
-def _weight_only(bits: int, reason: str) -> Callable[[Target], tuple[tuple[str, str], ...]]:
-    def pipelines(target: Target) -> tuple[tuple[str, str], ...]:
-        return ((f"weight-only{_options(bits, target)}", reason),)
-
-    return pipelines
-
-
-def _options(bits: int, target: Target, *more: str) -> str:
-    """Of weight-only, those that are not its defaults."""
-    options = [f"bits={bits}"] if bits != 4 else []
-    options += [f"block={_block(target)}"] if _block(target) != BLOCK else []
-    options += more
-    return f"{{{' '.join(options)}}}" if options else ""
-
-
-def _static(target: Target) -> tuple[tuple[str, str], ...]:
-    equalized = "scales moved from activations into weights make static ranges tighter"
-    return (
-        ("quantize{scheme=static}", "static ranges cost nothing at run time"),
-        ("equalize,quantize{scheme=static}", equalized),
-    )
-
-
-def _dynamic(target: Target) -> tuple[tuple[str, str], ...]:
-    return (("quantize", "ranges taken at run time follow each input"),)
-
-
-_TABLES_TOO = frozenset({"linear", "embedding"})
-_MOVES: dict[str, _Move] = {
-    "weight-only-int4": _Move(
-        "weight-only", _TABLES_TOO, 4, _weight_only(4, "4-bit weights are an eighth to read")
-    ),
-    "int8-static": _Move(
-        "quantize", frozenset({"linear", "conv"}), 8, _static, needs_data=True
-    ),
-    "int8-dynamic": _Move("quantize", _TABLES_TOO, 8, _dynamic),
-    "weight-only-int8": _Move(
-        "weight-only", _TABLES_TOO, 8, _weight_only(8, "8-bit weights lose least")
-    ),
-    "weight-only-int2": _Move("weight-only", _TABLES_TOO, 2, _weight_only(2, "2-bit weights")),
-}  # fmt: skip
-"""By technique; those missing have no pass."""
-PASSES_FOR = tuple(_MOVES)
-"""The techniques that planish has passes for."""
-_FEW_ROWS = (
-    "weight-only-int4", "int8-static", "int8-dynamic", "weight-only-int8", "weight-only-int2"
-)  # fmt: skip
-_MANY_ROWS = (
-    "int8-static", "int8-dynamic", "weight-only-int4", "weight-only-int8", "weight-only-int2"
-)  # fmt: skip
-"""Techniques from fast to slow: ranges that are known cost nothing at run time."""
+# -- the model --------------------------------------------------------------------------
 
 
 def _elements(sites: Sequence[Site]) -> dict[str, int]:

@@ -8,8 +8,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..compiler.moves import PASSES_FOR
 from ..compiler.planning.outlook import Outlook, Planned, SitePlan, Size, Time
-from ..compiler.policy import PASSES_FOR, Aside
+from ..compiler.policy import Aside
 from ..compiler.reporting.headline import factor, size, three
 from ..compiler.reporting.summary import some
 from ..ir.shown import inline

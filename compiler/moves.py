@@ -1,0 +1,85 @@
+"""What passes make of a technique: the pipelines that stand for it on a target, fast to slow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from ..targets.schema import Target
+
+BLOCK = 32
+"""Weights that share a scale, where the target's kernels take it."""
+Kinds = frozenset[str]
+Pipelines = Callable[[Target], tuple[tuple[str, str], ...]]
+"""Pipelines without the lossless clean-up, each with the reason for it."""
+
+
+@dataclass(frozen=True)
+class Move:
+    """A technique that passes here make. kinds: of sites that it takes. bits: of a weight, with
+    its share of a scale and a zero point where it stands in blocks."""
+
+    pass_name: str
+    kinds: Kinds
+    bits: int
+    pipelines: Pipelines
+    needs_data: bool = False
+
+
+def block_of(target: Target) -> int:
+    """The block size nearest to the usual one that the target's kernels take."""
+    blocks = target.weight_only.blocks or (BLOCK,)
+    return min(blocks, key=lambda block: (abs(block - BLOCK), block))
+
+
+def _weight_only(bits: int, reason: str) -> Pipelines:
+    def pipelines(target: Target) -> tuple[tuple[str, str], ...]:
+        return ((f"weight-only{options_text(bits, target)}", reason),)
+
+    return pipelines
+
+
+def options_text(bits: int, target: Target, *more: str) -> str:
+    """Of weight-only, those that are not its defaults."""
+    options = [f"bits={bits}"] if bits != 4 else []
+    options += [f"block={block_of(target)}"] if block_of(target) != BLOCK else []
+    options += more
+    return f"{{{' '.join(options)}}}" if options else ""
+
+
+def _static(target: Target) -> tuple[tuple[str, str], ...]:
+    equalized = "scales moved from activations into weights make static ranges tighter"
+    return (
+        ("quantize{scheme=static}", "static ranges cost nothing at run time"),
+        ("equalize,quantize{scheme=static}", equalized),
+    )
+
+
+def _dynamic(target: Target) -> tuple[tuple[str, str], ...]:
+    return (("quantize", "ranges taken at run time follow each input"),)
+
+
+_TABLES_TOO = frozenset({"linear", "embedding"})
+MOVES: dict[str, Move] = {
+    "weight-only-int4": Move(
+        "weight-only", _TABLES_TOO, 4, _weight_only(4, "4-bit weights are an eighth to read")
+    ),
+    "int8-static": Move(
+        "quantize", frozenset({"linear", "conv"}), 8, _static, needs_data=True
+    ),
+    "int8-dynamic": Move("quantize", _TABLES_TOO, 8, _dynamic),
+    "weight-only-int8": Move(
+        "weight-only", _TABLES_TOO, 8, _weight_only(8, "8-bit weights lose least")
+    ),
+    "weight-only-int2": Move("weight-only", _TABLES_TOO, 2, _weight_only(2, "2-bit weights")),
+}  # fmt: skip
+"""By technique; those missing have no pass."""
+PASSES_FOR = tuple(MOVES)
+"""The techniques that planish has passes for."""
+FEW_ROWS = (
+    "weight-only-int4", "int8-static", "int8-dynamic", "weight-only-int8", "weight-only-int2"
+)  # fmt: skip
+MANY_ROWS = (
+    "int8-static", "int8-dynamic", "weight-only-int4", "weight-only-int8", "weight-only-int2"
+)  # fmt: skip
+"""Techniques from fast to slow: ranges that are known cost nothing at run time."""
