@@ -260,7 +260,9 @@ def test_an_opset_that_cannot_be_raised_stays_and_is_told(
     (remark,) = [r for r in each.remarks if r.code == "opset-kept"]
     assert "Odd" in remark.sentence
     shop = each.workshop
-    assert not propose(shop.rewriter.model, kit.target(), calibrated=True).proposals
+    proposed = propose(shop.rewriter.model, kit.target(), calibrated=True)
+    assert not any("quantize" in proposal.pipeline for proposal in proposed.proposals)
+    assert {a.code for a in proposed.aside if a.technique.startswith("int8")} == {"opset"}
     assert shop.judged(shop.build("canonicalize")).quality.verdict == "within-budget"
 
 
