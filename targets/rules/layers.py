@@ -10,6 +10,8 @@ import onnx_ir as ir
 from ...ir.graph import attribute, constant_tensor, dims, given, is_constant, operator, producer
 from .fusion import TRANSPARENT
 
+IN_FLOAT = "the layer runs in float behind DequantizeLinear"
+"""What happens to a layer for which there is no integer kernel, as rules say it."""
 PRODUCTS = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose"})
 EIGHT_BITS = frozenset({ir.DataType.INT8, ir.DataType.UINT8})
 SIXTEEN_BITS = frozenset({ir.DataType.INT16, ir.DataType.UINT16})

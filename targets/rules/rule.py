@@ -36,8 +36,8 @@ class View:
 
     @cached_property
     def nodes(self) -> tuple[ir.Node, ...]:
-        """All nodes, those of bodies included."""
-        return tuple(all_nodes(self.model))
+        """All nodes that compute something, those of bodies included."""
+        return tuple(node for node in all_nodes(self.model) if node.outputs)
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:

@@ -7,14 +7,16 @@ import onnx_ir as ir
 from ...ir.errors import UsageError, near
 from ...ir.graph import operator
 from ..schema import Target
-from . import floats, integer, limits, static, weightonly
+from . import codes, floats, integer, limits, packed, static, weightonly
 from .rule import Finding, Rule, View, Violation
 
 RULES: tuple[Rule, ...] = (
     *limits.RULES,
     *floats.RULES,
+    *codes.RULES,
     *static.RULES,
     *weightonly.RULES,
+    *packed.RULES,
     *integer.RULES,
 )
 SEVERITIES = ("error", "slow", "note")

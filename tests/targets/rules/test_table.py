@@ -420,6 +420,11 @@ def without_inputs(proto: onnx.ModelProto) -> None:
         del node.input[:]
 
 
+def without_outputs(proto: onnx.ModelProto) -> None:
+    for node in proto.graph.node:
+        del node.output[:]
+
+
 def without_axes(proto: onnx.ModelProto) -> None:
     for tensor in proto.graph.initializer:
         del tensor.dims[:]
@@ -436,7 +441,7 @@ def axes_far_away(proto: onnx.ModelProto) -> None:
             attribute.i = 1 << 40
 
 
-HOSTILE = (without_inputs, without_axes, texts_for_numbers, axes_far_away)
+HOSTILE = (without_inputs, without_outputs, without_axes, texts_for_numbers, axes_far_away)
 
 
 @pytest.mark.parametrize("harm", HOSTILE, ids=lambda harm: harm.__name__)
