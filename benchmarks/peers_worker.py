@@ -63,7 +63,7 @@ def onnxruntime_dynamic(model: Path, feeds: Path, output: Path, kind: str) -> No
         quantize_dynamic(prepared(source, Path(folder)), output)
 
 
-def fused(model: Path, feeds: Sequence[Feeds], folder: Path) -> Path:
+def fused(model: Path, feeds: Folder, folder: Path) -> Path:
     """The model after ``onnxruntime.transformers.optimizer``, heads and width as it finds them;
     as it was where that fails, or answers otherwise."""
     output = folder / "fused.onnx"
