@@ -250,8 +250,8 @@ def _times(files: Sequence[Path], feed: Feeds, threads: int) -> list[float]:
 def _predicted(path: Path, target: Target, feed: Feeds, threads: int) -> Prediction:
     model = load_model(path).model
     for value in model.graph.inputs:
-        if value.name in feed:
-            value.shape = ir.Shape(np.shape(feed[value.name]))
+        if str(value.name) in feed:
+            value.shape = ir.Shape(feed[str(value.name)].shape)
     return predict(model, target, bound_shapes(model), threads)
 
 

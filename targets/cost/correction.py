@@ -18,7 +18,9 @@ _ROUNDS = 50
 _SMALL = 1e-3
 
 
-def fit_affine(sums: Sequence[float], times: Sequence[float]) -> tuple[float, float]:
+def fit_affine(
+    sums: Sequence[float] | Array, times: Sequence[float] | Array
+) -> tuple[float, float]:
     """a, b of ``times ~ a + b sums`` with the least sum of |relative error|; a in [0, least time].
 
     Absolute errors, so that one model that is quite off does not move all others (iteratively
@@ -53,7 +55,9 @@ def relative_error(predicted: float, actual: float) -> float:
     return abs(predicted - actual) / actual
 
 
-def kendall_tau(first: Sequence[float], second: Sequence[float], tie: float = 0.0) -> float | None:
+def kendall_tau(
+    first: Sequence[float] | Array, second: Sequence[float] | Array, tie: float = 0.0
+) -> float | None:
     """Kendall's rank correlation of two lists; pairs of ``second`` within ``tie`` do not count.
 
     tie: relative difference below which two of ``second`` are one. None where no pair counts.

@@ -19,10 +19,12 @@ from ...ir.graph import subgraphs
 from ...ir.sites import find_sites
 from ...ir.types.bound import Shapes
 from ..schema import Target
-from .fusion import Fusion, fuse
-from .kernels import Part, UnknownSizeError, Work, work_of
+from .fusion import fuse
+from .groups import Fusion
+from .kernels import Work, work_of
 from .measured import Measured
 from .roofline import Bound, roofline
+from .sizes import Part, UnknownSizeError
 from .tables import Grid, Reading, grid, of_threads
 
 Basis = Literal["measured", "estimated", "unknown"]

@@ -52,17 +52,20 @@ class Builder:
     feeds: dict[str, Array] = field(default_factory=dict)
 
     def feed(self, name: str, array: Array) -> str:
+        """An input of any size, fed with the array."""
         dtype = helper.np_dtype_to_tensor_dtype(array.dtype)
         self.inputs.append(helper.make_tensor_value_info(name, dtype, [None] * array.ndim))
         self.feeds[name] = array
         return name
 
     def constant(self, array: Array | np.generic) -> str:
+        """An initializer of its own."""
         name = f"c{len(self.constants)}"
         self.constants.append(numpy_helper.from_array(np.asarray(array), name))
         return name
 
     def node(self, op: str, *inputs: str, domain: str = "", outputs: int = 1, **given: Any) -> str:
+        """A node; its first output."""
         name = f"n{len(self.nodes)}"
         made = [name, *(f"{name}.{i}" for i in range(1, outputs))]
         self.nodes.append(helper.make_node(op, inputs, made, domain=domain, **given))
@@ -99,6 +102,7 @@ def copies(b: Builder, count: int, make: Callable[[], str]) -> Graph:
 
 
 def product(key: Key, count: int) -> Graph:
+    """MatMul on (M, K, N)."""
     m, k, n = key
     b = Builder()
     x, weight = b.feed("x", numbers(m, k)), numbers(k, n)
@@ -116,6 +120,7 @@ def batched_product(key: Key, count: int) -> Graph:
 
 
 def quantized_product(key: Key, count: int) -> Graph:
+    """MatMulIntegerToFloat of uint8 by int8 on (M, K, N)."""
     m, k, n = key
     b = Builder()
     x, weight, parts = b.feed("x", codes(np.uint8, m, k)), codes(np.int8, k, n), _scales(b, n)
@@ -129,6 +134,7 @@ def quantized_product(key: Key, count: int) -> Graph:
 
 
 def dynamic_product(key: Key, count: int) -> Graph:
+    """DynamicQuantizeMatMul by int8 on (M, K, N)."""
     m, k, n = key
     b = Builder()
     x, weight = b.feed("x", numbers(m, k)), codes(np.int8, k, n)

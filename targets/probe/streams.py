@@ -53,10 +53,12 @@ def _drawn(dtype: Any, shape: Key) -> Any:
 
 
 def lines(count: int, length: int) -> Key:
+    """Rows as they are."""
     return (count, length)
 
 
 def rows(elements: int) -> Key:
+    """Elements as rows of ROW."""
     return (max(1, elements // ROW), min(ROW, elements))
 
 
