@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -152,7 +153,7 @@ def test_any_shape_and_size_of_weights(
 def test_zeros_and_constants_are_exact(symmetric: bool, method: str) -> None:
     w = np.zeros((48, 3), np.float32)
     w[:, 1], w[:, 2] = 0.3, -7.0
-    layout = {"bits": 4, "block": 32, "symmetric": symmetric}
+    layout: dict[str, Any] = {"bits": 4, "block": 32, "symmetric": symmetric}
     coded = {
         "round": lambda: round_blocks(w, **layout),
         "gptq": lambda: gptq_blocks(w, np.eye(48), **layout),
@@ -164,13 +165,14 @@ def test_zeros_and_constants_are_exact(symmetric: bool, method: str) -> None:
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
 def test_other_floats_are_coded_as_their_float32_values(dtype: type) -> None:
-    w = sample(40, 4).astype(dtype)
+    w: Array = sample(40, 4).astype(dtype)
     gram = np.eye(40) + 0.1
-    for code in (
+    methods: tuple[Callable[[Array], BlockCodes], ...] = (
         lambda x: round_blocks(x, bits=4, block=16, symmetric=False),
         lambda x: gptq_blocks(x, gram, bits=4, block=16, symmetric=False),
         lambda x: hqq_blocks(x, bits=4, block=16),
-    ):
+    )
+    for code in methods:
         got, expected = code(w), code(w.astype(np.float32))
         assert np.array_equal(got.codes, expected.codes)
         np.testing.assert_allclose(got.scale, expected.scale, rtol=1e-6)
@@ -188,12 +190,13 @@ def test_wide_weights_are_coded_column_by_column_the_same() -> None:
 def test_weights_that_are_not_finite_are_refused(bad: float) -> None:
     w = sample(32, 2)
     w[3, 1] = bad
-    for code in (
+    methods: tuple[Callable[[], BlockCodes], ...] = (
         lambda: round_blocks(w, bits=4, block=16, symmetric=True),
         lambda: gptq_blocks(w, np.eye(32), bits=4, block=16, symmetric=True),
         lambda: hqq_blocks(w, bits=4, block=16),
         lambda: round_blocks(w.astype(np.float64) * 1e300, bits=4, block=16, symmetric=True),
-    ):
+    )
+    for code in methods:
         with pytest.raises(InputError, match="NaN"):
             code()
 

@@ -12,8 +12,9 @@ from planish.passes.math.hqq import fitted_scale, fitted_zero, half_quadratic, h
 
 def mean_error(w: list[float], scale: float, zero: float, bits: int) -> float:
     """Mean error of one block, in units of a step."""
-    codes = [min(max(round(x / scale + zero), 0), 2**bits - 1) for x in w]
-    return sum(abs(x / scale - (q - zero)) for x, q in zip(w, codes, strict=True)) / len(w)
+    codes: list[int] = [min(max(round(x / scale + zero), 0), 2**bits - 1) for x in w]
+    rest = [abs(x / scale - (q - zero)) for x, q in zip(w, codes, strict=True)]
+    return sum(rest) / len(rest)
 
 
 def published(w: list[float], scale: float, zero: float, bits: int) -> float:

@@ -135,7 +135,9 @@ def test_the_runtime_gathers_the_rows_that_were_packed(
     codes = coded(width, 20, bits, block, symmetric)
     packed, scales, zeros = pack_rows(codes)
     assert packed.shape == (20, width * bits // 8)
-    held = {"T": packed, "s": scales} | ({} if zeros is None else {"z": zeros})
+    held: dict[str, Array] = {"T": packed, "s": scales}
+    if zeros is not None:
+        held["z"] = zeros
     node = helper.make_node(
         "GatherBlockQuantized", ["T", "ids", "s", *(["z"] if zeros is not None else [])], ["y"],
         domain="com.microsoft", gather_axis=0, quantize_axis=1, block_size=block, bits=bits,
