@@ -52,10 +52,11 @@ class WeightOnlyOptions:
     """bits: of a weight. block: inputs that share a scale. symmetric: no zero points.
 
     method: how codes are chosen; auto is GPTQ where calibration data has enough rows, else
-    rounding with a clip search, weighted by what was seen of the activations, and without data
-    half-quadratic quantization. layers: pack linear layers. embeddings: pack tables. exclude:
-    selectors of sites to leave float. accuracy_level: what to ask the kernel for, by default the
-    target's; 4 lets it round activations to int8, 0 to 3 compute in float32.
+    rounding with a clip search, weighted by what was seen of the activations; hqq is half-quadratic
+    quantization, which needs no data (and was as good as that search, in four times its time).
+    layers: pack linear layers. embeddings: pack tables. exclude: selectors of sites to leave
+    float. accuracy_level: what to ask the kernel for, by default the target's; 4 lets it round
+    activations to int8, 0 to 3 compute in float32.
     """
 
     bits: Literal[8, 4, 2] = 4
@@ -98,9 +99,9 @@ class WeightOnly(Pass):
 
     What it does: weights become codes of 8, 4 or 2 bits with a scale (and a zero point) for each
     block of inputs. Codes are chosen for small errors of the outputs: by GPTQ on calibration
-    data, by rounding with a clip search weighted by it, or without data by half-quadratic
-    quantization. Layers that share a weight, and an embedding and the head tied to it, keep one
-    packed copy; a table that was stored a second time for its head is stored once.
+    data, else by rounding with a clip search, weighted by what data there is. Layers that share
+    a weight, and an embedding and the head tied to it, keep one packed copy; a table that was
+    stored a second time for its head is stored once.
     When it applies: float linear layers and embeddings, where the target's runtime has a kernel
     for that many bits and that block.
     What it costs: rounding, measured per site as relative squared error of its output. At
@@ -237,7 +238,7 @@ class WeightOnly(Pass):
         if gram is not None and (chosen == "gptq" or (chosen == "auto" and enough)):
             matrix = _with_lookups(gram.matrix) if group.looked_up else gram.matrix
             return gptq_blocks(weight, matrix, **form)
-        if chosen == "hqq" or (chosen == "auto" and gram is None and group.multiplied):
+        if chosen == "hqq":
             return hqq_blocks(weight, **form)
         energy = None if gram is None else np.diagonal(gram.matrix)
         return round_blocks(weight, importance=energy, **form)

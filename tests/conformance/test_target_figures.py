@@ -37,7 +37,8 @@ def made(
     ends = [helper.make_tensor_value_info(n, dtype, ["m", d]) for n, d in (("x", K), ("y", N))]
     graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], tensors)
     opsets = [helper.make_opsetid("", opset), MS]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=11).SerializeToString()
+    model = helper.make_model(graph, opset_imports=opsets, ir_version=11)
+    return bytes(model.SerializeToString())
 
 
 def cast(array: np.ndarray[Any, Any], name: str, dtype: int) -> onnx.TensorProto:
@@ -138,7 +139,7 @@ def sparse_weight(node: onnx.NodeProto) -> bytes:
     places = numpy_helper.from_array(np.array([0, 5, 40, 90], np.int64), "w_places")
     model = onnx.load_from_string(made([node], {}))
     model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, [K, N]))
-    return model.SerializeToString()
+    return bytes(model.SerializeToString())
 
 
 def test_a_weight_with_zeros_is_multiplied_as_a_dense_one() -> None:

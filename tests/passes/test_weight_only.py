@@ -43,9 +43,9 @@ TIED = head("int64[n, s] ids", "float[n, s, 100] y") + (
 )
 
 
-def bench(graphs: ModuleType, text: str, feeds: Any = None, **tensors: Array) -> Any:
-    settings = {k: tensors.pop(k) for k in ("target", "calibrated", "masking") if k in tensors}
-    return graphs.Bench(graphs.parse(text, **tensors), feeds or FEEDS, **settings)
+def bench(graphs: ModuleType, text: str, feeds: Any = None, **given: Any) -> Any:
+    settings = {k: given.pop(k) for k in ("target", "calibrated", "masking") if k in given}
+    return graphs.Bench(graphs.parse(text, **given), feeds or FEEDS, **settings)
 
 
 def layer(graphs: ModuleType, **settings: Any) -> Any:
@@ -179,7 +179,7 @@ def test_calibration_data_makes_the_outputs_better_not_the_weights(graphs: Modul
 
 @pytest.mark.parametrize(
     ("rows", "calibrated", "method"),
-    [(200, True, "gptq"), (100, True, "round"), (200, False, "hqq")],
+    [(200, True, "gptq"), (100, True, "round"), (200, False, "round")],
 )
 def test_the_method_is_what_the_data_allows(
     graphs: ModuleType, rows: int, calibrated: bool, method: str

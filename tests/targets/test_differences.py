@@ -22,7 +22,7 @@ PAIRS = [
 
 def leaves(value: Any, prefix: str = "") -> dict[str, Any]:
     """Every field by path, read off the dataclasses without help of ``figures``."""
-    found = {}
+    found: dict[str, Any] = {}
     for item in fields(value):
         inner = getattr(value, item.name)
         if is_dataclass(inner):
