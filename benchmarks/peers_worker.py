@@ -7,6 +7,7 @@ peer's documentation recommends for the CPU; docs/benchmarks.md lists them.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
@@ -122,7 +123,8 @@ def prepared(model: Path, folder: Path) -> Path:
     onnx.save(raised(model), newer)
     for skip in (False, True):
         try:
-            quant_pre_process(str(newer), str(output), skip_symbolic_shape=skip)
+            with contextlib.chdir(folder):  # it leaves files behind where it stands
+                quant_pre_process(str(newer), str(output), skip_symbolic_shape=skip)
         except Exception as error:
             print(f"quant_pre_process failed: {error}", file=sys.stderr)
         else:
