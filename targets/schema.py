@@ -10,9 +10,10 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from functools import partial
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from .cost.measured import Measured
+from .cost.measured import WIDTHS, Measured
 
 
 @dataclass(frozen=True)
@@ -232,6 +233,10 @@ def _is_version(value: Any) -> bool:
     return _VERSION.fullmatch(value) is not None
 
 
+def _are_rows(width: int, rows: Any) -> bool:
+    return all(len(row) == width and min(row) > 0 for row in rows)
+
+
 # Limits that a type cannot say, by field path: (check, what the value must be).
 LIMITS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "kind": (lambda value: value != "host", "'class' or 'machine': the host is probed"),
@@ -264,6 +269,10 @@ LIMITS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     **{f"multiples.{item.name}": (_at_least_one, "at least 1") for item in fields(Multiples)},
     "aliases": (lambda value: all(_NAME.fullmatch(a) for a in value) and _distinct(value),
                 "lower-case letters, digits, dots and hyphens, each once"),
+    **{f"measured.{path}": (partial(_are_rows, width), f"rows of {width} numbers above 0")
+       for path, width in WIDTHS.items()},
+    "measured.correction": (lambda rows: all(len(r) == 3 and min(r) >= 0 < r[2] for r in rows),
+                            "rows of 3 numbers, none below 0 and the last above it"),
 }  # fmt: skip
 
 

@@ -7,7 +7,8 @@ overhead included.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import TypeAlias
 
 Rows: TypeAlias = tuple[tuple[float, ...], ...]
@@ -105,3 +106,15 @@ class Measured:
     products: Products = field(default_factory=Products)
     convolutions: Convolutions = field(default_factory=Convolutions)
     streams: Streams = field(default_factory=Streams)
+
+
+_BY_ROW = frozenset({"softmax", "norm", "reduce", "transpose", "move"})
+WIDTHS: Mapping[str, int] = {
+    "call": 2,
+    "node": 2,
+    "bandwidth": 3,
+    **{f"products.{item.name}": 5 for item in fields(Products)},
+    **{f"convolutions.{item.name}": 5 for item in fields(Convolutions)},
+    **{f"streams.{i.name}": 4 if i.name in _BY_ROW else 3 for i in fields(Streams)},
+}
+"""How many numbers, all above zero, a row of each table has; the correction has a limit apart."""

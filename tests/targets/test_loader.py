@@ -82,6 +82,7 @@ def test_a_new_figure_does_not_keep_the_old_source(tmp_path: Path) -> None:
     assert sources["int8.weight_bits"] == load_target("x86-avx2").sources["int8.weight_bits"]
 
 
+MEASURED = '[measured]\ndate = "2026-11-21"\nruntime = "onnxruntime 1.31.1"\ncpu = "c"\n'
 WRONG = {
     "unknown key": ("min_gem = 3\n", 5, "unknown key 'min_gem'", "'min_gemm'"),
     "unknown nested key": ("[int8]\nwieght_bits = 7\n", 6, "'int8.wieght_bits'", "'weight_bits'"),
@@ -121,6 +122,8 @@ WRONG = {
     "no pattern": ('[sparse]\npatterns = ["half"]\n', 6, "texts such as '2:4'", ""),
     "no option": ('[int8]\nsession_options = ["fast"]\n', 6, "session.qdqisint8allowed=1", ""),
     "a table for a list": ("[aliases]\na = 1\n", 5, "must be a list of texts", ""),
+    "a row too long": (MEASURED + "node = [[1, 2, 3]]\n", 9, "rows of 2 numbers above 0", ""),
+    "a time of zero": (MEASURED + "node = [[1, 0]]\n", 9, "rows of 2 numbers above 0", ""),
     "measured without a date": ('[measured]\ncpu = "x"\n', None, "sets no 'measured.date'", ""),
     "not a table": ("int8 = 3\n", 5, "'int8' must be a table", ""),
     "not TOML": ("min_gemm =\n", 5, "not TOML", ""),
