@@ -11,8 +11,9 @@ from ..targets.host import Machine, executable_here, probe_host, read_machine
 from ..targets.runtime import PROVIDER, runtime_version
 from ..targets.schema import Target
 from ..targets.tomlfile import catalog_files
-from .backends.pairsums import pair_sums
+from .backends.pairsums import PairSums, pair_sums
 from .planning.times import before_and_after, run_time
+from .reporting.summary import some
 from .result import PredictedSpeed
 from .workload import Workload
 
@@ -78,15 +79,30 @@ def sums_of(model: ir.Model, target: Target) -> Sums:
     if not target.int8.saturates:
         return Sums()
     found = pair_sums(model)
-    if not found.layers:
+    if not found.layers and not found.unread:
         return Sums()
+    if found.unread:
+        sentence = (
+            f"16-bit sums may saturate on {target.name}: the int8 weights of "
+            f"{some(found.unread)} could not be read; quality was judged with exact sums"
+        )
+        return Sums(sentence, _may_saturate(found, target))
     if not found.unsafe:
         sentence = (
             f"no 16-bit sum of two products can saturate on {target.name}: proven for every pair "
             f"of weights of all {len(found.layers)} integer layers, so it computes the same sums"
         )
         return Sums(sentence)
-    remarks = tuple(
+    remarks = _may_saturate(found, target)
+    sentence = (
+        f"16-bit sums can saturate on {target.name} in {len(remarks)} of {len(found.layers)} "
+        "integer layers; quality was judged with exact sums, its answers there may differ"
+    )
+    return Sums(sentence, remarks)
+
+
+def _may_saturate(found: PairSums, target: Target) -> tuple[Remark, ...]:
+    return tuple(
         Remark(
             "note", "target", name, MAY_SATURATE,
             f"a sum of two of its products can come to {worst.sum} on {target.name}, which keeps "
@@ -94,11 +110,6 @@ def sums_of(model: ir.Model, target: Target) -> Sums:
         )
         for name, worst in found.unsafe.items()
     )  # fmt: skip
-    sentence = (
-        f"16-bit sums can saturate on {target.name} in {len(remarks)} of {len(found.layers)} "
-        "integer layers; quality was judged with exact sums, its answers there may differ"
-    )
-    return Sums(sentence, remarks)
 
 
 def _products(target: Target) -> tuple[bool, bool, str]:

@@ -101,6 +101,9 @@ def _of_tensor(group: Shared) -> Iterator[Reason]:
 
 def _of_sharing(group: Shared, block: int) -> Iterator[Reason]:
     weights = {id(site.weight): site.weight for site in group.sites}
+    ways = {(id(s.weight), turned) for s, turned in zip(group.sites, group.turned, strict=True)}
+    if len(ways) > len(weights):
+        yield "not-canonical", "it is a table in one place, and multiplied untransposed in another"
     known = {
         n for site in group.sites for use in site.uses for n in (use.nodes[0], *use.weight_path)
     }

@@ -184,7 +184,7 @@ class WeightOnly(Pass):
         if reason is None:
             setting = f"int{self.options.bits}-block{self.options.block}"
             yield Candidate(lead, setting, self._saving(group))
-            reason = "tied", f"packed together with {lead}, the weight of which it shares"
+            reason = "tied", f"decided with {lead}, the weight of which it shares"
         else:
             yield Refusal(lead, *reason)
         for site in followers:

@@ -12,7 +12,15 @@ from ...ir.errors import InputError
 from ...passes.api import ValueStats
 from ...passes.math.histogram import Histogram
 from ..execution import running
-from .observers import BINS, Masking, Request, histogram_graph, moment_graph
+from .observers import (
+    BINS,
+    Masking,
+    Request,
+    histogram_graph,
+    moment_graph,
+    observed_value,
+    output_name,
+)
 
 Feeds = Mapping[str, np.ndarray]
 
@@ -62,7 +70,7 @@ def collect(
     with running(graph, threads=threads, optimize="none") as session:
         for feed in feeds:
             for name, counts in zip(session.output_names, session.run(feed), strict=True):
-                merged[name.removesuffix("/histogram")].histogram += counts
+                merged[observed_value(name)].histogram += counts
             advance()
     axes = {r.value: r.axis for r in requests}
     return {
@@ -75,10 +83,10 @@ def _merge(
 ) -> None:
     name = request.value
     low, high, total, squares = (
-        np.atleast_1d(reported[f"{name}/{m}"]).astype(np.float64)
+        np.atleast_1d(reported[output_name(name, m)]).astype(np.float64)
         for m in ("min", "max", "sum", "squares")
     )
-    elements = float(np.prod(reported[f"{name}/count"].astype(np.float64)))
+    elements = float(np.prod(reported[output_name(name, "count")].astype(np.float64)))
     if elements == 0:
         return
     known = merged.get(name)

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from ...ir.graph import all_nodes, constant_array, dims, opset, scalar
 from ...ir.opset import raised
 from ..execution import running
-from .observers import MINIMUM_OPSET, Masking, Request, outside_graph
+from .observers import MINIMUM_OPSET, Masking, Request, observed_value, outside_graph
 
 Ranges = dict[str, tuple[float, float]]
 
@@ -58,5 +58,5 @@ def coverage(
     with running(outside_graph(model, requests, masking, ranges), threads=threads) as session:
         for feed in feeds:
             for name, share in zip(session.output_names, session.run(feed), strict=True):
-                totals.setdefault(name.removesuffix("/outside"), []).append(float(share))
+                totals.setdefault(observed_value(name), []).append(float(share))
     return {name: float(np.mean(shares)) for name, shares in totals.items()}

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from ...ir.errors import InputError
 from ...passes.api import Gram, GramTable, Observed
 from ..execution import running
-from .observers import Columns, Masking, gram_graph
+from .observers import Columns, Masking, gram_graph, output_name
 
 HELD = 512 << 20
 """Bytes of matrices (float64) that are kept at a time, but at least one."""
@@ -39,7 +39,8 @@ def collect_grams(
     threads: int = 0,
     advance: Callable[[], None] = lambda: None,
 ) -> dict[str, Gram]:
-    """Sums over all feeds by value; a value of which there are no rows is left out.
+    """Sums over all feeds by value; a value of which there are no rows, or whose sums
+    are beyond float32, is left out.
 
     The runtime's optimisations are off, as for all statistics. Raises InputError where an
     activation is not finite, naming the value.
@@ -51,12 +52,16 @@ def collect_grams(
             for request in requests:
                 _add(found, request.value, sums)
             advance()
-    return {name: _finite(name, gram) for name, gram in found.items() if gram.count > 0}
+    counted = {name: gram for name, gram in found.items() if gram.count > 0}
+    return {name: gram for name, gram in counted.items() if _finite(name, gram)}
 
 
 def _add(found: dict[str, Gram], name: str, sums: Mapping[str, np.ndarray]) -> None:
-    matrix, total = sums[f"{name}/gram"], sums[f"{name}/total"].astype(np.float64)
-    count, known = float(sums[f"{name}/count"][0]), found.get(name)
+    matrix, total = (
+        sums[output_name(name, "gram")],
+        sums[output_name(name, "total")].astype(np.float64),
+    )
+    count, known = float(sums[output_name(name, "count")][0]), found.get(name)
     if known is None:
         found[name] = Gram(matrix.astype(np.float64), total, count)
         return
@@ -68,14 +73,15 @@ def _add(found: dict[str, Gram], name: str, sums: Mapping[str, np.ndarray]) -> N
     found[name] = Gram(known.matrix, known.total + total, known.count + count)
 
 
-def _finite(name: str, gram: Gram) -> Gram:
-    if not np.isfinite(gram.total).all() or not np.isfinite(gram.matrix).all():
+def _finite(name: str, gram: Gram) -> bool:
+    """Whether the sums are numbers: squares of finite activations may be too large for float32."""
+    if not np.isfinite(gram.total).all():
         raise InputError(
             "an activation is not finite on the calibration data",
             where=f"value {name!r}",
             hint="look for NaN, infinity or values far out of range in the calibration data",
         )
-    return gram
+    return bool(np.isfinite(gram.matrix).all())
 
 
 @dataclass

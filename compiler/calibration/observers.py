@@ -52,6 +52,18 @@ class Masking:
 
 
 MOMENTS = ("min", "max", "sum", "squares", "count")
+_MARK = "//observed:"
+"""In no name that an exporter writes, while "scope/sum" may well be a value beside "scope"."""
+
+
+def observed_value(output: str) -> str:
+    """The value that an output of an observing graph is about."""
+    return output.rpartition(_MARK)[0]
+
+
+def output_name(value: str, what: str) -> str:
+    """Under what name an observing graph reports a moment, a histogram or a sum of a value."""
+    return f"{value}{_MARK}{what}"
 
 
 def moment_graph(
@@ -59,7 +71,7 @@ def moment_graph(
 ) -> tuple[ir.Model, dict[str, bool]]:
     """A copy whose outputs are min, max, sum, sum of squares (each [channels]) and count.
 
-    Output names are ``<value>/<moment>``. Also returns which values were masked.
+    Outputs are called as ``output_name`` says. Also returns which values were masked.
     Raises PassError below opset 18 or where a value has no known rank.
     """
     copy, rewriter, _, rows = _prepare(model, requests, masking)
@@ -77,7 +89,7 @@ def histogram_graph(
     masking: Masking | None,
     ranges: Mapping[str, tuple[float, float]],
 ) -> ir.Model:
-    """A copy whose outputs ``<value>/histogram`` are float32 [BINS] counts within ``ranges``."""
+    """A copy whose outputs ("histogram") are float32 [BINS] counts within ``ranges``."""
     copy, rewriter, _, rows = _prepare(model, requests, masking)
     outputs = [
         _histogram(rewriter, r, rows[r.value][0], *ranges[r.value])
@@ -94,7 +106,7 @@ def outside_graph(
     masking: Masking | None,
     ranges: Mapping[str, tuple[float, float]],
 ) -> ir.Model:
-    """A copy whose outputs ``<value>/outside`` are the share of elements beyond ``ranges``."""
+    """A copy whose outputs ("outside") are the share of elements beyond ``ranges``."""
     copy, rewriter, _, rows = _prepare(model, requests, masking)
     outputs = [_outside(rewriter, r, rows[r.value][0], *ranges[r.value]) for r in requests]
     _set_outputs(copy, outputs)
@@ -113,13 +125,13 @@ def _outside(
         [_apply(rewriter, "Cast", [beyond], to=int(ir.DataType.FLOAT))],
         keepdims=0,
     )
-    share.name = f"{request.value}/outside"
+    share.name = output_name(request.value, "outside")
     return share
 
 
 def gram_graph(model: ir.Model, requests: Sequence[Columns], masking: Masking | None) -> ir.Model:
-    """A copy whose outputs are ``<value>/gram`` float32 [K, columns], ``<value>/total`` float32
-    [K] and ``<value>/count`` int64 [1]: sums of x xᵀ and of x over rows x, and how many rows.
+    """A copy whose outputs are "gram" float32 [K, columns], "total" float32 [K] and "count"
+    int64 [1] of each value: sums of x xᵀ and of x over rows x, and how many rows.
     """
     observed = [Request(c.value, c.axis) for c in requests]
     copy, rewriter, _, rows = _prepare(model, observed, masking)
@@ -144,7 +156,7 @@ def _products(rewriter: Rewriter, request: Columns, x: ir.Value) -> list[ir.Valu
         _apply(rewriter, "Shape", [flat], end=1),
     ]
     for value, name in zip(results, ("gram", "total", "count"), strict=True):
-        value.name = f"{request.value}/{name}"
+        value.name = output_name(request.value, name)
     return results
 
 
@@ -217,7 +229,7 @@ def _moments(
     shape = _apply(rewriter, "Shape", [x])
     results.append(_apply(rewriter, "Cast", [shape], to=int(ir.DataType.INT64)))
     for value, moment in zip(results, MOMENTS, strict=True):
-        value.name = f"{request.value}/{moment}"
+        value.name = output_name(request.value, moment)
     return results
 
 
@@ -237,7 +249,7 @@ def _histogram(
     )
     zeros = rewriter.initializer("zeros", np.zeros(BINS, np.float32))
     counts = _apply(rewriter, "ScatterElements", [zeros, index, ones], axis=0, reduction="add")
-    counts.name = f"{request.value}/histogram"
+    counts.name = output_name(request.value, "histogram")
     return counts
 
 

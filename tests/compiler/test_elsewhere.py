@@ -166,3 +166,29 @@ def test_layers_that_came_quantized_for_another_machine_are_named(kit: ModuleTyp
     assert sums_of(model, load_target("x86-avx512-vnni")) == sums_of(
         load_model(kit.chain(1)).model, load_target("x86-avx2")
     )
+
+
+@pytest.mark.parametrize(
+    ("between", "operand", "said"),
+    [
+        ("u = Transpose <perm = [1, 0]> (v)", "d, u", "can saturate on x86-avx2 in 1 of 1"),
+        ("r = Reshape(d, shape)", "r, v", "can saturate on x86-avx2 in 1 of 1"),
+        ("u = Reshape(v, shape)", "d, u", "the int8 weights of"),
+    ],
+    ids=["turned weight", "reshaped activation", "reshaped weight"],
+)
+def test_nothing_is_proven_of_what_stands_behind_other_nodes(
+    kit: ModuleType, between: str, operand: str, said: str
+) -> None:
+    codes = np.full((64, 64), 127, np.int8)
+    tensors = {
+        "w": codes, "s": np.float32(0.01), "z": np.uint8(128), "wz": np.int8(0),
+        "shape": np.array([-1, 64]),
+    }  # fmt: skip
+    body = (
+        f"q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) "
+        f"v = DequantizeLinear(w, s, wz) {between} [product] y = MatMul({operand})"
+    )
+    used = {name: tensor for name, tensor in tensors.items() if name != "shape" or name in between}
+    model = load_model(kit.graph(body, used, "float[n, 64] x", "float[n, 64] y")).model
+    assert said in sums_of(model, load_target("x86-avx2")).sentence

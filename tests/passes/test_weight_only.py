@@ -219,6 +219,21 @@ def test_gram_matrices_are_sums_over_real_tokens(graphs: ModuleType) -> None:
         np.testing.assert_allclose(gram.mean, kept.mean(axis=0), rtol=1e-5, atol=1e-6)
 
 
+def test_names_of_sums_do_not_meet_those_of_values(graphs: ModuleType) -> None:
+    text = head("float[n, 64] x", "float[n, 48] y") + '{ h = Tanh(x) "h/total" = Abs(h) '
+    text += '"h/gram" = Add("h/total", h) y = MatMul("h/gram", w) }'
+    grams = bench(graphs, text, w=W).context.analysis(GRAMS, (("h", 1), ("h/gram", 1)))
+    rows = np.tanh(np.concatenate([f["x"] for f in FEEDS]).astype(np.float64))
+    np.testing.assert_allclose(grams["h", 1].matrix, rows.T @ rows, rtol=1e-5, atol=1e-4)
+
+
+def test_squares_beyond_float32_cost_the_sums_not_the_pass(graphs: ModuleType) -> None:
+    feeds = [{"x": FEEDS[0]["x"] * np.where(np.arange(64) == 3, 3e19, 1).astype(np.float32)}]
+    wide = bench(graphs, LAYER, feeds, w=W, c=C)
+    assert wide.context.analysis(GRAMS, (("x", 1),)).get(("x", 1)) is None
+    assert len(wide.run("weight-only").edits) == 1
+
+
 # -- tables and what is tied to them ---------------------------------------------------------
 
 
@@ -416,6 +431,18 @@ def test_a_tied_head_is_left_float_where_the_bytes_cannot_be_shared(graphs: Modu
     untied = bench(graphs, text, [{"ids": np.arange(50)}], t=array(100, 64))
     untied.run("weight-only", embeddings=False)
     assert set(untied.refusals().values()) == {"excluded"}
+
+
+@pytest.mark.parametrize("rows", [100, 64])
+def test_a_table_that_is_also_multiplied_untransposed_stays(graphs: ModuleType, rows: int) -> None:
+    """An expected embedding, ``probabilities @ table``, beside a lookup."""
+    text = head(f"int64[n] ids, float[n, {rows}] p", "float[n, 64] y, float[n, 64] z") + (
+        "{ y = Gather(t, ids) [mix] z = MatMul(p, t) }"
+    )
+    feeds = [{"ids": np.arange(9), "p": array(9, rows)}]
+    made = bench(graphs, text, feeds, t=array(rows, 64))
+    assert not made.run("weight-only").edits
+    assert set(made.refusals().values()) == {"not-canonical"}
 
 
 def test_layers_in_bodies_stay_float(graphs: ModuleType) -> None:
