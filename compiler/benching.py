@@ -21,12 +21,12 @@ from ..ir.load import load_model
 from ..ir.signature import Signature
 from ..ir.storage.filesize import model_bytes
 from ..ir.types.bound import symbols
-from ..targets.host import executable_here
 from ..targets.runtime import Session, open_session
 from ..targets.schema import Target
 from .benching_process import Solo, run_alone
 from .data.feeds import FeedSet, load_feeds, synthetic, token_mask
 from .data.usercode import call, is_function_reference, load_function
+from .elsewhere import not_the_target
 from .harness.feedfile import write_feeds
 from .progress import Progress
 from .quality.comparison import Comparison
@@ -236,10 +236,10 @@ def _labels(paths: Sequence[Path]) -> list[str]:
 
 
 def _check_target(target: Target) -> None:
-    here = executable_here(target)
-    if not here.ok:
+    why = not_the_target(target)
+    if why:
         raise TargetError(
-            f"nothing can be measured for {target.name}: {here.reason}",
+            f"nothing can be measured for {target.name}: {why}",
             hint="run this on such a machine, or leave --target out for this one",
         )
 

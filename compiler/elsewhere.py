@@ -34,12 +34,16 @@ def not_the_target(target: Target, machine: Machine | None = None) -> str:
     Features alone do not decide. A class of which this machine has more than is asked may compute
     integers with other kernels, as an AVX2 class does on a CPU with VNNI: time, and sums that
     saturate, would be another machine's. Of a machine of the catalogue nobody knows whether it is
-    this one unless a probe wrote it; a user's own file is taken at its word.
+    this one unless a probe wrote it; a user's own file is taken at its
+    word, but for a probe of another CPU.
     """
     here = machine or read_machine()
     found = executable_here(target, here)
     if not found.ok:
         return found.reason
+    tables = target.measured
+    if tables is not None and tables.cpu != here.cpu:
+        return f"its tables were measured on {tables.cpu}, this machine is {here.cpu or here.arch}"
     if target.kind == "host" or target.arch == "any":
         return ""
     host = probe_host(here)
@@ -50,7 +54,7 @@ def not_the_target(target: Target, machine: Machine | None = None) -> str:
         )
     if target.kind == "class" and set(target.features) != set(host.features):
         return f"this machine is {host.resolved}, for which the runtime has other int8 kernels"
-    if target.kind == "machine" and target.name in catalog_files() and not _probed(target, here):
+    if target.kind == "machine" and target.name in catalog_files() and tables is None:
         return f"this machine ({here.cpu or here.arch}) is not known to be one"
     return ""
 
@@ -122,7 +126,3 @@ def _adds(target: Target) -> str:
         return "in no integer kernel"
     pair = "signed" if target.int8.kernels == "s8s8" else "uint8 x int8"
     return f"{pair} in {'16' if target.int8.saturates else '32'} bits"
-
-
-def _probed(target: Target, here: Machine) -> bool:
-    return target.measured is not None and target.measured.cpu == here.cpu

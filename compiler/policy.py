@@ -213,7 +213,8 @@ def _final(aside: Aside) -> bool:
 
 def _rank(name: str, case: _Case) -> tuple[float, ...]:
     """What sorts techniques: predicted bytes first for size, else what the workload favours."""
-    few_first = case.few is not None and case.few > 0.5
+    linear, all_weights = case.elements.get("linear", 0), sum(case.elements.values())
+    few_first = case.few is not None and case.few * linear > 0.5 * all_weights
     by_speed = (FEW_ROWS if few_first else MANY_ROWS).index(name)
     if case.goal != "size":
         return (by_speed,)

@@ -57,14 +57,14 @@ def read_proto(path: Path) -> tuple[onnx.ModelProto, Stamp]:
 
 
 def _bytes(path: Path) -> tuple[bytes, Stamp]:
-    if not path.exists():
-        raise InputError("there is no such model file", where=str(path), hint=_similar(path))
-    if path.is_dir():
-        raise InputError("the model is a folder", where=str(path), hint=_inside(path))
     try:
+        if not path.exists():
+            raise InputError("there is no such model file", where=str(path), hint=_similar(path))
+        if path.is_dir():
+            raise InputError("the model is a folder", where=str(path), hint=_inside(path))
         return _content(path)
     except OSError as error:
-        hint = "check the permissions of the file"
+        hint = "check its name and its permissions"
         raise InputError(
             f"the model cannot be read: {error.strerror}", where=str(path), hint=hint
         ) from error

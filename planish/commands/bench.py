@@ -62,7 +62,8 @@ def bench_command(
         ),
     ] = None,
     threads: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Threads of the runtime; 0: one per core.")
+        int,
+        typer.Option(metavar="N", min=0, max=4096, help="Threads of the runtime; 0: one per core."),
     ] = 0,
     json: JsonOption = False,
     verbose: VerboseOption = False,

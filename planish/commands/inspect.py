@@ -56,7 +56,10 @@ def inspect_command(
         typer.Option(metavar="TARGET", help="Predict milliseconds on this target, or TOML file."),
     ] = "",
     threads: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Threads of the prediction; 0: one a core.")
+        int,
+        typer.Option(
+            metavar="N", min=0, max=4096, help="Threads of the prediction; 0: one a core."
+        ),
     ] = 0,
     json: JsonOption = False,
     verbose: VerboseOption = False,

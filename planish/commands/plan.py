@@ -49,7 +49,8 @@ def plan_command(
         typer.Option(metavar="PIPELINE", help="Look at these passes instead of policy's."),
     ] = None,
     threads: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Threads of the runtime; 0: one per core.")
+        int,
+        typer.Option(metavar="N", min=0, max=4096, help="Threads of the runtime; 0: one per core."),
     ] = 0,
     max_memory: Annotated[
         str | None,

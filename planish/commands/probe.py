@@ -11,9 +11,9 @@ from rich.text import Text
 
 from ..ir.errors import UsageError
 from ..ir.storage.atomic import write_together
-from ..targets.loader import target_names
 from ..targets.probe.run import Probed, probe, usable_cores
-from ..targets.schema import LIMITS
+from ..targets.schema import HOST, LIMITS
+from ..targets.tomlfile import catalog_names
 from ..terminal import JsonOption, Terminal, VerboseOption, terminal_of
 
 
@@ -38,6 +38,8 @@ def probe_command(
     passes over memory, overheads. On a busy machine it measures again, and says so.
     """
     terminal = terminal_of(ctx)
+    if name and output is None:
+        output = Path(f"{name}.toml")
     check(name, output, force)
     found = measured_here(threads, name, terminal)
     path = output or Path(f"{found.name}.toml")
@@ -51,7 +53,7 @@ def check(name: str, output: Path | None, force: bool) -> None:
     fits, wanted = LIMITS["name"]
     if name and not fits(name):
         raise UsageError(f"{name!r} cannot name a target", where="--name", hint=wanted)
-    if name in target_names():
+    if name == HOST or name in catalog_names():
         raise UsageError(
             f"there is a target {name!r} already", where="--name", hint="choose another"
         )

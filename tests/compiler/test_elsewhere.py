@@ -69,7 +69,7 @@ def test_a_machine_of_the_catalogue_is_known_by_its_probe() -> None:
         measured=Measured("2026-01-01", "onnxruntime", "Imaginary CPU"),
     )
     assert not_the_target(found, machine()) == ""
-    assert "not known" in not_the_target(found, machine(cpu="Another CPU"))
+    assert "on Imaginary CPU" in not_the_target(found, machine(cpu="Another CPU"))
 
 
 # -- a whole compile -------------------------------------------------------------------
@@ -136,6 +136,14 @@ def test_a_prediction_is_called_one(made: ModuleType) -> None:
     assert headline(result).endswith("not run on the target host (it is far away)")
     assert "2.00x (estimated)" in render_report(result)
     assert "**predicted** (estimated): by rates" in render_report(result)
+
+
+def test_tables_of_another_machine_do_not_make_it_this_one() -> None:
+    """A server is probed, and compiled for on a laptop."""
+    tables = Measured("2026-11-21", "onnxruntime 1.31.1", "Some Server CPU")
+    server = replace(load_target("x86-avx512-vnni"), name="server", kind="machine", measured=tables)
+    assert not_the_target(server, machine(cpu="Some Server CPU")) == ""
+    assert "measured on Some Server CPU" in not_the_target(server, machine(cpu="My Laptop"))
 
 
 # -- sums in 16 bits -------------------------------------------------------------------

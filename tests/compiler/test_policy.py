@@ -121,6 +121,11 @@ def test_few_bits_come_first_at_one_row_and_go_at_many(kit: ModuleType) -> None:
     assert untried(found(kit, NEITHER)) == ()
 
 
+def test_a_small_layer_behind_convolutions_decides_nothing(kit: ModuleType) -> None:
+    """Its rows are few, and so are its weights."""
+    assert pipelines(found(kit, BOTH, rows=1))[0] == STATIC
+
+
 @pytest.mark.parametrize(("rows", "wins"), [(ROWS, True), (ROWS + 1, False)])
 def test_the_break_even_is_the_target_s(kit: ModuleType, rows: int, wins: bool) -> None:
     assert (INT4 in pipelines(found(kit, LINEAR, rows=rows))) == wins
