@@ -16,7 +16,8 @@ from planish.targets.tomlfile import catalog_files
 
 CATALOG = sorted(catalog_files())
 CLASSES = {
-    "generic", "x86-avx2", "x86-avx512-vnni", "x86-amx", "arm-neon-dotprod", "arm-i8mm",
+    "generic", "x86-avx2", "x86-avx-vnni", "x86-avx512-vnni", "x86-amx", "arm-neon-dotprod",
+    "arm-i8mm",
     "nvidia-turing", "nvidia-ampere", "nvidia-ada", "nvidia-hopper", "nvidia-blackwell",
     "nvidia-onnxruntime-cuda", "apple-coreml", "qualcomm-hexagon",
 }  # fmt: skip

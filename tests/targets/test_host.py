@@ -63,6 +63,8 @@ def test_systems_spell_architectures_differently(
         (machine(VNNI), "x86-avx512-vnni"),
         (machine(VNNI.replace("avx512bw ", "")), "x86-avx2"),
         (machine(AVX2), "x86-avx2"),
+        (machine(AVX2 + " avx_vnni"), "x86-avx-vnni"),
+        (machine(VNNI + " avx_vnni"), "x86-avx512-vnni"),
         (machine(AVX2.replace(" fma", "")), "generic"),
         (machine(""), "generic"),
         (machine(VNNI + " amx_tile amx_int8"), "x86-amx"),
