@@ -53,7 +53,7 @@ def work_of(node: ir.Node, shapes: Shapes, kernel: str | None = None, copies: in
     if copies > 1:
         parts = tuple(replace(part, times=copies * part.times) for part in parts)
     weights = sum(t.nbytes for v in node.inputs if (t := _weight(v, kernel)) is not None)
-    moved = weights + sum(byte_count(v, shapes) for v in (*node.inputs, *node.outputs))
+    moved = weights + sum(_passed(v, kernel, shapes) for v in (*node.inputs, *node.outputs))
     like = like or name in LIKE
     return Work(parts, like, copies * (counted or 0), _numbers(parts), weights, copies * moved)
 
@@ -85,6 +85,19 @@ def _weight(value: ir.Value | None, kernel: str | None) -> ir.TensorProtocol | N
         if made is not None and made.op_type == "DequantizeLinear":
             return constant_tensor(made.inputs[0])
     return tensor
+
+
+def _passed(value: ir.Value | None, kernel: str | None, shapes: Shapes) -> int:
+    """Bytes of an activation; of one that a fused kernel reads or writes as codes, of these."""
+    if value is None or kernel is None:
+        return byte_count(value, shapes)
+    made, users = value.producer(), [use.node for use in value.uses()]
+    if made is not None and made.op_type == "DequantizeLinear":
+        codes = made.inputs[0]
+        return 0 if constant_tensor(codes) is not None else byte_count(codes, shapes)
+    if users and all(user.op_type == "QuantizeLinear" for user in users):
+        return byte_count(users[0].outputs[0], shapes)
+    return byte_count(value, shapes)
 
 
 _MAKERS: Mapping[

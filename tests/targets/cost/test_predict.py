@@ -66,6 +66,18 @@ def test_a_row_times_a_matrix_is_bound_by_memory() -> None:
     assert node.bound == "memory"
 
 
+def test_a_quantized_row_reads_codes_where_a_float_one_reads_floats() -> None:
+    body = (
+        "q = QuantizeLinear(x, s, z) d = DequantizeLinear(q, s, z) "
+        "v = DequantizeLinear(w, s, c) y = MatMul(d, v)"
+    )
+    codes = np.ones((64, 256), np.int8)
+    ends = {"s": np.float32(0.1), "z": np.uint8(128), "c": np.int8(0)}
+    found = run(build(body, {"w": codes, **ends}), FAST, m=1)
+    (node,) = [n for n in found.nodes if n.op == "MatMul"]
+    assert node.ms == pytest.approx((64 + 64 * 256 + 4 * 256) / 100e9 * 1e3, rel=1e-3)
+
+
 def test_fewer_threads_have_their_share_of_the_rate() -> None:
     slow = replace(FAST, rates=Rates(fp32=0.01))
     model = build(LINEAR, {"w": floats(64, 256)})
