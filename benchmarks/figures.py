@@ -55,17 +55,23 @@ class Outcome:
 
 def at_most(name: str, value: float, bound: float, unit: str = "", note: str = "") -> Figure:
     """A figure that passes at or below ``bound``; NaN misses."""
-    return Figure(name, quantity(value, unit), f"≤ {quantity(bound, unit)}", value <= bound, note)
+    return Figure(
+        name, quantity(value, unit), f"≤ {quantity(bound, unit)}", bool(value <= bound), note
+    )
 
 
 def at_least(name: str, value: float, bound: float, unit: str = "", note: str = "") -> Figure:
     """A figure that passes at or above ``bound``; NaN misses."""
-    return Figure(name, quantity(value, unit), f"≥ {quantity(bound, unit)}", value >= bound, note)
+    return Figure(
+        name, quantity(value, unit), f"≥ {quantity(bound, unit)}", bool(value >= bound), note
+    )
 
 
 def above(name: str, value: float, bound: float, unit: str = "", note: str = "") -> Figure:
     """A figure that passes above ``bound`` only; NaN misses."""
-    return Figure(name, quantity(value, unit), f"> {quantity(bound, unit)}", value > bound, note)
+    return Figure(
+        name, quantity(value, unit), f"> {quantity(bound, unit)}", bool(value > bound), note
+    )
 
 
 def holds(name: str, condition: bool, value: str, bar: str, note: str = "") -> Figure:
