@@ -213,8 +213,8 @@ def _final(aside: Aside) -> bool:
 
 def _rank(name: str, case: _Case) -> tuple[float, ...]:
     """What sorts techniques: predicted bytes first for size, else what the workload favours."""
-    linear, all_weights = case.elements.get("linear", 0), sum(case.elements.values())
-    few_first = case.few is not None and case.few * linear > 0.5 * all_weights
+    linear, conv = (case.elements.get(kind, 0) for kind in ("linear", "conv"))
+    few_first = case.few is not None and case.few * linear > 0.5 * (linear + conv)
     by_speed = (FEW_ROWS if few_first else MANY_ROWS).index(name)
     if case.goal != "size":
         return (by_speed,)
