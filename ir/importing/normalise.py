@@ -11,7 +11,7 @@ import onnx_ir as ir
 from ..graph import all_graphs, all_nodes
 from ..provenance import EDIT_KEY, ORIGIN_KEY, SCOPE_KEY, Remark
 
-KEPT_KEYS = frozenset((SCOPE_KEY, "pkg.torch.onnx.class_hierarchy"))
+KEPT_KEYS = frozenset((SCOPE_KEY,))
 STRIPPED_PREFIXES = ("pkg.torch.", "pkg.onnxscript.", "pkg.onnx_ir.", "namespace")
 """Exporters' notes: stack traces with paths of somebody's machine, dumps of their own graphs."""
 

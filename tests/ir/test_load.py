@@ -519,7 +519,7 @@ def test_exporters_notes_go_and_module_paths_stay() -> None:
     model.metadata_props.add(key="license", value="mit")
     found = load_model(model).model
     kept = next(iter(found.graph)).metadata_props
-    assert set(kept) == {SCOPE_KEY, "pkg.torch.onnx.class_hierarchy", "mine", ORIGIN_KEY}
+    assert set(kept) == {SCOPE_KEY, "mine", ORIGIN_KEY}
     assert found.metadata_props == {"license": "mit"}
     assert b"somebody" not in ir.to_proto(found).SerializeToString()
 
@@ -656,7 +656,7 @@ def test_what_pytorch_exports_comes_in() -> None:
     assert all(v.shape is not None for n in imported.model.graph for v in n.outputs)
     assert contents_digest(imported.model) == contents_digest(load_model(program.model_proto).model)
     kept = {key for n in imported.model.graph for key in n.metadata_props}
-    assert kept == {SCOPE_KEY, "pkg.torch.onnx.class_hierarchy", ORIGIN_KEY}
+    assert kept == {SCOPE_KEY, ORIGIN_KEY}
     feeds = {imported.signature.inputs[0].name: example.numpy()}
     (found,) = open_session(to_bytes(imported.model), threads=1).run(feeds)
     np.testing.assert_allclose(found, layer(example).detach().numpy(), atol=1e-5)

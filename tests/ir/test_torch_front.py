@@ -132,7 +132,7 @@ def test_a_perceptron_has_a_free_batch_and_keeps_its_mode(
 def test_what_the_exporter_notes_of_this_machine_is_stripped() -> None:
     exported = export_module(Perceptron(), (normal(2, 8),))
     keys = {key for node in exported.model.graph for key in node.metadata_props}
-    assert keys == {"pkg.torch.onnx.name_scopes", "pkg.torch.onnx.class_hierarchy"}
+    assert keys == {"pkg.torch.onnx.name_scopes"}
     assert __file__.encode() not in ir.to_proto(exported.model).SerializeToString()
 
 
