@@ -10,8 +10,9 @@ from ..targets.schema import Target
 BLOCK = 32
 """Weights that share a scale, where the target's kernels take it."""
 Kinds = frozenset[str]
-Pipelines = Callable[[Target], tuple[tuple[str, str], ...]]
-"""Pipelines without the lossless clean-up, each with the reason for it."""
+Pipelines = Callable[[Target, bool], tuple[tuple[str, str], ...]]
+"""Pipelines without the lossless clean-up, each with the reason for it, for a target and a model
+whose convolutions meet in additions or not."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ def block_of(target: Target) -> int:
 
 
 def _weight_only(bits: int, reason: str) -> Pipelines:
-    def pipelines(target: Target) -> tuple[tuple[str, str], ...]:
+    def pipelines(target: Target, joined: bool) -> tuple[tuple[str, str], ...]:
         return ((f"weight-only{options_text(bits, target)}", reason),)
 
     return pipelines
@@ -47,15 +48,18 @@ def options_text(bits: int, target: Target, *more: str) -> str:
     return f"{{{' '.join(options)}}}" if options else ""
 
 
-def _static(target: Target) -> tuple[tuple[str, str], ...]:
-    equalized = "scales moved from activations into weights make static ranges tighter"
-    return (
-        ("quantize{scheme=static}", "static ranges cost nothing at run time"),
-        ("equalize,quantize{scheme=static}", equalized),
-    )
+def _static(target: Target, joined: bool) -> tuple[tuple[str, str], ...]:
+    static = "quantize{scheme=static}"
+    plain = (static, "static ranges cost nothing at run time")
+    tighter = "scales moved from activations into weights make static ranges tighter"
+    if not joined:
+        return (plain, (f"equalize,{static}", tighter))
+    codes = "additions between integer convolutions compute in integers, too"
+    residuals = f"{static},quantize-residuals"
+    return ((residuals, codes), plain, (f"equalize,{residuals}", tighter))
 
 
-def _dynamic(target: Target) -> tuple[tuple[str, str], ...]:
+def _dynamic(target: Target, joined: bool) -> tuple[tuple[str, str], ...]:
     return (("quantize", "ranges taken at run time follow each input"),)
 
 

@@ -8,7 +8,7 @@ proposed is set aside with a code and a sentence.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import onnx_ir as ir
@@ -18,6 +18,7 @@ from ..ir.facts import FLOAT
 from ..ir.graph import constant_tensor, opset
 from ..ir.sites import Site, find_sites
 from ..passes.api import registered
+from ..passes.quantize_residuals import joins
 from ..targets.schema import Target
 from ..targets.techniques import TECHNIQUES, one
 from .moves import FEW_ROWS, MANY_ROWS, MOVES, Move, block_of, options_text
@@ -72,14 +73,15 @@ class Proposed:
 @dataclass(frozen=True)
 class _Case:
     """What policy decides by. few: share of the linear weights that meet few rows, by weight of
-    the workloads; None where unknown."""
+    the workloads; None where unknown. joined: whether convolutions meet in additions."""
 
     target: Target
     goal: Goal
     calibrated: bool
     opset: int
     elements: dict[str, int]
-    few: float | None
+    joined: bool = False
+    few: float | None = None
 
 
 def propose(
@@ -98,10 +100,12 @@ def propose(
     are set aside.
     """
     sites = [site for site in find_sites(model) if FLOAT in site.facts]
-    case = _Case(target, goal, calibrated, opset(model), _elements(sites), None)
+    elements = _elements(sites)
+    joined = "conv" in elements and any(map(joins, model.graph))
+    case = _Case(target, goal, calibrated, opset(model), elements, joined)
     if goal != "size" and not _refusal("weight-only-int4", case):
         limit = target.weight_only.most_rows or ONE_ROW
-        case = _with_few(case, few_rows(model, sites, workloads, limit))
+        case = replace(case, few=few_rows(model, sites, workloads, limit))
     aside = [found for name in TECHNIQUES if (found := _refusal(name, case))]
     refused = {item.technique for item in aside}
     taken = [name for name in MOVES if name not in refused]
@@ -112,7 +116,7 @@ def propose(
 
 def check_served(target: Target, goal: Goal) -> None:
     """Raise TargetError where the target refuses every technique that could serve the goal."""
-    case = _Case(target, goal, True, QDQ_OPSET, {"linear": 1, "conv": 1, "embedding": 1}, None)
+    case = _Case(target, goal, True, QDQ_OPSET, {"linear": 1, "conv": 1, "embedding": 1})
     refused = [found for name in MOVES if (found := _refusal(name, case)) and _final(found)]
     if len(refused) < len(MOVES):
         return
@@ -234,7 +238,7 @@ def _made(name: str, case: _Case) -> Iterator[Proposal]:
     if name == "int8-dynamic" and _small_tables_pay(case):
         pipeline = f"weight-only{options_text(4, case.target, 'layers=false')},quantize"
         yield Proposal(f"{LOSSLESS},{pipeline}", f"{TABLES}{_because(name, case)}", name)
-    for pipeline, reason in MOVES[name].pipelines(case.target):
+    for pipeline, reason in MOVES[name].pipelines(case.target, case.joined):
         yield Proposal(f"{LOSSLESS},{pipeline}", f"{reason}{_because(name, case)}", name)
 
 
@@ -269,7 +273,3 @@ def _elements(sites: Sequence[Site]) -> dict[str, int]:
         if tensor is not None:
             found[site.kind] = found.get(site.kind, 0) + int(tensor.size)
     return found
-
-
-def _with_few(case: _Case, few: float | None) -> _Case:
-    return _Case(case.target, case.goal, case.calibrated, case.opset, case.elements, few)

@@ -3,7 +3,7 @@
 Weights are symmetric int8 per output channel; activations are uint8 per tensor (int8 where the
 target multiplies two signed factors), calibrated (static) or taken at run time (dynamic). Softmax,
 normalisation, activation functions and residual additions stay float: they are cheap, and rounding
-hurts most there.
+hurts most there (``quantize-residuals`` takes the additions).
 """
 
 from __future__ import annotations

@@ -29,6 +29,11 @@ BOTH = (
     'float["n", 32, 8, 8] x',
     'float["n", 64] y',
 )
+JOINED = (
+    "f = Conv<pads=[1,1,1,1]>(x, c) r = Relu(f) g = Conv<pads=[1,1,1,1]>(r, c) y = Add(g, r)",
+    'float["n", 32, 8, 8] x',
+    'float["n", 32, 8, 8] y',
+)
 TABLE = ("y = Gather(table, x)", 'int64["n", "s"] x', 'float["n", "s", 64] y')
 WORDS = ("e = Gather(table, x) y = MatMul(e, w)", TABLE[1], TABLE[2])
 NEITHER = ("y = Relu(x)", 'float["n", 64] x', 'float["n", 64] y')
@@ -51,6 +56,8 @@ ROWS = 8
 DYNAMIC = "canonicalize,quantize"
 STATIC = "canonicalize,quantize{scheme=static}"
 EQUALIZED = "canonicalize,equalize,quantize{scheme=static}"
+RESIDUALS = f"{STATIC},quantize-residuals"
+EQUALIZED_RESIDUALS = f"{EQUALIZED},quantize-residuals"
 INT4 = "canonicalize,weight-only"
 INT8 = "canonicalize,weight-only{bits=8}"
 MIXED = "canonicalize,weight-only{layers=false},quantize"
@@ -95,6 +102,7 @@ def codes(proposed: Proposed) -> dict[str, str]:
     [
         (LINEAR, [STATIC, EQUALIZED, DYNAMIC], [DYNAMIC]),
         (CONV, [STATIC, EQUALIZED], []),
+        (JOINED, [RESIDUALS, STATIC, EQUALIZED_RESIDUALS], []),
         (BOTH, [STATIC, EQUALIZED, DYNAMIC], [DYNAMIC]),
         (WORDS, [STATIC, EQUALIZED, DYNAMIC], [DYNAMIC]),
         (TABLE, [DYNAMIC, INT4, INT8], [DYNAMIC, INT4, INT8]),
