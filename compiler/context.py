@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -16,10 +17,11 @@ from ..ir.opset import raised
 from ..ir.provenance import Remark
 from ..ir.region import with_outputs
 from ..ir.sites import find_sites
-from ..ir.types.bound import Shapes
+from ..ir.types.bound import Shapes, bound_shapes
 from ..passes.api import (
     CALIBRATED,
     GRAMS,
+    PREDICTED,
     REMEMBERED,
     SAMPLES,
     SITES,
@@ -30,6 +32,7 @@ from ..passes.api import (
     Observed,
     ValueStats,
 )
+from ..targets.cost.predict import LayerSize, layers_ms
 from ..targets.schema import Target
 from .available import resident
 from .calibration.collect import collect
@@ -78,6 +81,7 @@ class CompileContext:
     _edited: bool = False
     _values: Mapping[str, ir.Value] | None = None
     _shapes: Shapes | None = None
+    _fed: Shapes | None = None
     _sites: Any = None
     _answers: dict[Any, Mapping[Observed, ValueStats]] = field(default_factory=dict)
     _stats: dict[tuple[str, int], ValueStats] = field(default_factory=dict)
@@ -94,6 +98,7 @@ class CompileContext:
             SITES.name: self._find_sites,
             STATS.name: self._statistics,
             GRAMS.name: self._gram_matrices,
+            PREDICTED.name: self._predicted,
             REMEMBERED.name: lambda asked: self._memory.recall(*asked),
             SAMPLES.name: lambda names: self.samples(self.before, names),
             CALIBRATED.name: lambda _: self.calibrated,
@@ -111,7 +116,7 @@ class CompileContext:
         """
         self.pass_name, self.model, self._before = name, model, before
         self._sites, self._values, self._edited, self._answers = None, None, False, {}
-        self._shapes = None
+        self._shapes = self._fed = None
 
     def begin_editing(self) -> None:
         """From here on the graph is no longer as the pass found it."""
@@ -216,7 +221,7 @@ class CompileContext:
         values = {r: self.values_before[r[0]] for r in requests}
         cones = cone_digests(list(values.values()))
         keys = {r: (cone, r[1]) for r, cone in zip(requests, cones, strict=True)}
-        widths = {r: _width(value) for r, value in values.items()}
+        widths = {r: _width(value, r[1]) for r, value in values.items()}
         return Grams(keys, widths, self._grams, self._collect_grams)
 
     def _collect_grams(self, requests: Sequence[Columns]) -> Mapping[str, Gram]:
@@ -232,6 +237,33 @@ class CompileContext:
             threads=self.threads,
             advance=self.progress.advance,
         )
+
+    def _predicted(self, asked: tuple[Observed, Sequence[LayerSize]]) -> float | None:
+        """Milliseconds of layers on the rows of a value in the first feed."""
+        (name, axis), layers = asked
+        if layers_ms(self.target, 1, layers) is None:
+            return None
+        shape = dict(enumerate(self._first_shapes.get(name, ())))
+        rows = [size for i, size in shape.items() if i != axis]
+        if not shape or not all(isinstance(size, int) for size in rows):
+            return None
+        count = prod(size for size in rows if isinstance(size, int))
+        weights = sum(
+            t.nbytes for v in self.model.graph.initializers.values() if (t := v.const_value)
+        )
+        return layers_ms(self.target, count, layers, threads=self.threads, weights=weights)
+
+    @property
+    def _first_shapes(self) -> Shapes:
+        """Of every value of ``before``, as the first feed makes them."""
+        if self._fed is None:
+            feed, sizes = self.feeds[0], dict[str, int]()
+            for value in self.before.graph.inputs:
+                known = feed.get(str(value.name), np.empty(0)).shape
+                named = zip(dims(value) or (), known, strict=False)
+                sizes.update({axis: size for axis, size in named if isinstance(axis, str)})
+            self._fed = bound_shapes(self.before, sizes)
+        return self._fed
 
     def _observable(self) -> ir.Model | None:
         """The graph before the pass in operators that observers are written in, if it can be."""
@@ -267,10 +299,10 @@ def _one_axis_each(requests: Sequence[Request]) -> list[list[Request]]:
     return [list(held.values()) for held in lists]
 
 
-def _width(value: ir.Value) -> int:
-    """Channels along the last axis."""
-    last = (dims(value) or (None,))[-1]
-    return last if isinstance(last, int) else UNKNOWN_WIDTH
+def _width(value: ir.Value, axis: int) -> int:
+    """Channels along an axis."""
+    found = dict(enumerate(dims(value) or ())).get(axis)
+    return found if isinstance(found, int) else UNKNOWN_WIDTH
 
 
 def head(feeds: FeedSet, index: int, rows: int) -> Arrays:

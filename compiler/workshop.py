@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from ..ir.digest import contents_digest
 from ..ir.errors import UsageError, VerifyError
-from ..ir.facts import FLOAT
+from ..ir.facts import ENDS, FLOAT
 from ..ir.provenance import Edit, Remark
 from ..ir.rewriter import Rewriter
 from ..ir.save import save_model
@@ -270,8 +270,8 @@ def instantiate(pipeline: Pipeline) -> list[tuple[Step, Pass]]:
                 hint="leave the step out, or give the earlier one a selector or exclude=",
             )
         partly = bool(step.selector) or not cls.narrowing.isdisjoint(step.options)
-        left = possible if partly or not cls.produces else possible - cls.requires
-        possible = left | cls.produces
+        ended = cls.invalidates.union(*(ENDS.get(fact, ()) for fact in cls.produces))
+        possible = (possible if partly else possible - ended) | cls.produces
         made.append((step, cls(resolve(step, cls.Options))))
     return made
 

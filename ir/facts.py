@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import prod
+from types import MappingProxyType
 
 from .finding.block import Block
 from .finding.layer import Layer
-from .graph import producer, single_consumer
+from .finding.stored import effective_dims
+from .graph import attribute, consumers, producer
 
 FLOAT = "float"
 QUANTIZED = "quantized"
 FACTORIZED = "factorized"
+ENDS: Mapping[str, frozenset[str]] = MappingProxyType({QUANTIZED: frozenset({FLOAT})})
+"""Facts that no longer hold where another one does; factors of a float layer are in float, too."""
 
 
 def layer_facts(layer: Layer) -> frozenset[str]:
@@ -30,18 +35,58 @@ def block_facts(block: Block, members: Sequence[frozenset[str]]) -> frozenset[st
 
 
 def factorized_pairs(layers: Sequence[Layer]) -> list[tuple[int, int]]:
-    """Linear layers (i, j) that multiply by ``A[K, r]`` and at once by ``B[r, N]``, r small.
+    """Layers (i, j) that multiply by ``A[K, r]`` and at once by ``B[r, N]``, r small.
 
     Small: r (K + N) < K N, fewer parameters than the product has. The first has no bias, and
-    nothing else reads its output. Indices into ``layers``.
+    nothing but such layers reads its output: several, where they share it, with N the sum of
+    theirs. Of convolutions the second is 1x1, and K are the inputs times the taps of the first.
+    Indices into ``layers``.
     """
-    made = {layer.output: i for i, layer in enumerate(layers) if layer.kind == "linear"}
-    pairs = [(made[b.input], j) for j, b in enumerate(layers) if b.input in made]
-    return [(i, j) for i, j in pairs if _factors(layers[i], layers[j])]
+    made = {layer.output: i for i, layer in enumerate(layers) if layer.kind in _PRODUCTS}
+    readers: dict[int, list[int]] = {}
+    for j, layer in enumerate(layers):
+        if layer.input in made and layer.kind == layers[made[layer.input]].kind:
+            readers.setdefault(made[layer.input], []).append(j)
+    return [
+        (i, j)
+        for i, found in readers.items()
+        if _factors(layers[i], [layers[j] for j in found])
+        for j in found
+    ]
 
 
-def _factors(first: Layer, second: Layer) -> bool:
-    if second.kind != "linear" or first.bias is not None or single_consumer(first.output) is None:
+_PRODUCTS = ("linear", "conv")
+
+
+def _factors(first: Layer, seconds: Sequence[Layer]) -> bool:
+    read = consumers(first.output)
+    if first.bias is not None or first.output.is_graph_output() or len(read) != len(seconds):
         return False
-    (k, r), (_, n) = first.features, second.features
-    return k is not None and r is not None and n is not None and r * (k + n) < k * n
+    sizes = [_sizes(first), *map(_sizes, seconds)]
+    known = [(k, n) for k, n in sizes if k is not None and n is not None]
+    if len(known) < len(sizes) or any(not _pointwise(layer) for layer in seconds):
+        return False
+    (k, r), wide = known[0], sum(n for _, n in known[1:])
+    return r * (k + wide) < k * wide
+
+
+def _sizes(layer: Layer) -> tuple[int | None, int | None]:
+    """Inputs, of a convolution times its taps, and outputs; None where unknown or grouped."""
+    if layer.kind == "linear":
+        return layer.features
+    shape = effective_dims(layer.weight) or ()
+    sizes = [size for size in shape if isinstance(size, int)]
+    plain = layer.node.op_type != "ConvTranspose" and attribute(layer.node, "group", 1) == 1
+    if not plain or len(sizes) < 3 or len(sizes) < len(shape):
+        return None, None
+    return prod(sizes[1:]), sizes[0]
+
+
+def _pointwise(layer: Layer) -> bool:
+    """Whether a layer looks at one place at a time, and at each."""
+    if layer.kind == "linear":
+        return True
+    taps = (effective_dims(layer.weight) or ())[2:]
+    moved = [*attribute(layer.node, "pads", ())]
+    steps = [*attribute(layer.node, "strides", ())]
+    return set(taps) == {1} and not any(moved) and all(step == 1 for step in steps)

@@ -129,7 +129,7 @@ class ValueStats:
 class Gram:
     """Second moments of one activation over the calibration samples, padding left out.
 
-    matrix: float64 [K, K], the sum of x xᵀ over all rows x (the last axis is the channels').
+    matrix: float64 [K, K], the sum of x xᵀ over all rows x, each along the channel axis.
     total: float64 [K], the sum of x. count: number of rows.
     """
 
@@ -167,15 +167,19 @@ class GramTable(Mapping[Observed, Gram]):
 
 
 GRAMS: AnalysisKey[GramTable] = AnalysisKey("grams")
-"""Gram matrices of what was asked for and could be observed, along the last axis; the argument is a
-tuple of Observed in the order in which they are needed. They are collected when first looked up, as
-many at a time as memory allows: look each up once, in order."""
+"""Gram matrices of what was asked for and could be observed; the argument is a tuple of Observed in
+the order in which they are needed. They are collected when first looked up, as many at a time as
+memory allows: look each up once, in order."""
 SAMPLES: AnalysisKey[Mapping[str, np.ndarray]] = AnalysisKey("samples")
 """Values of the graph as the pass found it, on the first calibration samples, padding included; the
 argument is a tuple of names. Each question is a run of the model."""
 REMEMBERED: AnalysisKey[Any] = AnalysisKey("remembered")
 """What a pure function gives; the argument is (key, function without arguments). The key holds all
 that the result depends on. A compile that builds a pipeline several times computes it once."""
+PREDICTED: AnalysisKey[float | None] = AnalysisKey("predicted")
+"""Milliseconds that float32 layers take on the target one after the other, by its figures, with as
+many rows as a value has in the first feed; the argument is (Observed, layers), each layer (table of
+``targets.cost.measured``, K, N). None where the target has no figures or a size is unknown."""
 CALIBRATED: AnalysisKey[bool] = AnalysisKey("calibrated")
 """Whether real calibration data was given (False: none, or generated feeds)."""
 

@@ -33,10 +33,8 @@ class Request:
 
 @dataclass(frozen=True)
 class Columns:
-    """A value whose Gram matrix is observed, and which columns [start, stop) of it (None: all).
-
-    axis: the last one of the value.
-    """
+    """A value whose Gram matrix is observed along an axis, and which columns [start, stop) of it
+    (None: all)."""
 
     value: str
     axis: int
@@ -137,9 +135,17 @@ def gram_graph(model: ir.Model, requests: Sequence[Columns], masking: Masking | 
     copy, rewriter, _, rows = _prepare(model, observed, masking)
     outputs: list[ir.Value] = []
     for request in requests:
-        outputs.extend(_products(rewriter, request, rows[request.value][0]))
+        x, others, _ = rows[request.value]
+        outputs.extend(_products(rewriter, request, _channels_last(rewriter, x, others)))
     _set_outputs(copy, outputs)
     return copy
+
+
+def _channels_last(rewriter: Rewriter, x: ir.Value, others: tuple[int, ...]) -> ir.Value:
+    """The value with the axis that is none of ``others`` at the end."""
+    last = len(others)
+    axis = next(i for i in range(last + 1) if i not in others)
+    return x if axis == last else _apply(rewriter, "Transpose", [x], perm=[*others, axis])
 
 
 def _products(rewriter: Rewriter, request: Columns, x: ir.Value) -> list[ir.Value]:

@@ -30,7 +30,7 @@ def site_names(
     """Names of the layers and of the blocks.
 
     groups: indices of the layers that share one weight and hence a name. pairs: the two factors
-    of one layer, told apart as ``.in`` and ``.out``. blocks: in graph order.
+    of one layer, told apart as ``.in`` and ``.out``, and counted as one. blocks: in graph order.
     """
     first = {i: group[0] for group in groups for i in group}
     known = _resolve(layers, _known(layers, groups), {(first[i], first[j]) for i, j in pairs})
@@ -38,9 +38,10 @@ def site_names(
     taken = {*known.values(), *titles}
     roles = _roles(blocks)
     count: Counter[str] = Counter()
+    halves = {i for i, j in pairs if known.get(first[i], "").endswith(".in")}
     for group in groups:
         kind, index = layers[group[0]].kind, group[0]
-        count[kind] += 1
+        count[kind] += not halves & set(group)
         if index in known:
             continue
         block, role = next((roles[i] for i in group if i in roles), (None, ""))

@@ -25,8 +25,8 @@ Shape = tuple[int, int]
 class Spectrum:
     """How the outputs of a layer spread, most first.
 
-    basis: float64 [outputs, k], orthonormal columns. energies: float64 [k], the variance along
-    each, descending and never negative; they add up to that of all outputs.
+    basis: float64 [outputs, n], orthonormal columns, the first ones if not all. energies: float64
+    [k], the variance along each, descending and never negative; they add up to that of all outputs.
     """
 
     basis: Doubles
@@ -139,7 +139,7 @@ def shared_ranks(shapes: Sequence[Shape], parameters: float, multiple: int) -> l
     wanted = [share_rank(parameters / whole, shape) for shape in shapes] if whole else []
     ranks = [down_to(multiple, rank) for rank in wanted]
     left = parameters - sum(r * sum(shape) for r, shape in zip(ranks, shapes, strict=True))
-    for i in sorted(range(len(shapes)), key=lambda i: ranks[i] / wanted[i]):
+    for i in sorted(range(len(shapes)), key=lambda i: ranks[i] / max(wanted[i], 1e-9)):
         step = multiple * sum(shapes[i])
         if step <= left and ranks[i] + multiple <= most_rank(shapes[i]):
             ranks[i], left = ranks[i] + multiple, left - step

@@ -23,7 +23,7 @@ from .fusion import fuse
 from .groups import Fusion
 from .kernels import Work, work_of
 from .measured import Measured
-from .roofline import Bound, roofline
+from .roofline import Bound, Roof, roofline
 from .sizes import Part, UnknownSizeError
 from .tables import Grid, Reading, grid, of_threads
 
@@ -78,6 +78,30 @@ def predict(model: ir.Model, target: Target, shapes: Shapes, threads: int = 0) -
     sites = _site_names(model)
     nodes = tuple(_nodes(list(model.graph), machine, shapes, sites))
     return _total(nodes, machine)
+
+
+LayerSize = tuple[str, int, int]
+"""Table of float32 products or convolutions, K, N."""
+
+
+def layers_ms(
+    target: Target, rows: int, layers: Sequence[LayerSize], *, threads: int = 0, weights: int = 0
+) -> float | None:
+    """Milliseconds of float32 layers of these sizes, one after the other; None where unknown.
+
+    weights: bytes of all constants of the model that they stand in.
+    """
+    machine, total = _Machine(target, threads, weights), 0.0
+    for table, inputs, outputs in layers:
+        held = 4 * inputs * outputs
+        moved = held + 4 * rows * (inputs + outputs)
+        parts = (Part(table, (rows, inputs, outputs)),)
+        work = Work(parts, False, 2 * rows * inputs * outputs, "fp32", held, moved)
+        found = _from_tables(work, machine) or roofline(work, target, threads)
+        if found is None:
+            return None
+        total += found.ms if isinstance(found, Roof) else found[0]
+    return total
 
 
 def _site_names(model: ir.Model) -> dict[ir.Node, str]:

@@ -254,10 +254,12 @@ def test_gram_matrices_leave_padding_out(tokens: ir.Model, graphs: ModuleType) -
 def test_rows_of_all_axes_count_where_there_is_no_mask(graphs: ModuleType) -> None:
     model = graphs.parse(IMAGES, **KERNELS)
     feeds = [{"x": RNG.normal(size=(n, 3, 4, 5)).astype(np.float32)} for n in (2, 3)]
-    gram = collect_grams(model, [Columns("x", 3)], feeds, None)["x"]
-    rows = np.concatenate([feed["x"].reshape(-1, 5) for feed in feeds]).astype(np.float64)
-    assert gram.count == 60
-    np.testing.assert_allclose(gram.matrix, rows.T @ rows, rtol=1e-5, atol=1e-4)
+    for axis, count in ((3, 60), (1, 100)):
+        gram = collect_grams(model, [Columns("x", axis)], feeds, None)["x"]
+        apart = [np.moveaxis(feed["x"], axis, -1) for feed in feeds]
+        rows = np.concatenate([x.reshape(-1, x.shape[-1]) for x in apart]).astype(np.float64)
+        assert gram.count == count
+        np.testing.assert_allclose(gram.matrix, rows.T @ rows, rtol=1e-5, atol=1e-4)
 
 
 def test_infinite_activations_have_no_gram_matrix(graphs: ModuleType) -> None:

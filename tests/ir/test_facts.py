@@ -104,6 +104,58 @@ def test_factors_may_be_quantized_too() -> None:
     assert [s.facts for s in sites] == [{QUANTIZED, FACTORIZED}] * 2
 
 
+SHARED = (
+    'h = MatMul (x, "q.weight_in") q = MatMul (h, "q.weight_out") k = MatMul (h, "k.weight_out")'
+    " y = Add (q, k)"
+)
+
+
+@pytest.mark.parametrize(("rank", "small"), [(10, True), (11, False)])
+def test_layers_that_share_a_first_factor(rank: int, small: bool) -> None:
+    assert small == (rank * (16 + 32) < 16 * 32)
+    weights = {"q.weight_in": floats(16, rank)}
+    weights |= dict.fromkeys(("q.weight_out", "k.weight_out"), floats(rank, 16))
+    sites = find_sites(build(SHARED, weights))
+    assert [FACTORIZED in s.facts for s in sites] == [small] * 3
+    if small:
+        assert [s.name for s in sites] == ["q.in", "q.out", "k"]
+
+
+def test_what_else_reads_the_first_factor_makes_it_none() -> None:
+    weights = {"q.weight_in": floats(16, 4)}
+    weights |= dict.fromkeys(("q.weight_out", "k.weight_out"), floats(4, 16))
+    sites = find_sites(build(SHARED.replace("Add (q, k)", "Concat <axis = 2> (q, k, h)"), weights))
+    assert all(s.facts == {FLOAT} for s in sites)
+
+
+def test_factors_count_as_one_layer() -> None:
+    body = TWO.replace("fc.", "linear1.").replace("y =", "z =") + " y = MatMul (z, last)"
+    weights = {
+        "linear1.weight_in": floats(16, 4), "linear1.weight_out": floats(4, 16),
+        "last": floats(16, 8),
+    }  # fmt: skip
+    found = find_sites(build(body.replace("last", '"last"'), weights))
+    assert [s.name for s in found] == ["linear1.in", "linear1.out", "linear2"]
+
+
+@pytest.mark.parametrize(
+    ("attributes", "taps", "factorized"),
+    [("", 1, True), ("<strides = [2, 2]>", 1, False), ("<pads = [1, 1, 1, 1]>", 1, False),
+     ("", 3, False)],
+)  # fmt: skip
+def test_convolutions_of_small_rank(attributes: str, taps: int, factorized: bool) -> None:
+    body = f'h = Conv (x, "c.weight_in") y = Conv {attributes} (h, "c.weight_out")'
+    header = '<ir_version: 10, opset_import: ["": 20]>'
+    ports = "(float[b, 8, u, v] x) => (float[b, 12, s, t] y)"
+    proto = onnx.parser.parse_model(f"{header} g {ports} {{ {body} }}")
+    weights = {"c.weight_in": floats(6, 8, 3, 3), "c.weight_out": floats(12, 6, taps, taps)}
+    proto.graph.initializer.extend(numpy_helper.from_array(a, n) for n, a in weights.items())
+    sites = find_sites(load_model(proto).model)
+    assert [FACTORIZED in s.facts for s in sites] == [factorized] * 2
+    if factorized:
+        assert [s.name for s in sites] == ["c.in", "c.out"]
+
+
 def test_a_float_weight_rounded_in_the_graph_is_quantized() -> None:
     body = 'q = QuantizeLinear ("fc.weight", "s") w = DequantizeLinear (q, "s") y = MatMul (x, w)'
     (site,) = find_sites(build(body, {"fc.weight": floats(16, 8), "s": np.float32(0.1)}))

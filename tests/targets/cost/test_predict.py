@@ -16,7 +16,7 @@ from planish.ir.load import load_model
 from planish.ir.types.bound import bound_shapes
 from planish.targets.cost.measured import Convolutions, Measured, Products, Streams
 from planish.targets.cost.modules import by_module, by_operator, by_site
-from planish.targets.cost.predict import Predicted, Prediction, predict
+from planish.targets.cost.predict import Predicted, Prediction, layers_ms, predict
 from planish.targets.loader import load_target
 from planish.targets.schema import Memory, Rates, Target
 
@@ -42,6 +42,16 @@ def machine(**figures: Any) -> Target:
 
 def run(model: ir.Model, target: Target, threads: int = 0, **sizes: int) -> Prediction:
     return predict(model, target, bound_shapes(model, sizes), threads)
+
+
+def test_layers_without_a_graph_take_what_they_take_in_one() -> None:
+    for rows, inputs, outputs in ((8192, 64, 256), (1, 64, 256)):
+        whole = run(build(LINEAR, {"w": floats(inputs, outputs)}), FAST, m=rows)
+        alone = layers_ms(FAST, rows, [("products.float32", inputs, outputs)])
+        assert alone == pytest.approx(whole.known_ms)
+        twice = layers_ms(FAST, rows, [("products.float32", inputs, outputs)] * 2)
+        assert twice == pytest.approx(2 * whole.known_ms)
+    assert layers_ms(load_target("x86-avx2"), 8, [("products.float32", 64, 64)]) is None
 
 
 FAST = machine(rates=Rates(fp32=2.0), memory=Memory(bandwidth_gbs=100.0))
