@@ -10,9 +10,19 @@ from ..targets.schema import Target
 BLOCK = 32
 """Weights that share a scale, where the target's kernels take it."""
 Kinds = frozenset[str]
-Pipelines = Callable[[Target, bool], tuple[tuple[str, str], ...]]
-"""Pipelines without the lossless clean-up, each with the reason for it, for a target and a model
-whose convolutions meet in additions or not."""
+
+
+@dataclass(frozen=True)
+class Convolutions:
+    """What a model's convolutions are like. joined: they meet in additions or concatenations.
+    narrow: some have too few channels to pay alone."""
+
+    joined: bool = False
+    narrow: bool = False
+
+
+Pipelines = Callable[[Target, Convolutions], tuple[tuple[str, str], ...]]
+"""Pipelines without the lossless clean-up, each with the reason for it."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +44,7 @@ def block_of(target: Target) -> int:
 
 
 def _weight_only(bits: int, reason: str) -> Pipelines:
-    def pipelines(target: Target, joined: bool) -> tuple[tuple[str, str], ...]:
+    def pipelines(target: Target, convolutions: Convolutions) -> tuple[tuple[str, str], ...]:
         return ((f"weight-only{options_text(bits, target)}", reason),)
 
     return pipelines
@@ -48,18 +58,20 @@ def options_text(bits: int, target: Target, *more: str) -> str:
     return f"{{{' '.join(options)}}}" if options else ""
 
 
-def _static(target: Target, joined: bool) -> tuple[tuple[str, str], ...]:
-    static = "quantize{scheme=static}"
-    plain = (static, "static ranges cost nothing at run time")
+def _static(target: Target, convolutions: Convolutions) -> tuple[tuple[str, str], ...]:
+    plain = "quantize{scheme=static}"
+    wide = "quantize{scheme=static narrow=true}" if convolutions.narrow else plain
+    behind = ",quantize-residuals" if convolutions.joined else ""
+    reason = "static ranges cost nothing at run time"
     tighter = "scales moved from activations into weights make static ranges tighter"
-    if not joined:
-        return (plain, (f"equalize,{static}", tighter))
-    codes = "additions between integer convolutions compute in integers, too"
-    residuals = f"{static},quantize-residuals"
-    return ((residuals, codes), plain, (f"equalize,{residuals}", tighter))
+    each = [(f"{plain}{behind}", reason), (f"equalize,{wide}{behind}", tighter)]
+    if convolutions.narrow:
+        one = "with narrow convolutions in integers, too, activations keep one layout"
+        each.insert(0, (f"{wide}{behind}", one))
+    return tuple(each)
 
 
-def _dynamic(target: Target, joined: bool) -> tuple[tuple[str, str], ...]:
+def _dynamic(target: Target, convolutions: Convolutions) -> tuple[tuple[str, str], ...]:
     return (("quantize", "ranges taken at run time follow each input"),)
 
 

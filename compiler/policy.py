@@ -18,10 +18,19 @@ from ..ir.facts import FLOAT
 from ..ir.graph import constant_tensor, opset
 from ..ir.sites import Site, find_sites
 from ..passes.api import registered
+from ..passes.quantize import is_narrow
 from ..passes.quantize_residuals import joins
 from ..targets.schema import Target
 from ..targets.techniques import TECHNIQUES, one
-from .moves import FEW_ROWS, MANY_ROWS, MOVES, Move, block_of, options_text
+from .moves import (
+    FEW_ROWS,
+    MANY_ROWS,
+    MOVES,
+    Convolutions,
+    Move,
+    block_of,
+    options_text,
+)
 from .rows import few_rows
 from .workload import Workload
 
@@ -73,14 +82,14 @@ class Proposed:
 @dataclass(frozen=True)
 class _Case:
     """What policy decides by. few: share of the linear weights that meet few rows, by weight of
-    the workloads; None where unknown. joined: whether convolutions meet in additions."""
+    the workloads; None where unknown."""
 
     target: Target
     goal: Goal
     calibrated: bool
     opset: int
     elements: dict[str, int]
-    joined: bool = False
+    convolutions: Convolutions
     few: float | None = None
 
 
@@ -100,9 +109,8 @@ def propose(
     are set aside.
     """
     sites = [site for site in find_sites(model) if FLOAT in site.facts]
-    elements = _elements(sites)
-    joined = "conv" in elements and any(map(joins, model.graph))
-    case = _Case(target, goal, calibrated, opset(model), elements, joined)
+    convolutions = _convolutions(model, sites, target)
+    case = _Case(target, goal, calibrated, opset(model), _elements(sites), convolutions)
     if goal != "size" and not _refusal("weight-only-int4", case):
         limit = target.weight_only.most_rows or ONE_ROW
         case = replace(case, few=few_rows(model, sites, workloads, limit))
@@ -116,7 +124,8 @@ def propose(
 
 def check_served(target: Target, goal: Goal) -> None:
     """Raise TargetError where the target refuses every technique that could serve the goal."""
-    case = _Case(target, goal, True, QDQ_OPSET, {"linear": 1, "conv": 1, "embedding": 1})
+    every = {"linear": 1, "conv": 1, "embedding": 1}
+    case = _Case(target, goal, True, QDQ_OPSET, every, Convolutions())
     refused = [found for name in MOVES if (found := _refusal(name, case)) and _final(found)]
     if len(refused) < len(MOVES):
         return
@@ -238,7 +247,7 @@ def _made(name: str, case: _Case) -> Iterator[Proposal]:
     if name == "int8-dynamic" and _small_tables_pay(case):
         pipeline = f"weight-only{options_text(4, case.target, 'layers=false')},quantize"
         yield Proposal(f"{LOSSLESS},{pipeline}", f"{TABLES}{_because(name, case)}", name)
-    for pipeline, reason in MOVES[name].pipelines(case.target, case.joined):
+    for pipeline, reason in MOVES[name].pipelines(case.target, case.convolutions):
         yield Proposal(f"{LOSSLESS},{pipeline}", f"{reason}{_because(name, case)}", name)
 
 
@@ -273,3 +282,10 @@ def _elements(sites: Sequence[Site]) -> dict[str, int]:
         if tensor is not None:
             found[site.kind] = found.get(site.kind, 0) + int(tensor.size)
     return found
+
+
+def _convolutions(model: ir.Model, sites: Sequence[Site], target: Target) -> Convolutions:
+    if not any(site.kind == "conv" for site in sites):
+        return Convolutions()
+    narrow = any(is_narrow(site, target) for site in sites)
+    return Convolutions(joined=any(map(joins, model.graph)), narrow=narrow)

@@ -28,6 +28,7 @@ from ..ir.qdq import (
 )
 from ..ir.rewriter import Rewriter
 from ..ir.sites import Site, Sites
+from ..targets.schema import Target
 from .api import (
     CALIBRATED,
     SITES,
@@ -66,7 +67,8 @@ class QuantizeOptions:
 
     calibrator: how a static range is chosen from the histogram of the values. exclude: selectors
     of sites to leave float. embeddings: quantize tables, too. bias_correction: let the bias make
-    up for what rounding the weights does to the mean of the output, given calibration data. sums:
+    up for what rounding the weights does to the mean of the output, given calibration data.
+    narrow: also convolutions of so few channels that they do not pay alone. sums:
     for targets that add two products in 16 bits, codes of which no pair can saturate for any input
     (safe), or all 8 bits where that loses less on calibration data (emulated).
     """
@@ -76,6 +78,7 @@ class QuantizeOptions:
     exclude: tuple[str, ...] = ()
     embeddings: bool = True
     bias_correction: bool = True
+    narrow: bool = False
     sums: Literal["safe", "emulated"] = "safe"
 
 
@@ -106,7 +109,9 @@ class Quantize(Pass):
     with calibration data; convolutions only static.
     What it costs: rounding, measured per site as relative squared error of its output.
     What stays float, and why: softmax, normalisation, GELU and residual additions, since
-    they are cheap and lose most; layers too small to gain.
+    they are cheap and lose most; layers too small to gain. With ``narrow`` convolutions of few
+    channels are taken, too: in front of integer ones a float one makes ONNX Runtime change the
+    layout of what they read.
     Where the target adds two products in 16 bits: each column keeps as many of 8 bits as leave
     no pair of weights that could saturate, for any input (remark ``pair-safe``); 7 always do.
     With ``sums=emulated`` all 8 are kept where saturation, emulated on calibration samples, loses
@@ -224,7 +229,7 @@ class Quantize(Pass):
                 "no-dynamic-kernel",
                 "integer convolutions with run-time ranges are slower than float ones",
             )
-        small = _too_small(site, ctx)
+        small = self._too_small(site, ctx)
         if small is not None:
             return Refusal(site.name, "too-small", small)
         if self.options.scheme == "static":
@@ -232,6 +237,16 @@ class Quantize(Pass):
         if _given_range(site, ctx) is not None:
             sentence = "its input has 8 bits already, with a fixed range that scheme=static keeps"
             return Refusal(site.name, "already-quantized", sentence)
+        return None
+
+    def _too_small(self, site: Site, ctx: Context) -> str | None:
+        tensor, target = constant_tensor(site.weight), ctx.target
+        assert tensor is not None
+        shape = tensor.shape.numpy()
+        if site.kind == "linear" and min(shape) < target.min_gemm:
+            return f"a {shape[0]}x{shape[1]} product is smaller than {target.min_gemm} on a side"
+        if is_narrow(site, target) and not self.options.narrow:
+            return f"{shape[1]} to {shape[0]} channels are fewer than {target.min_conv_channels}"
         return None
 
     def _refuse_range(self, site: Site, ctx: Context) -> Refusal | None:
@@ -267,7 +282,7 @@ class Quantize(Pass):
         for site in sites:
             if site.kind not in ("linear", "conv") or FLOAT not in site.facts:
                 continue
-            if _refuse_any(site, ctx) is not None or _too_small(site, ctx) is not None:
+            if _refuse_any(site, ctx) is not None or self._too_small(site, ctx) is not None:
                 continue
             if _input(site).shape is None or _activated(site).shape is None:
                 continue
@@ -484,15 +499,13 @@ def _refuse_any(site: Site, ctx: Context) -> Refusal | None:
     return None
 
 
-def _too_small(site: Site, ctx: Context) -> str | None:
+def is_narrow(site: Site, target: Target) -> bool:
+    """Whether a convolution has too few channels to pay alone; depthwise ones have one each."""
     tensor = constant_tensor(site.weight)
-    assert tensor is not None
-    shape = tensor.shape.numpy()
-    if site.kind == "linear" and min(shape) < ctx.target.min_gemm:
-        return f"a {shape[0]}x{shape[1]} product is smaller than {ctx.target.min_gemm} on a side"
-    if site.kind == "conv" and shape[1] > 1 and min(shape[:2]) < ctx.target.min_conv_channels:
-        return f"{shape[1]} to {shape[0]} channels are fewer than {ctx.target.min_conv_channels}"
-    return None
+    if site.kind != "conv" or tensor is None:
+        return False
+    outputs, inputs = tensor.shape.numpy()[:2]
+    return bool(inputs > 1 and min(outputs, inputs) < target.min_conv_channels)
 
 
 def _holds_mask(stats: ValueStats) -> bool:

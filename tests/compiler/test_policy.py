@@ -34,6 +34,7 @@ JOINED = (
     'float["n", 32, 8, 8] x',
     'float["n", 32, 8, 8] y',
 )
+NARROW = ("y = Conv(x, stem)", 'float["n", 3, 8, 8] x', 'float["n", 32, 6, 6] y')
 TABLE = ("y = Gather(table, x)", 'int64["n", "s"] x', 'float["n", "s", 64] y')
 WORDS = ("e = Gather(table, x) y = MatMul(e, w)", TABLE[1], TABLE[2])
 NEITHER = ("y = Relu(x)", 'float["n", 64] x', 'float["n", 64] y')
@@ -47,6 +48,7 @@ WEIGHTS = {
     "v": (32, 64),
     "b": (64,),
     "c": (32, 32, 3, 3),
+    "stem": (32, 3, 3, 3),
     "table": (1000, 64),
 }
 
@@ -56,6 +58,7 @@ ROWS = 8
 DYNAMIC = "canonicalize,quantize"
 STATIC = "canonicalize,quantize{scheme=static}"
 EQUALIZED = "canonicalize,equalize,quantize{scheme=static}"
+WIDE = "canonicalize,quantize{scheme=static narrow=true}"
 RESIDUALS = f"{STATIC},quantize-residuals"
 EQUALIZED_RESIDUALS = f"{EQUALIZED},quantize-residuals"
 INT4 = "canonicalize,weight-only"
@@ -102,7 +105,8 @@ def codes(proposed: Proposed) -> dict[str, str]:
     [
         (LINEAR, [STATIC, EQUALIZED, DYNAMIC], [DYNAMIC]),
         (CONV, [STATIC, EQUALIZED], []),
-        (JOINED, [RESIDUALS, STATIC, EQUALIZED_RESIDUALS], []),
+        (JOINED, [RESIDUALS, EQUALIZED_RESIDUALS], []),
+        (NARROW, [WIDE, STATIC, f"canonicalize,equalize,{WIDE.split(',')[1]}"], []),
         (BOTH, [STATIC, EQUALIZED, DYNAMIC], [DYNAMIC]),
         (WORDS, [STATIC, EQUALIZED, DYNAMIC], [DYNAMIC]),
         (TABLE, [DYNAMIC, INT4, INT8], [DYNAMIC, INT4, INT8]),

@@ -406,6 +406,15 @@ def test_small_layers_and_tables_stay(graphs: ModuleType) -> None:
     assert codes == {"embedding1": "too-small"}
 
 
+def test_narrow_convolutions_are_taken_on_request(graphs: ModuleType) -> None:
+    text = head("float[n, 3, h, w] x", "float[n, 8, h, w] y") + "{ y = Conv(x, k) }"
+    feeds = [{"x": array(2, 3, 5, 5)}]
+    bench = graphs.Bench(graphs.parse(text, k=array(8, 3, 1, 1)), feeds)
+    assert bench.run("quantize", scheme="static").edits == []
+    assert len(bench.run("quantize", scheme="static", narrow=True).edits) == 1
+    assert graphs.ops(bench.model).count("QuantizeLinear") == 2
+
+
 def test_other_dtypes_stay(graphs: ModuleType) -> None:
     text = head("float16[n, 64] x", "float16[n, 48] y") + "{ y = MatMul(x, w) }"
     feed = {"x": array(2, 64).astype(np.float16)}
