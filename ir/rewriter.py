@@ -240,6 +240,23 @@ class Rewriter:
         if self._edit is not None:
             self._edit.tensors.append(str(value.name))
 
+    def reshape_tensor(self, value: ir.Value, data: np.ndarray | ir.TensorProtocol) -> None:
+        """Give an initializer new contents of the same dtype and any shape, under its name.
+
+        What reads it must be made to fit: targets and shapes downstream are the caller's.
+        """
+        old, tensor = value.const_value, _tensor(data)
+        if old is None or not value.is_initializer() or value.is_graph_input():
+            raise PassError("only an initializer can be given a tensor", where=str(value.name))
+        if tensor.dtype != old.dtype:
+            raise PassError(f"{tensor.dtype.name} for {old.dtype.name}", where=str(value.name))
+        if self._edit is not None:
+            self._edit.footprint.weight(value)
+        self._do(partial(_set_const, value, tensor), partial(_set_const, value, old))
+        self._retype(value, ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy()))
+        if self._edit is not None:
+            self._edit.tensors.append(str(value.name))
+
     def set_input(self, node: ir.Node, index: int, value: ir.Value | None) -> None:
         """Replace one input of a node; shapes downstream are the caller's to keep or refresh."""
         old = node.inputs[index]
