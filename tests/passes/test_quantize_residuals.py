@@ -184,3 +184,56 @@ def test_float_models_have_nothing_to_share(graphs: ModuleType) -> None:
     body = FRONT + BLOCK.format(v="r") + "y = Identity(ry)"
     block = graphs.Bench(graphs.parse(text(body), **weights(body)), FEEDS)
     assert block.run("quantize-residuals").edits == []
+
+
+ENDS = ("", "Relu", "Clip", "HardSwish")
+
+
+def network(rng: np.random.Generator) -> tuple[str, dict[str, Array]]:
+    """Residual, dense and shortcut blocks, one behind the other, in no particular style."""
+    made: dict[str, Array] = {"six": np.float32(6), "zero": np.float32(0)}
+    lines, channels = list[str](), 16
+
+    def conv(x: str, inputs: int, outputs: int) -> str:
+        name = f"w{len(made)}"
+        made[name] = (0.1 * rng.normal(size=(outputs, inputs, 3, 3))).astype(np.float32)
+        return emit(f"Conv<pads=[1,1,1,1]>({x}, {name})")
+
+    def emit(call: str) -> str:
+        lines.append(f"v{len(lines)} = {call}")
+        return f"v{len(lines) - 1}"
+
+    def end(x: str) -> str:
+        kind = str(rng.choice(ENDS, p=[0.2, 0.5, 0.2, 0.1]))
+        if not kind:
+            return x
+        return emit(f"Clip({x}, zero, six)" if kind == "Clip" else f"{kind}({x})")
+
+    x = end(conv("x", 32, channels))
+    for _ in range(rng.integers(2, 5)):
+        y = conv(end(conv(x, channels, channels)), channels, channels)
+        kind = rng.choice(["add", "add", "shortcut", "concat", "none"])
+        if kind == "shortcut":
+            x = end(emit(f"Add({conv(x, channels, channels)}, {y})"))
+        elif kind == "concat":
+            x, channels = end(emit(f"Concat<axis=1>({x}, {y})")), 2 * channels
+        else:
+            x = end(emit(f"Add({x}, {y})")) if kind == "add" else end(y)
+    lines.append(f"y = GlobalAveragePool({x})")
+    body = " ".join(lines)
+    return body, {n: a for n, a in made.items() if f" {n}" in body}
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_random_networks_compute_their_perturbation(graphs: ModuleType, seed: int) -> None:
+    """The region check of every edit holds, and all in all the outputs stay near."""
+    body, made = network(np.random.default_rng(seed))
+    block = graphs.Bench(graphs.parse(text(body), **made), FEEDS)
+    block.run("quantize", scheme="static", calibrator="minmax", narrow=True)
+    before = block.outputs(FEEDS[0])["y"]
+    edits = block.run("quantize-residuals").edits
+    assert block.remarks("missed") == {}
+    after = block.outputs(FEEDS[0])["y"]
+    assert np.abs(after - before).max() <= 0.1 * np.abs(before).max()
+    assert (np.abs(after - before).max() > 0) <= bool(edits)
+    assert block.run("quantize-residuals").edits == []
