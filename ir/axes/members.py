@@ -28,7 +28,8 @@ def members_of(
         if value is None:
             continue
         index = _index(labels.find(vector), number)
-        role = roles.get(key, "produces" if value in biases else "carries")
+        usual: Role = "produces" if value in biases else "carries"
+        role = roles.get(key, usual) if value.is_initializer() else "carries"
         uses = _uses(key)
         stamp = (value, key[1], index.tobytes())
         if stamp in found:

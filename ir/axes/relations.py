@@ -60,6 +60,7 @@ class Same:
 
     @property
     def keys(self) -> tuple[Key, ...]:
+        """The axes that are related."""
         return (self.a, self.b)
 
 
@@ -72,6 +73,7 @@ class Contract:
 
     @property
     def keys(self) -> tuple[Key, ...]:
+        """The axes that are related."""
         return (self.a, self.b)
 
 
@@ -84,6 +86,7 @@ class Fold:
 
     @property
     def keys(self) -> tuple[Key, ...]:
+        """The axes that are related."""
         return (self.flat, *(key for key, _ in self.parts))
 
     @property

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -125,3 +128,16 @@ def array() -> Random:
         return random.normal(size=shape).astype(np.float32)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def drafts() -> ModuleType:
+    """The module ``drafts``: random small graphs."""
+    path = Path(__file__).with_name("drafts.py")
+    spec = importlib.util.spec_from_file_location("drafts", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["drafts"] = module
+    spec.loader.exec_module(module)
+    return module
