@@ -203,8 +203,15 @@ def test_judged_builds_run_as_they_were_written(kit: ModuleType, tmp_path: Path)
         ("quantize{scheme=statik}", "static"),
         ("quantize{bias_correction=maybe}", "true or false"),
         ("quantize,quantize", "float"),
+        ("quantize,low-rank", "no site can be float any more when low-rank runs"),
+        ("weight-only,low-rank{ratio=0.5}", "no site can be float"),
     ],
 )
 def test_a_wrong_pipeline_is_refused_with_a_near_name(text: str, part: str) -> None:
     with pytest.raises(UsageError, match=part):
         instantiate(parse(text))
+
+
+def test_factors_are_float_until_they_are_quantized() -> None:
+    for text in ("low-rank,quantize", "quantize{exclude=head},low-rank", "low-rank,low-rank"):
+        assert len(instantiate(parse(text))) == 2
