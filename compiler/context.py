@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 import onnx_ir as ir
 
+from ..ir.axes.find import find_axis_groups
 from ..ir.digest import cone_digests
 from ..ir.errors import InputError, PassError
 from ..ir.graph import constant_tensor, dims
@@ -19,6 +20,8 @@ from ..ir.region import with_outputs
 from ..ir.sites import find_sites
 from ..ir.types.bound import Shapes, bound_shapes
 from ..passes.api import (
+    AXES,
+    BYPASSED,
     CALIBRATED,
     GRAMS,
     PREDICTED,
@@ -35,6 +38,7 @@ from ..passes.api import (
 from ..targets.cost.predict import LayerSize, layers_ms
 from ..targets.schema import Target
 from .available import resident
+from .calibration import bypassed
 from .calibration.collect import collect
 from .calibration.grams import UNKNOWN_WIDTH, Grams, GramStore, collect_grams
 from .calibration.observers import MINIMUM_OPSET, Columns, Masking, Request
@@ -83,6 +87,8 @@ class CompileContext:
     _shapes: Shapes | None = None
     _fed: Shapes | None = None
     _sites: Any = None
+    _axes: Any = None
+    _outputs: Any = None
     _answers: dict[Any, Mapping[Observed, ValueStats]] = field(default_factory=dict)
     _stats: dict[tuple[str, int], ValueStats] = field(default_factory=dict)
     _grams: GramStore = field(default_factory=GramStore)
@@ -95,6 +101,8 @@ class CompileContext:
     def analysis(self, key: AnalysisKey[T], argument: Any = None) -> T:
         """The result of an analysis; see ``passes.api`` for keys and their arguments."""
         providers: Mapping[str, Callable[[Any], Any]] = {
+            AXES.name: self._find_axes,
+            BYPASSED.name: self._bypassed,
             SITES.name: self._find_sites,
             STATS.name: self._statistics,
             GRAMS.name: self._gram_matrices,
@@ -116,7 +124,7 @@ class CompileContext:
         """
         self.pass_name, self.model, self._before = name, model, before
         self._sites, self._values, self._edited, self._answers = None, None, False, {}
-        self._shapes = self._fed = None
+        self._shapes = self._fed = self._axes = self._outputs = None
 
     def begin_editing(self) -> None:
         """From here on the graph is no longer as the pass found it."""
@@ -183,6 +191,11 @@ class CompileContext:
             self._sites = find_sites(self.model, nested=True)
         return self._sites
 
+    def _find_axes(self, _: Any) -> Any:
+        if self._axes is None:
+            self._axes = find_axis_groups(self.model, self._find_sites(None))
+        return self._axes
+
     def _statistics(self, requests: tuple[Observed, ...]) -> Mapping[Observed, ValueStats]:
         """Statistics of the graph as the pass found it; kept while the input cone is the same."""
         if requests not in self._answers:
@@ -237,6 +250,20 @@ class CompileContext:
             threads=self.threads,
             advance=self.progress.advance,
         )
+
+    def _bypassed(self, bypasses: tuple[tuple[str, str], ...]) -> float:
+        """Each question is a run of the model; the outputs as they were are kept for the pass."""
+        if self.limit is not None:
+            raise PassError(
+                "leaving blocks out takes runs of the whole model, which does not fit",
+                where=self.pass_name,
+                hint="give more with --max-memory, or name what is to go",
+            )
+        feeds = [self.sample_feed()]
+        if self._outputs is None:
+            self._outputs = bypassed.outputs(self.before, feeds, self.threads)
+        model = bypassed.bypassed(self.before, bypasses)
+        return bypassed.change(self._outputs, bypassed.outputs(model, feeds, self.threads))
 
     def _predicted(self, asked: tuple[Observed, Sequence[LayerSize]]) -> float | None:
         """Milliseconds of layers on the rows of a value in the first feed."""

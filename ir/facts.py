@@ -14,6 +14,8 @@ from .graph import attribute, consumers, producer
 FLOAT = "float"
 QUANTIZED = "quantized"
 FACTORIZED = "factorized"
+PRUNED = "pruned"
+"""Said of a pipeline only: a graph does not show what it has lost."""
 ENDS: Mapping[str, frozenset[str]] = MappingProxyType({QUANTIZED: frozenset({FLOAT})})
 """Facts that no longer hold where another one does; factors of a float layer are in float, too."""
 

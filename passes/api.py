@@ -22,6 +22,7 @@ import onnx_ir as ir
 from ..ir.errors import UsageError, near
 
 if TYPE_CHECKING:
+    from ..ir.axes.groups import AxisGroups
     from ..ir.rewriter import Rewriter
     from ..ir.sites import Sites
     from ..targets.schema import Target
@@ -152,6 +153,8 @@ class AnalysisKey(Generic[T]):
 
 SITES: AnalysisKey[Sites] = AnalysisKey("sites")
 """Sites of the present graph (no arguments)."""
+AXES: AnalysisKey[AxisGroups] = AnalysisKey("axes")
+"""Indices of the present graph that can only be cut together (no arguments)."""
 Observed = tuple[str, int]
 """A value by its name, and the axis along which it is looked at channel by channel."""
 STATS: AnalysisKey[Mapping[Observed, ValueStats]] = AnalysisKey("stats")
@@ -173,6 +176,10 @@ memory allows: look each up once, in order."""
 SAMPLES: AnalysisKey[Mapping[str, np.ndarray]] = AnalysisKey("samples")
 """Values of the graph as the pass found it, on the first calibration samples, padding included; the
 argument is a tuple of names. Each question is a run of the model."""
+BYPASSED: AnalysisKey[float] = AnalysisKey("bypassed")
+"""How much the outputs of the graph as the pass found it change when values are left out: relative
+squared error on a few calibration samples. The argument is a tuple of pairs of names: the readers
+of the first get the second, an earlier value, instead."""
 REMEMBERED: AnalysisKey[Any] = AnalysisKey("remembered")
 """What a pure function gives; the argument is (key, function without arguments). The key holds all
 that the result depends on. A compile that builds a pipeline several times computes it once."""
