@@ -25,6 +25,9 @@ from numpy.typing import NDArray
 from .refit import Doubles, inverted
 
 Indices = NDArray[np.int64]
+Units = tuple[NDArray[Any], Indices]
+"""A weight [K, ...] with the axis in front, and the positions [units, k] of each unit along it, -1
+where a unit has fewer."""
 _PANEL = 32
 """Units between two updates of whole matrices."""
 
@@ -50,19 +53,22 @@ class Removal:
 # -- scores of single units ----------------------------------------------------------------
 
 
-def magnitude(weights: Sequence[NDArray[Any]], indices: Sequence[Indices]) -> Doubles:
-    """Product of the norms of all parts of a unit, float64 [units]: what makes and what reads it.
+def magnitude(made: Sequence[Units], read: Sequence[Units]) -> Doubles:
+    """Norm of the weights that make a unit times that of those that read it, float64 [units].
 
-    weights: [K, ...] each, the axis first; indices: int64 [units, k] along it. A bias counts
-    together with nothing: leave it out, a unit whose weights are zero is not alive by its bias.
+    Biases make nothing: leave them out.
     """
-    norms = [
-        np.linalg.norm(
-            np.asarray(weight, np.float64)[index].reshape(len(index), -1), axis=1
-        )
-        for weight, index in zip(weights, indices, strict=True)
-    ]  # fmt: skip
-    return np.asarray(np.prod(norms, axis=0), dtype=np.float64)
+    return np.asarray(np.sqrt(_squares(made) * _squares(read)))
+
+
+def _squares(parts: Sequence[Units]) -> Doubles:
+    if not parts:
+        return np.ones(1)
+    total = np.zeros(len(parts[0][1]))
+    for weight, index in parts:
+        rows = np.square(np.asarray(weight, np.float64)).reshape(len(weight), -1).sum(axis=1)
+        total += np.append(rows, 0.0)[index].sum(axis=1)  # no position is the last one
+    return total
 
 
 def weighted(readers: Sequence[Reader]) -> Doubles:

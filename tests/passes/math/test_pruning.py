@@ -163,11 +163,17 @@ def test_inputs_without_any_energy_are_ranked_by_weights() -> None:
 # -- scores --------------------------------------------------------------------------------
 
 
-def test_magnitude_is_the_product_of_what_makes_and_what_reads_a_unit() -> None:
-    up, down = np.arange(12.0).reshape(6, 2), np.ones((6, 3))
-    index = np.array([[0, 5], [1, 4], [2, 3]])
-    found = magnitude([up, down], [index, index])
-    expected = [np.linalg.norm(up[i]) * np.linalg.norm(down[i]) for i in index]
+def test_magnitude_is_what_makes_a_unit_times_what_reads_it() -> None:
+    gate, up, down = (
+        np.arange(12.0).reshape(6, 2),
+        np.ones((6, 1)),
+        2 + np.arange(18.0).reshape(6, 3),
+    )
+    index = np.array([[0, 5], [1, 4], [2, -1]])
+    found = magnitude([(gate, index), (up, index)], [(down, index)])
+    rows = [[0, 5], [1, 4], [2]]
+    made = [np.linalg.norm(np.hstack([gate, up])[i]) for i in rows]
+    expected = [norm * np.linalg.norm(down[i]) for norm, i in zip(made, rows, strict=True)]
     np.testing.assert_allclose(found, expected)
 
 

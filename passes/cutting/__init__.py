@@ -1,0 +1,1 @@
+"""What passes that cut axes share: who reads an axis, which units go, what region is edited."""

@@ -1,0 +1,31 @@
+"""Blocks in which a user would look for units, and none can be cut: with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
+
+from ...ir.axes.groups import AxisGroups, Kind
+from ...ir.finding.block import BlockKind
+from ...ir.sites import Sites
+from ..api import Refusal
+
+_BLOCKS: Mapping[Kind, BlockKind] = MappingProxyType({"neurons": "ffn", "heads": "attention"})
+_LAST = ("down", "o")
+"""Roles of layers that read the units."""
+
+
+def missed_blocks(kind: Kind, sites: Sites, groups: AxisGroups) -> Iterator[Refusal]:
+    """A refusal for each block that has no group of the kind, not even a refused one."""
+    for block in (site for site in sites if site.kind == _BLOCKS.get(kind)):
+        makers = {name for role, name in block.roles.items() if role not in _LAST}
+        found = [group for group in groups.values() if not makers.isdisjoint(group.sites)]
+        if any(group.kind == kind for group in found):
+            continue
+        refused = next((group for group in found if not group.cuttable), None)
+        if refused is None:
+            yield Refusal(
+                block.name, "no-axis", f"no {kind} were found that can be cut by themselves"
+            )
+        else:
+            yield Refusal(block.name, refused.code, refused.sentence)

@@ -1,0 +1,153 @@
+"""What units cost, in which order they go, and what makes up for them: the numbers of a cut."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import onnx_ir as ir
+
+from ...ir.graph import constant_array, constant_tensor
+from ...ir.storage.tensors import tensor_digest
+from ..api import GRAMS, REMEMBERED, Context, Gram, GramTable, Observed
+from ..math.bias import bias_correction_linear
+from ..math.pruning import Reader, Removal, by_score, magnitude, second_order, weighted
+from ..math.refit import Doubles, damped, refit
+from .consumers import Consumer, unit_weights
+from .plan import Cut, Cuttable
+from .residual import residual_of
+
+MAGNITUDE, VARIANCE, WANDA = "magnitude", "variance", "wanda"
+"""Scores that are taken once; any other one is of second order."""
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """Numbers for the groups of one graph.
+
+    wanted: all activations that will be looked at, in the order in which they are needed; they
+    are collected together.
+    """
+
+    score: str
+    model: ir.Model
+    ctx: Context
+    wanted: tuple[Observed, ...] = ()
+
+    def grams(self) -> GramTable:
+        """Of all that is wanted."""
+        return self.ctx.analysis(GRAMS, self.wanted)
+
+    def removal(self, found: Cuttable) -> Removal:
+        """All units but one in the order in which they go.
+
+        Raises UnfitError where no data reached a layer.
+        """
+        compute = partial(self._computed, found)
+        if self.score == MAGNITUDE:
+            return compute()
+        removal: Removal = self.ctx.analysis(REMEMBERED, (self._key(found), compute))
+        return removal
+
+    def costs(self, found: Cuttable) -> Doubles:
+        """Of each in that order, as shares of the streams that the layers add to.
+
+        By magnitude: as shares of all units of the group.
+        """
+        costs = self.removal(found).costs
+        if self.score == MAGNITUDE:
+            whole = float(costs.sum())
+        else:
+            whole = sum(self._energy(consumer) for consumer in found.consumers)
+        return costs / (whole or 1.0)
+
+    def check_observed(self, found: Cuttable) -> None:
+        """Raise UnfitError where no data reached a layer."""
+        for consumer in found.consumers:
+            consumer.gram(self.grams())
+
+    def _key(self, found: Cuttable) -> Hashable:
+        """All that the order depends on."""
+        parts: list[Hashable] = ["units in order", self.score]
+        for consumer in found.consumers:
+            tensor = constant_tensor(consumer.weight)
+            assert tensor is not None
+            seen = tuple(self.grams().origin(o) for o in consumer.observed)
+            index = consumer.index.tobytes(), consumer.index.shape
+            about = consumer.turned, consumer.bias is None
+            parts.append((tensor_digest(tensor), index, about, seen))
+        return tuple(parts)
+
+    def _computed(self, found: Cuttable) -> Removal:
+        count = found.units - 1
+        if self.score == MAGNITUDE:
+            made = unit_weights(found.group.of_role("produces"), self.model)
+            read = unit_weights(found.group.of_role("consumes"), self.model)
+            return by_score(magnitude(made, read), count)
+        readers = [self._reader(consumer) for consumer in found.consumers]
+        if self.score in (VARIANCE, WANDA):
+            return by_score(weighted(readers), count)
+        return second_order(readers, count)
+
+    def _reader(self, consumer: Consumer) -> Reader:
+        gram, weight = consumer.gram(self.grams()), consumer.matrix().astype(np.float64)
+        if self.score == WANDA:
+            return Reader(weight, gram.matrix / gram.count, consumer.index)
+        moments = consumer.moments(gram)
+        if self.score == VARIANCE:
+            return Reader(weight, moments, consumer.index)
+        return Reader(weight, damped(moments, gram.count), consumer.index)
+
+    def _energy(self, consumer: Consumer) -> float:
+        """Of a row of what the output becomes part of, else of the output."""
+        grams = self.grams()
+        for observed in residual_of([consumer]):
+            gram = grams.get(observed)
+            if gram is not None and gram.count > 0:
+                return float(np.trace(gram.matrix) / gram.count)
+        gram, weight = consumer.gram(grams), consumer.matrix().astype(np.float64)
+        return float(np.vdot(weight, gram.matrix @ weight) / gram.count)
+
+
+def wanted(chosen: Sequence[Cuttable], *, streams: bool) -> tuple[Observed, ...]:
+    """What must be observed of groups; streams: also what their layers add to."""
+    found = list[Observed]()
+    for each in chosen:
+        found += each.observed
+        if streams:
+            found += residual_of(each.consumers)
+    return tuple(dict.fromkeys(found))
+
+
+def thinned(cut: Cut, consumer: Consumer) -> dict[str, np.ndarray]:
+    """The weight of a consumer with zeros for the rows that go, by its name."""
+    kept = _kept_rows(cut, consumer)
+    made = np.where(kept[:, None], consumer.matrix().astype(np.float64), 0.0)
+    return {str(consumer.weight.name): consumer.stored(made)}
+
+
+def fitted(cut: Cut, consumer: Consumer, gram: Gram) -> Mapping[str, np.ndarray]:
+    """The same with the rows that stay fitted to what was observed; and the bias, where it can."""
+    kept, weight = _kept_rows(cut, consumer), consumer.matrix().astype(np.float64)
+    made = consumer.stored(refit(weight, damped(consumer.moments(gram), gram.count), kept))
+    found = {str(consumer.weight.name): made}
+    if consumer.bias is None:
+        return found
+    change = bias_correction_linear(weight, made.T if consumer.turned else made, gram.mean)
+    return found | {str(consumer.bias.name): _added(consumer.bias, change)}
+
+
+def _kept_rows(cut: Cut, consumer: Consumer) -> np.ndarray:
+    kept = np.ones(len(consumer.matrix()), bool)
+    kept[consumer.index[cut.gone].reshape(-1)] = False
+    return kept
+
+
+def _added(bias: ir.Value, change: np.ndarray) -> np.ndarray:
+    """A bias with a change [outputs], in its own shape and dtype."""
+    array = constant_array(bias)
+    assert array is not None
+    moved = array.astype(np.float64) + change.reshape(array.shape)
+    return np.asarray(moved.astype(array.dtype))

@@ -1,0 +1,243 @@
+"""Cut units of an axis that layers share: what ``prune-neurons`` and ``prune-heads`` do alike.
+
+Indices that are cut together come from ``ir.axes``, numbers from ``math.pruning`` and
+``math.refit``. Groups that meet in one weight (hidden layers in a row) are one edit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import onnx_ir as ir
+
+from ..ir.axes.cut import cut_group
+from ..ir.axes.groups import AxisGroup, Kind
+from ..ir.errors import UsageError
+from ..ir.facts import FLOAT, PRUNED
+from ..ir.rewriter import Rewriter
+from ..ir.sites import Sites
+from .api import (
+    AXES,
+    CALIBRATED,
+    SITES,
+    Candidate,
+    Context,
+    Gram,
+    Pass,
+    Perturbation,
+    Refusal,
+    Semantics,
+)
+from .cutting.consumers import Consumer, UnfitError, check_layers, consumers_of
+from .cutting.counts import ladder, nearest, shared
+from .cutting.missed import missed_blocks
+from .cutting.plan import Cut, Cuttable, joined, title
+from .cutting.ranking import MAGNITUDE, Ranking, fitted, thinned, wanted
+from .cutting.region import CutRegion, cut_region
+from .math.pruning import Indices
+
+
+@dataclass(frozen=True)
+class PruneOptions:
+    """What all passes of this kind take; see their pages."""
+
+    ratio: float = 0.25
+    keep: int | None = None
+    score: str = "obs"
+    refit: bool = True
+    scope: Literal["layer", "global"] = "layer"
+    multiples: bool = True
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 < self.ratio < 1:
+            raise ValueError(f"ratio is {self.ratio:g}, not between 0 and 1: the share to remove")
+        if self.keep is not None and self.keep < 1:
+            raise ValueError(f"keep is {self.keep}, not 1 or more")
+
+    @property
+    def needs_data(self) -> bool:
+        """Whether anything is computed from what layers read."""
+        return self.refit or self.score != MAGNITUDE
+
+
+class Prune(Pass):
+    """Base of the passes that remove units of one ``kind``.
+
+    multiple: which of the target's multiples the kept number is rounded to. noun: of units.
+    """
+
+    kind: ClassVar[Kind]
+    multiple: ClassVar[Literal["channels", "heads"]]
+    noun: ClassVar[str]
+    semantics = Semantics.LOSSY
+    requires = frozenset({FLOAT})
+    produces = frozenset({PRUNED})
+    options: PruneOptions
+
+    def __init__(self, options: PruneOptions) -> None:
+        super().__init__(options)
+        self._cuts: dict[str, tuple[tuple[Cut, ...], CutRegion]] = {}
+        self._ranking: Ranking | None = None
+
+    def candidates(self, model: ir.Model, ctx: Context) -> Iterator[Candidate | Refusal]:
+        sites, groups = ctx.analysis(SITES), ctx.analysis(AXES)
+        excluded = {s.name for selector in self.options.exclude for s in sites.select(selector)}
+        chosen = list[Cuttable]()
+        for group in (g for g in groups.values() if g.kind == self.kind):
+            try:
+                chosen.append(self._cuttable(group, sites, excluded, ctx))
+            except UnfitError as reason:
+                yield Refusal(title(group, sites), reason.code, str(reason))
+        yield from missed_blocks(self.kind, sites, groups)
+        self._check_keep([found.units for found in chosen])
+        cuts = list[Cut]()
+        for found, verdict in zip(chosen, self._decided(model, chosen, ctx), strict=True):
+            if isinstance(verdict, UnfitError):
+                yield Refusal(title(found.group, sites), verdict.code, str(verdict))
+            else:
+                cuts.append(Cut(found, verdict))
+        yield from self._offers(model, cuts, sites)
+
+    def perturb(self, model: ir.Model, candidate: Candidate, ctx: Context) -> Perturbation:
+        cuts, region = self._cuts[candidate.site]
+        tensors: dict[str, np.ndarray] = {}
+        for cut in cuts:
+            for consumer in cut.of.consumers:
+                gram = self._gram(consumer, ctx)
+                tensors |= thinned(cut, consumer) if gram is None else fitted(cut, consumer, gram)
+        return Perturbation(
+            region.inputs, region.outputs, tensors, payload=cuts, contraction=region.contraction
+        )
+
+    def outline(self, model: ir.Model, candidate: Candidate, ctx: Context) -> Perturbation:
+        """Which units go; the weights of the others stay as they are."""
+        return Perturbation((), (), payload=self._cuts[candidate.site][0])
+
+    def lower(
+        self,
+        model: ir.Model,
+        candidate: Candidate,
+        perturbation: Perturbation | None,
+        rewriter: Rewriter,
+        ctx: Context,
+    ) -> None:
+        assert perturbation is not None
+        for name, array in perturbation.tensors.items():
+            rewriter.set_tensor(model.graph.initializers[name], array)
+        for cut in perturbation.payload:
+            cut_group(rewriter, cut.of.group, cut.keep.tolist())
+
+    # -- inside ------------------------------------------------------------------------
+
+    def _cuttable(
+        self, group: AxisGroup, sites: Sites, excluded: set[str], ctx: Context
+    ) -> Cuttable:
+        """The group, if it can be cut; raises UnfitError."""
+        if not group.cuttable:
+            raise UnfitError(group.code, group.sentence)
+        if not excluded.isdisjoint(group.sites):
+            raise UnfitError("excluded", "left whole on request")
+        check_layers(group, sites)
+        if self.options.needs_data and not ctx.analysis(CALIBRATED):
+            raise UnfitError(
+                "no-calibration",
+                "what can go is learnt from real data: give --calibration, or ask for "
+                "score=magnitude refit=false",
+            )
+        return Cuttable(group, consumers_of(group, sites))
+
+    def _check_keep(self, units: Sequence[int]) -> None:
+        keep, alone = self.options.keep, self.options.scope == "layer"
+        most = max(units, default=0) if alone else sum(units)
+        if keep is None or not units or keep <= most:
+            return
+        where = "in any layer" if alone else "in all layers together"
+        raise UsageError(
+            f"keep={keep} is more {self.noun} than there are {where}: {most}",
+            where=self.name,
+            hint=f"give a count below {most}, or ratio= for a share to remove",
+        )
+
+    def _decided(
+        self, model: ir.Model, chosen: Sequence[Cuttable], ctx: Context
+    ) -> list[Indices | UnfitError]:
+        """The units that each group keeps, or why it keeps all."""
+        options = self.options
+        looked_at = chosen if options.needs_data else ()
+        seen = wanted(looked_at, streams=options.scope == "global")
+        self._ranking = ranking = Ranking(options.score, model, ctx, seen)
+        multiple = getattr(ctx.target.multiples, self.multiple) if options.multiples else 1
+        ladders = [ladder(found.units, multiple) for found in chosen]
+        total = sum(found.units for found in chosen)
+        if options.scope == "global":
+            request = options.ratio * total if options.keep is None else total - options.keep
+            counts = shared(chosen, ladders, request, ranking.costs)
+        else:
+            counts = [nearest(rungs, self._wanted(rungs[0])) for rungs in ladders]
+        return [
+            self._kept(found, count, multiple) for found, count in zip(chosen, counts, strict=True)
+        ]
+
+    def _wanted(self, units: int) -> float:
+        keep = self.options.keep
+        return units - self.options.ratio * units if keep is None else min(keep, units)
+
+    def _kept(self, found: Cuttable, count: int, multiple: int) -> Indices | UnfitError:
+        """The units that stay when ``count`` do."""
+        assert self._ranking is not None
+        if count == found.units:
+            return self._whole(found.units, multiple)
+        try:
+            gone = self._ranking.removal(found).order[: found.units - count]
+            if self.options.refit and self.options.score == MAGNITUDE:
+                self._ranking.check_observed(found)
+        except UnfitError as reason:
+            return reason
+        return np.setdiff1d(np.arange(found.units), gone).astype(np.int64)
+
+    def _whole(self, units: int, multiple: int) -> UnfitError:
+        """Why all units stay."""
+        if units <= multiple and multiple > 1:
+            why = f"{self.noun} are kept in multiples of {multiple}, and it has {units}"
+            return UnfitError("multiple", f"{why}; multiples=false cuts to any number")
+        if self.options.keep is not None and self.options.scope == "layer":
+            return UnfitError("nothing-to-remove", f"it has {units} {self.noun}, all are kept")
+        why = f"its share of the request is none of {units} {self.noun}"
+        return UnfitError("nothing-to-remove", why)
+
+    def _offers(
+        self, model: ir.Model, cuts: Sequence[Cut], sites: Sites
+    ) -> Iterator[Candidate | Refusal]:
+        self._cuts = {}
+        for together in joined(cuts):
+            name = title(together[0].of.group, sites)
+            readers = [consumer for cut in together for consumer in cut.of.consumers]
+            try:
+                region = cut_region(model, [cut.of.group for cut in together], readers)
+            except UnfitError as reason:
+                yield Refusal(name, reason.code, str(reason))
+                continue
+            self._cuts[name] = together, region
+            yield _candidate(name, together, model)
+
+    def _gram(self, consumer: Consumer, ctx: Context) -> Gram | None:
+        """Of what a layer reads; None where nothing is fitted to it."""
+        if not self.options.refit:
+            return None
+        assert self._ranking is not None
+        gram = consumer.gram(self._ranking.grams())
+        if gram.count < len(gram.mean):
+            why = f"{gram.count:.0f} rows of data for {len(gram.mean)} inputs: a ridge stands in"
+            ctx.remark("note", consumer.site.name, "few-rows", why)
+        return gram
+
+
+def _candidate(name: str, cuts: Sequence[Cut], model: ir.Model) -> Candidate:
+    kept, units = sum(len(cut.keep) for cut in cuts), sum(cut.of.units for cut in cuts)
+    details = {cut.of.group.name: cut.about() for cut in cuts}
+    saving = sum(cut.saving(model) for cut in cuts)
+    return Candidate(name, f"{kept}-of-{units}", saving, {"groups": details})
