@@ -171,6 +171,9 @@ def _refusal(name: str, case: _Case) -> Aside | None:
     if not found.supported:
         return Aside(name, "target", found.code, found.sentence)
     move = MOVES.get(name)
+    if move is None and name in registered():
+        sentence = f"how much may go is yours to say: --passes with {name} in it asks for it"
+        return Aside(name, "request", "on-request", sentence)
     if move is None or move.pass_name not in registered():
         return Aside(name, "planish", "no-pass", "planish has no pass for it yet")
     return next(_against(name, move, case), None)

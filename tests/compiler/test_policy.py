@@ -209,7 +209,8 @@ def test_every_technique_is_proposed_or_set_aside_with_a_code(kit: ModuleType) -
         assert all(a.code and a.sentence for a in proposed.aside)
     assert codes(proposed)["int8-static"] == "no-calibration"
     assert codes(proposed)["weight-only-int2"] == "on-request"
-    assert codes(proposed)["prune-heads"] == "no-pass"
+    assert codes(proposed)["low-rank"] == "on-request"
+    assert codes(proposed)["2:4"] == "no-sparse-kernel"
 
 
 def test_what_the_target_refuses_is_set_aside_in_its_words(kit: ModuleType) -> None:
