@@ -146,9 +146,10 @@ def _reasons(site: Site) -> Iterator[Reason]:
         yield "already-factorized", "it is one of two factors already"
     if site.nested:
         yield "subgraph", "it stands inside a branch or a loop, where nothing is observed"
-    operator, expected = site.nodes[0].op_type, OPERATORS[site.kind]
-    if operator != expected:
-        yield "unsupported-op", f"{operator} is not factorized, only {expected} is"
+    expected = OPERATORS[site.kind]
+    others = {use.nodes[0].op_type for use in site.uses} - {expected}
+    if others:
+        yield "unsupported-op", f"{min(others)} is not factorized, only {expected} is"
     yield from _of_weight(site)
     yield from _of_surroundings(site)
 
@@ -158,7 +159,7 @@ def _of_weight(site: Site) -> Iterator[Reason]:
     if tensor is None or tensor.dtype not in DTYPES:
         found = "not constant" if tensor is None else tensor.dtype.name.lower()
         yield "dtype", f"its weight is {found}; float16, float32 and float64 are factorized"
-    if site.weight_path:
+    if any(use.weight_path for use in site.uses):
         yield "not-canonical", "its weight stands behind a reshape"
     if site.ties:
         yield "tied", f"its weight is also that of {site.ties[0]} and would be kept twice"
@@ -167,10 +168,11 @@ def _of_weight(site: Site) -> Iterator[Reason]:
 
 
 def _of_surroundings(site: Site) -> Iterator[Reason]:
-    if site.kind == "conv" and attribute(site.nodes[0], "group", 1) != 1:
+    nodes = [use.nodes[0] for use in site.uses]
+    if site.kind == "conv" and any(attribute(node, "group", 1) != 1 for node in nodes):
         yield "grouped", "a grouped convolution has few parameters for each output already"
-    added = [given(use.nodes[0], 2) for use in site.uses]
-    if site.kind == "conv" and any(added) and not _own_bias(site):
+    added = any(given(node, 2) is not None for node in nodes)
+    if site.kind == "conv" and added and not _own_bias(site):
         yield "not-canonical", "its bias is computed, or not that of all its uses"
     values = [use.output if site.kind == "conv" else use.input for use in site.uses]
     if any(value.shape is None for value in values):

@@ -392,6 +392,11 @@ def test_what_shares_its_weight_with_something_else_stays(graphs: ModuleType) ->
     feeds = [{"ids": RNG.integers(0, 64, (3, 20))}]
     codes = refused(graphs, text, {"ratio": 0.5}, feeds, table=array(64, 64))
     assert list(codes.values()) == ["not-canonical"]
+    text = head("float[n, 64] x", "float[n, 64] y") + (
+        "{ p = MatMul(x, w) u = Transpose <perm = [1, 0]> (w) y = MatMul(p, u) }"
+    )
+    codes = refused(graphs, text, {"ratio": 0.5}, [{"x": array(9, 64)}], w=array(64, 64))
+    assert codes == {"linear1": "not-canonical"}
     text = head("float[n, 64] x", "float[n, 64] y, float[64, 64] z") + (
         "{ y = MatMul(x, w) z = Abs(w) }"
     )
