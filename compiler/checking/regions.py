@@ -128,7 +128,8 @@ def _agree(
         return RegionCheck(False, np.inf, f"{name}: {_face(got)}, expected {_face(expected)}")
     if expected.size == 0:
         return RegionCheck(True, 0.0)
-    scale = np.abs(expected[np.isfinite(expected)]).max(initial=1e-30)
+    size = np.abs(expected[np.isfinite(expected)]).astype(np.float64)
+    scale = size.max(initial=1e-30)  # which float16 does not hold
     share = max(REASSOCIATION * np.sqrt(perturbation.contraction), _rounding(expected.dtype))
     bound = share * float(scale)
     difference = _difference(expected, got)

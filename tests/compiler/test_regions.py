@@ -145,6 +145,18 @@ def test_what_is_not_finite_never_agrees_with_numbers(
     assert not compared(quantized_input(model, graphs), perturbation, tiled).agrees
 
 
+def test_zeros_in_float16_agree(graphs: ModuleType) -> None:
+    text = """
+    <ir_version: 10, opset_import: ["" : 20]>
+    g (float16[n, 32] h) => (float16[n, 32] y)
+    { y = Mul(h, zero) }
+    """
+    model = graphs.parse(text, zero=np.zeros(32, np.float16))
+    perturbation, values = Perturbation(("h",), ("y",)), values_by_name(model)
+    ref = reference(model, perturbation, values, {"h": H.astype(np.float16)}, 1)
+    assert compare(model, perturbation, values, ref, 1).agrees
+
+
 def test_infinities_where_they_belong_agree(graphs: ModuleType) -> None:
     text = """
     <ir_version: 10, opset_import: ["" : 20]>
