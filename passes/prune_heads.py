@@ -20,7 +20,7 @@ class PruneHeadsOptions(PruneOptions):
     all layers together, where a head costs least of the stream that it adds to; layer of each,
     as a runtime needs that reads one number of heads from a configuration. multiples: round
     counts to what the target's kernels like. exclude: selectors of sites to leave whole; they do
-    not count in a global request.
+    not count in a global request, while blocks that a selector of the pass leaves out do.
     """
 
     score: Literal["schur", "variance", "wanda", "magnitude"] = "schur"
@@ -36,10 +36,10 @@ class PruneHeads(Prune):
     Where several query heads share a key and value, they go together. The rows that stay are
     fitted by least squares to make up for those that go, and the bias takes up the mean; where
     there is no bias, moments about zero decide.
-    When it applies: float attention blocks whose heads nothing else reads (caches of keys and
-    values that are inputs or outputs of the model do), with calibration data. Without data only
-    on request, by magnitude and without a fit. Before factorization and quantization: the fit
-    would destroy their codes.
+    When it applies: float attention blocks whose heads nothing else reads, as caches of keys and
+    values would that enter or leave the model, with calibration data. Without data only on
+    request, by magnitude and without a fit. Before factorization and quantization: the fit would
+    destroy their codes.
     What it costs: measured per block as relative squared error of its output. With fewer rows of
     data than inputs (remark ``few-rows``) a ridge holds the fit to the weights as they were.
     Guarantee: the lowered graph computes what the full-size one with rows of zeros did, whose

@@ -19,7 +19,8 @@ class PruneNeuronsOptions(PruneOptions):
     least squares. scope: layer takes the ratio or count of each layer, which then stay alike;
     global of all layers together, where a neuron costs least of the stream that it adds to.
     multiples: round counts to what the target's kernels like. exclude: selectors of sites to
-    leave whole; they do not count in a global request.
+    leave whole; they do not count in a global request, while blocks that a selector of the pass
+    leaves out do.
     """
 
     score: Literal["obs", "variance", "wanda", "magnitude"] = "obs"

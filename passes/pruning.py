@@ -192,12 +192,17 @@ class Prune(Pass):
         if count == found.units:
             return self._whole(found.units, multiple)
         try:
-            gone = self._ranking.removal(found).order[: found.units - count]
+            gone = self._ranking.removal(found, self._ordered(found, count)).order
             if self.options.refit and self.options.score == MAGNITUDE:
                 self._ranking.check_observed(found)
         except UnfitError as reason:
             return reason
-        return np.setdiff1d(np.arange(found.units), gone).astype(np.int64)
+        left = np.setdiff1d(np.arange(found.units), gone[: found.units - count])
+        return left.astype(np.int64)
+
+    def _ordered(self, found: Cuttable, count: int) -> int:
+        """How many units are put in order: for a request over all groups that was all but one."""
+        return found.units - (1 if self.options.scope == "global" else count)
 
     def _whole(self, units: int, multiple: int) -> UnfitError:
         """Why all units stay."""

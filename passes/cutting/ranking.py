@@ -40,23 +40,21 @@ class Ranking:
         """Of all that is wanted."""
         return self.ctx.analysis(GRAMS, self.wanted)
 
-    def removal(self, found: Cuttable) -> Removal:
-        """All units but one in the order in which they go.
+    def removal(self, found: Cuttable, count: int) -> Removal:
+        """The first ``count`` units that go, in order.
 
         Raises UnfitError where no data reached a layer.
         """
-        compute = partial(self._computed, found)
+        compute = partial(self._computed, found, count)
         if self.score == MAGNITUDE:
             return compute()
-        removal: Removal = self.ctx.analysis(REMEMBERED, (self._key(found), compute))
+        removal: Removal = self.ctx.analysis(REMEMBERED, ((count, *self._key(found)), compute))
         return removal
 
     def costs(self, found: Cuttable) -> Doubles:
-        """Of each in that order, as shares of the streams that the layers add to.
-
-        By magnitude: as shares of all units of the group.
-        """
-        costs = self.removal(found).costs
+        """Of all units but one in the order in which they go, as shares of the streams that the
+        layers add to; by magnitude as shares of their sum."""
+        costs = self.removal(found, found.units - 1).costs
         if self.score == MAGNITUDE:
             whole = float(costs.sum())
         else:
@@ -68,7 +66,7 @@ class Ranking:
         for consumer in found.consumers:
             consumer.gram(self.grams())
 
-    def _key(self, found: Cuttable) -> Hashable:
+    def _key(self, found: Cuttable) -> tuple[Hashable, ...]:
         """All that the order depends on."""
         parts: list[Hashable] = ["units in order", self.score]
         for consumer in found.consumers:
@@ -80,8 +78,7 @@ class Ranking:
             parts.append((tensor_digest(tensor), index, about, seen))
         return tuple(parts)
 
-    def _computed(self, found: Cuttable) -> Removal:
-        count = found.units - 1
+    def _computed(self, found: Cuttable, count: int) -> Removal:
         if self.score == MAGNITUDE:
             made = unit_weights(found.group.of_role("produces"), self.model)
             read = unit_weights(found.group.of_role("consumes"), self.model)
