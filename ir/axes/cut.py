@@ -9,11 +9,11 @@ import numpy as np
 import onnx_ir as ir
 
 from ..errors import PassError
-from ..graph import constant_array, constant_tensor
+from ..graph import attribute, constant_array, constant_tensor, opset
 from ..rewriter import Rewriter
 from .groups import AxisGroup, Index, Member
 from .labels import CannotCutError
-from .repairs import Axis, Constant, Cut, Joined, Repair, Setting, repairs_of
+from .repairs import Axis, Constant, Cut, Joined, Repair, Setting, Uneven, repairs_of
 from .sizes import SizeTable
 
 
@@ -201,6 +201,9 @@ def _repair(rewriter: Rewriter, repair: Repair) -> None:
     if isinstance(repair, Setting):
         rewriter.set_attribute(repair.node, repair.name, repair.value)
         return
+    if isinstance(repair, Uneven):
+        _split_unevenly(rewriter, repair)
+        return
     old = repair.node.inputs[repair.index]
     assert old is not None
     if isinstance(repair, Constant):
@@ -209,6 +212,26 @@ def _repair(rewriter: Rewriter, repair: Repair) -> None:
         new = _joined(rewriter, repair, old)
     rewriter.set_input(repair.node, repair.index, new)
     rewriter.sweep([old])
+
+
+def _split_unevenly(rewriter: Rewriter, repair: Uneven) -> None:
+    node = repair.node
+    if opset(rewriter.model) < 13:
+        rewriter.set_attribute(node, "split", list(repair.sizes))
+        return
+    new = rewriter.insert(
+        "Split",
+        [node.inputs[0], rewriter.initializer("split", np.array(repair.sizes, np.int64))],
+        before=node,
+        attributes={"axis": attribute(node, "axis", 0)},
+        outputs=len(node.outputs),
+        origins=[node],
+    )
+    for old, output in zip(node.outputs, new.outputs, strict=True):
+        if old.dtype is not None:
+            rewriter.set_type(output, old.dtype, old.shape)
+        rewriter.take_over(old, output)
+    rewriter.remove(node)
 
 
 def _joined(rewriter: Rewriter, repair: Joined, old: ir.Value) -> ir.Value:

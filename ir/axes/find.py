@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,10 +10,11 @@ import onnx_ir as ir
 
 from ..graph import operator
 from ..sites import Site, Sites
-from .groups import NONE, AxisGroup, AxisGroups, Kind, Member
+from .describe import described, distinct, named, refused, told_apart
+from .groups import NONE, AxisGroup, AxisGroups, Index
 from .labels import CannotCutError, Labels
 from .members import members_of
-from .relations import Key, Relations, Use, value_of
+from .relations import DATA, Key, Relations, Use, value_of
 from .repairs import Cut, repairs_of
 from .sizes import SizeTable
 from .spread import Spreader
@@ -24,7 +24,7 @@ from .taint import check_shapes
 
 @dataclass(frozen=True)
 class Start:
-    """The outputs of a layer: where a group may begin."""
+    """The outputs of a layer: where a group may begin. size: 0 where it is not known."""
 
     site: Site
     key: Key
@@ -37,7 +37,7 @@ def find_axis_groups(model: ir.Model, sites: Sites) -> AxisGroups:
     for start in _starts(sites, finder.table):
         if start.key not in finder.settled:
             finder.begin(start)
-    return AxisGroups(tuple(finder.found.values()))
+    return AxisGroups(named(distinct(finder.found)))
 
 
 def _starts(sites: Sites, table: SizeTable) -> Iterator[Start]:
@@ -48,8 +48,8 @@ def _starts(sites: Sites, table: SizeTable) -> Iterator[Start]:
         sizes = table.of(value)
         axis = 1 if site.kind == "conv" else len(sizes or ()) - 1
         size = table.length(value, axis) if sizes and len(sizes) > axis >= 0 else None
-        if size is not None and size > 1:
-            yield Start(site, (value, axis), size)
+        if size is None or size > 1:
+            yield Start(site, (value, axis), size or 0)
 
 
 class _Finder:
@@ -61,20 +61,20 @@ class _Finder:
         self.spreader = Spreader(model, self.table)
         self.biases = {site.bias for site in sites if site.bias is not None}
         self.settled: set[Key] = set()
-        self.found: dict[str, AxisGroup] = {}
-        self.seen: set[tuple[object, ...]] = set()
+        self.found: list[AxisGroup] = []
 
     def begin(self, start: Start) -> None:
         """Add the groups that contain a layer's outputs, or the reason why there is none."""
         errors: list[CannotCutError] = []
         found: list[AxisGroup] = []
+        if not start.size:
+            errors.append(CannotCutError(DATA, "the shape of the layer's output is not known"))
         for outcome in self.spreader.outcomes(start.key, start.size):
             try:
-                found.append(self._group(outcome, start))
+                found.append(told_apart(self._group(outcome, start), found))
             except CannotCutError as error:
                 errors.append(error)
-        for group in found or [_refused(start, error) for error in errors[:1]]:
-            self._add(group)
+        self.found += found or [refused(start.site, start.size, error) for error in errors[:1]]
 
     def _group(self, outcome: Labels | CannotCutError, start: Start) -> AxisGroup:
         labels = outcome if isinstance(outcome, Labels) else outcome.labels
@@ -88,7 +88,7 @@ class _Finder:
         members = members_of(outcome, start.key, around, self.biases)
         check_shapes({(v, k[1]) for k in outcome.by_key if (v := value_of(k[0])) is not None})
         self._rehearse(outcome, around)
-        return self._described(outcome, members, start)
+        return described(outcome, members, start.site, self.sites)
 
     def _around(self, labels: Labels) -> list[Relations]:
         """The relations of all nodes that the group touches."""
@@ -108,62 +108,23 @@ class _Finder:
 
     def _rehearse(self, labels: Labels, around: Sequence[Relations]) -> None:
         """CannotCutError where a node could not be put right; tried without the last unit."""
-        kept, sizes = {}, {}
-        last = max(int(labels.find(vector).max()) for vector in labels.by_key.values())
-        for (holder, axis), vector in labels.by_key.items():
-            value = value_of(holder)
-            if value is None or isinstance(holder, Use):
-                continue
-            stays = np.flatnonzero(labels.find(vector) != last)
-            if len(stays) < len(vector):
-                kept[value, axis], sizes[value, axis] = stays, len(vector)
-        cut = Cut(kept, sizes, self.table)
+        found = {
+            (value, axis): labels.find(vector)
+            for (holder, axis), vector in labels.by_key.items()
+            if (value := value_of(holder)) is not None and not isinstance(holder, Use)
+        }
+        last = _last_free(list(found.values()))
+        stays = {axis: np.flatnonzero(vector != last) for axis, vector in found.items()}
+        kept = {axis: left for axis, left in stays.items() if len(left) < len(found[axis])}
+        cut = Cut(kept, {axis: len(found[axis]) for axis in kept}, self.table)
         for relations in around:
             repairs_of(relations.node, cut)
 
-    def _described(self, labels: Labels, members: tuple[Member, ...], start: Start) -> AxisGroup:
-        weights = [m for m in members if m.stored and m.role != "carries"]
-        roles = {m.role for m in weights}
-        if roles != {"produces", "consumes"}:
-            raise CannotCutError("no-consumer", "no stored weight consumes what is cut")
-        sites = _touched(self.sites, members)
-        first = next((n for n, role in sites.items() if role == "produces"), start.site.name)
-        kind = _kind(labels, start, members)
-        width = min(int((m.index != NONE).sum(axis=1).max()) for m in weights)
-        return AxisGroup(f"{first}.{kind}", kind, labels.units(), width, members, tuple(sites))
 
-    def _add(self, group: AxisGroup) -> None:
-        stored = [m for m in group.members if m.stored]
-        stamp = (group.kind, *sorted((m.value, m.axis, m.index.tobytes()) for m in stored))
-        if stored and stamp in self.seen:
-            return
-        self.seen.add(stamp)
-        name, count = group.name, 2
-        while name in self.found:
-            name, count = f"{group.name}{count}", count + 1
-        self.found[name] = dataclasses.replace(group, name=name)
-
-
-def _refused(start: Start, error: CannotCutError) -> AxisGroup:
-    name = start.site.name
-    kind: Kind = "channels" if start.site.kind == "conv" else "features"
-    return AxisGroup(f"{name}.{kind}", kind, start.size, 1, (), (name,), error.code, error.sentence)
-
-
-def _touched(sites: Sites, members: Sequence[Member]) -> dict[str, str]:
-    """Layers whose weights are cut, in graph order, each with what it does."""
-    roles: dict[str, str] = {}
-    for member in members:
-        if member.stored and roles.get(member.value) != "produces":
-            roles[member.value] = member.role
-    layers = [s for s in sites if s.weight is not None and s.uses]
-    return {s.name: r for s in layers if (r := roles.get(str(s.weight.name))) is not None}  # type: ignore[union-attr]
-
-
-def _kind(labels: Labels, start: Start, members: Sequence[Member]) -> Kind:
-    if "heads" in labels.marks:
-        return "heads"
-    if start.site.kind == "conv":
-        return "channels"
-    wide = any(m.role == "consumes" and m.index.shape[1] > 1 for m in members if m.stored)
-    return "features" if "features" in labels.marks or wide else "neurons"
+def _last_free(vectors: Sequence[Index]) -> int:
+    """The last unit without which no axis is empty."""
+    needed = {int(v[0]) for v in vectors if v[0] != NONE and (v == v[0]).all()}
+    units = {int(unit) for v in vectors for unit in np.unique(v[v != NONE])}
+    if units <= needed:
+        raise CannotCutError("single", "without any of the units some axis would be empty")
+    return max(units - needed)

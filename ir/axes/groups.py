@@ -74,6 +74,15 @@ class AxisGroup:
         )
 
     @property
+    def axes(self) -> frozenset[tuple[str, int]]:
+        """The axes of stored tensors that a cut makes shorter, by name.
+
+        Of two groups that share one, such as the heads and the features of a value projection,
+        the second has to be found anew once the first was cut.
+        """
+        return frozenset((member.value, member.axis) for member in self.members if member.stored)
+
+    @property
     def cuttable(self) -> bool:
         """Whether ``cut_group`` takes it."""
         return not self.code

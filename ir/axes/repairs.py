@@ -49,7 +49,15 @@ class Joined:
     parts: Mapping[int, np.ndarray]
 
 
-Repair = Setting | Constant | Joined
+@dataclass(frozen=True)
+class Uneven:
+    """A Split into equal parts becomes one into parts of these sizes."""
+
+    node: ir.Node
+    sizes: Sequence[int]
+
+
+Repair = Setting | Constant | Joined | Uneven
 
 
 @dataclass(frozen=True)
@@ -196,7 +204,7 @@ def _split(node: ir.Node, cut: Cut) -> Iterable[Repair]:
             raise CannotCutError(DATA, f"the sizes of {node.name!r} are computed from data")
         yield Constant(node, 1, np.array(sizes, np.int64))
     elif len(set(sizes)) > 1:
-        raise CannotCutError("unsupported", f"{node.name!r} could not split into equal parts")
+        yield Uneven(node, sizes)
 
 
 def _slice(node: ir.Node, cut: Cut) -> Iterable[Repair]:

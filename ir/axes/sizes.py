@@ -215,11 +215,26 @@ def _product(table: SizeTable, node: ir.Node) -> Partial | None:
     return (*batch, left[-2], right[-1])
 
 
+def _padded(table: SizeTable, node: ir.Node) -> Partial | None:
+    sizes, pads = table.of(node.inputs[0]), constant_array(given(node, 1))
+    if sizes is None or pads is None or pads.size != 2 * len(sizes) or given(node, 3) is not None:
+        return None
+    ends = pads.reshape(2, -1).sum(axis=0).tolist()
+    return tuple(_longer(size, end) for size, end in zip(sizes, ends, strict=True))
+
+
+def _longer(size: Size, more: int) -> Size | None:
+    if not more:
+        return size
+    return None if size[1] else (size[0] + int(more), ())
+
+
 _FORWARD: dict[str, Callable[[SizeTable, ir.Node], Partial | None]] = {
     **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Where", "Pow", "Max", "Min"), _broadcast),
     **dict.fromkeys(("Softmax", "Cast", "Identity", "Neg", "IsNaN", "Tanh", "Dropout"), _same),
     "Reshape": SizeTable.reshaped,
     "Transpose": _transposed,
+    "Pad": _padded,
     "MatMul": _product,
 }
 

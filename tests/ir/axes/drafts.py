@@ -154,7 +154,9 @@ class Tokens(Draft):
         x, size = self.pick()
         first = size // 2 if self.chance(0.5) else self.integer(1, size)
         a, b = self.name(), self.name()
-        sizes = "" if first * 2 == size and self.chance(0.5) else f", {self.ints(first, size - first)}"
+        sizes = (
+            "" if first * 2 == size and self.chance(0.5) else f", {self.ints(first, size - first)}"
+        )
         axis = "axis = -1" + ("" if sizes else ", num_outputs = 2")
         self.lines.append(f"{a}, {b} = Split <{axis}> ({x}{sizes})")
         self.keep(a, first)
@@ -370,7 +372,7 @@ class Images(Draft):
     def grouped(self) -> None:
         x, size = self.pick()
         divisors = [d for d in (2, 3, 4) if size % d == 0]
-        if divisors:
+        if divisors and size > 1:
             groups = int(self.random.choice(divisors))
             out = groups * self.integer(1, 4)
             weight, bias = self.weight(out, size // groups, 1, 1), self.weight(out)
@@ -378,11 +380,10 @@ class Images(Draft):
 
     def depthwise(self) -> None:
         x, size = self.pick()
-        times = self.integer(1, 3)
+        times = self.integer(1, 3) if size <= 24 else 1
         weight, bias = self.weight(size * times, 1, 3, 3), self.weight(size * times)
         call = f"Conv <group = {size}, pads = [1, 1, 1, 1]> ({x}, {weight}, {bias})"
-        if size * times <= 48:
-            self.keep(self.op(call), size * times)
+        self.keep(self.op(call), size * times)
 
     def normed(self) -> None:
         x, size = self.pick()
