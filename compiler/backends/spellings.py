@@ -12,6 +12,7 @@ import onnx_ir as ir
 
 from ...ir.graph import consumers, is_constant
 from ...ir.rewriter import Rewriter
+from .activations import INNER, fuse_activations
 from .attention import fuse_attention
 from .integer_linear import fuse_integer_bias
 
@@ -43,16 +44,19 @@ def sum_before_norm(rewriter: Rewriter) -> int:
 SPELLINGS: Mapping[str, Spelling] = {
     "sum-before-norm": sum_before_norm,
     "fused-attention": fuse_attention,
+    "fused-activation": fuse_activations,
     "integer-bias": fuse_integer_bias,
 }
-NEEDED: Mapping[str, frozenset[str]] = {
-    "sum-before-norm": frozenset({"Add", "LayerNormalization"}),
-    "fused-attention": frozenset({"Softmax", "MatMul", "Reshape", "Transpose"}),
-    "integer-bias": frozenset({"DequantizeLinear", "MatMul"}),
+NEEDED: Mapping[str, tuple[frozenset[str], ...]] = {
+    "sum-before-norm": (frozenset({"Add", "LayerNormalization"}),),
+    "fused-attention": (frozenset({"Softmax", "MatMul", "Reshape", "Transpose"}),),
+    "fused-activation": tuple(frozenset({function, "Mul"}) for function in INNER),
+    "integer-bias": (frozenset({"DequantizeLinear", "MatMul"}),),
 }
-"""Operators without which a spelling changes nothing: then no copy is made to try it on."""
+"""Sets of operators, one of which has to be there: else no copy is made to try a spelling on."""
 
 
 def may_apply(name: str, graph: ir.Graph) -> bool:
     """Whether the graph has what a spelling rewrites."""
-    return NEEDED.get(name, frozenset()) <= {node.op_type for node in graph}
+    present = {node.op_type for node in graph}
+    return any(needed <= present for needed in NEEDED.get(name, (frozenset(),)))
