@@ -44,8 +44,8 @@ CLEARLY = 1.02
 """A speed counts as better where the lower end of its interval is above this; a size where it is
 smaller by as much."""
 LONGEST_ERROR = 160
-BUSY = 0.5
-"""Load before a race above which its times are called doubtful."""
+BUSY = 0.15
+"""Cores that other programs kept busy during a race, above which its times are called doubtful."""
 
 
 @dataclass(frozen=True)
@@ -328,7 +328,7 @@ def about(found: Sequence[Contest], settings: Settings) -> list[str]:
     from benchmarks.run import environment as machine
 
     known = machine()
-    busy = [one.task for one in found if one.race.get("load", 0.0) > BUSY]
+    busy = [one.task for one in found if one.race.get("others", 0.0) > BUSY]
     counts = [
         f"{one.task} {one.about['samples']} samples, {one.race['feeds']} feeds timed"
         for one in found
@@ -363,5 +363,6 @@ def versions(package: str, settings: Settings) -> str:
     if home.python is None:
         return f"{package}: {home.reason}"
     wanted = dict.fromkeys((DISTRIBUTIONS[package], "onnx", "onnxruntime", "torch"))
-    named = [f"{name} {home.versions[name]}" for name in wanted if name in home.versions]
+    known = {name: home.versions[name].partition("+")[0] for name in home.versions}
+    named = [f"{name} {known[name]}" for name in wanted if name in known]
     return f"environment of {package}: {', '.join(named)}"

@@ -45,6 +45,8 @@ BENCHMARKS = {
     "tiny": "guards:tiny",
     "int4-stories": "weight_only:stories",
     "int4-minilm": "weight_only:minilm",
+    "smaller-minilm": "smaller:quality",
+    "smaller-speed": "smaller:speed",
     "cost": "cost:cost",
     "cost-model": "cost_model:cost_model",
     "replay": "replay:replay",

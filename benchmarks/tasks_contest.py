@@ -25,6 +25,7 @@ from benchmarks.settings import Settings
 from benchmarks.tasks import NOT_DONE, finish
 from benchmarks.tasks_worker import CALIBRATION, FLOAT, RACE, TASK
 from benchmarks.taskworker import DEFAULT, OPTIONS, compile_words
+from planish.targets.probe.busy import load_between, read_usage
 
 FLOAT_NAME, PLANISH, PLANISH_SIZE = "float", "planish", "planish, goal size"
 SIZE_OPTIONS = ("--goal", "size")
@@ -251,8 +252,12 @@ def raced(
     listed = folder / "models.json"
     listed.write_text(json.dumps(models), "utf8")
     words = worker("race", folder, settings.threads, settings.rounds, listed)
+    before = read_usage()
     error = finish(words, max(clock.end - time.monotonic(), 1.0))
     if not error:
+        others = load_between(before, read_usage()).others
+        race = json.loads((folder / RACE).read_text("utf8")) | {"others": others}
+        (folder / RACE).write_text(json.dumps(race), "utf8")
         (folder / RACED).write_text(key, "utf8")
     return error
 

@@ -21,7 +21,7 @@ DISAGREEMENT = 0.1
 @dataclass(frozen=True)
 class Usage:
     """Counters since some start, seconds. busy: of all cores, by every program. stolen: by the
-    hypervisor. own: by this process."""
+    hypervisor. own: by this process and those that it waited for."""
 
     clock: float
     busy: float
@@ -47,7 +47,8 @@ def read_usage(stat: Path = STAT, clock: Callable[[], float] = time.monotonic) -
     user, nice, system, _, _, interrupts, soft, stolen = ticks[:8]
     times = os.times()
     busy = user + nice + system + interrupts + soft
-    return Usage(clock(), busy, stolen, times.user + times.system)
+    own = times.user + times.system + times.children_user + times.children_system
+    return Usage(clock(), busy, stolen, own)
 
 
 def load_between(before: Usage | None, after: Usage | None) -> Load:

@@ -55,7 +55,7 @@ def found(tmp_path: Path) -> Contest:
     made["NNCF"] = Made("NNCF", "k", "model.onnx", "", 2.0, 0.0, 2 * 10**9, 2.0)
     np.savez(tmp_path / "mask.npz", mask=np.ones(200, bool))
     noise = rng.normal(1, 0.001, 9)
-    race = {"feeds": 4, "load": 0.1, "seconds": {n: list(s * noise) for n, s in speeds.items()}}
+    race = {"feeds": 4, "others": 0.1, "seconds": {n: list(s * noise) for n, s in speeds.items()}}
     return Contest("digits", tmp_path, about, made, race)
 
 
