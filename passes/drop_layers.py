@@ -242,7 +242,7 @@ def _bypass(rewriter: Rewriter, total: ir.Value | None, skip: ir.Value | None) -
     join = total.producer()
     assert join is not None
     read = list(join.inputs)
-    same = rewriter.insert("Identity", [skip], before=join, name=join.name, origins=[join])
+    same = rewriter.insert("Identity", [skip], before=join, name=str(join.name), origins=[join])
     rewriter.take_over(total, same.outputs[0])
     rewriter.remove(join)
     rewriter.sweep(read)

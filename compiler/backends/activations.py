@@ -9,7 +9,7 @@ tanh (or erf), and behind it, is multiplied out, and compared with the definitio
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -163,7 +163,7 @@ def _number(a: Polynomial) -> float | None:
     return a[0, 0] if set(a) == {(0, 0)} else None
 
 
-_RULES = {
+_RULES: Mapping[tuple[str, str], Callable[..., Polynomial | None]] = {
     ("", "Add"): _sum,
     ("", "Sum"): lambda a, b=None: a if b is None else _sum(a, b),
     ("", "Sub"): lambda a, b: _sum(a, {power: -value for power, value in b.items()}),
