@@ -13,7 +13,7 @@ from ..graph import attribute, constant_array, constant_tensor, opset
 from ..rewriter import Rewriter
 from .groups import AxisGroup, Index, Member
 from .labels import CannotCutError
-from .repairs import Axis, Constant, Cut, Joined, Repair, Setting, Uneven, repairs_of
+from .repairs import Axis, Constant, Cut, Joined, Repair, Scaled, Setting, Uneven, repairs_of
 from .sizes import SizeTable
 
 
@@ -238,7 +238,7 @@ def _joined(rewriter: Rewriter, repair: Joined, old: ir.Value) -> ir.Value:
     join = old.producer()
     assert join is not None
     inputs = [
-        rewriter.initializer("size", repair.parts[i]) if i in repair.parts else value
+        _number(rewriter, repair.parts[i], repair.node) if i in repair.parts else value
         for i, value in enumerate(join.inputs)
     ]
     attributes = {"axis": 0}
@@ -246,3 +246,14 @@ def _joined(rewriter: Rewriter, repair: Joined, old: ir.Value) -> ir.Value:
         "Concat", inputs, before=repair.node, attributes=attributes, origins=[join]
     )
     return made.outputs[0]
+
+
+def _number(rewriter: Rewriter, part: np.ndarray | Scaled, before: ir.Node) -> ir.Value:
+    """A vector of numbers for a shape."""
+    if isinstance(part, np.ndarray):
+        return rewriter.initializer("size", part)
+    factor = rewriter.initializer("factor", part.factor)
+    inputs = [factor if i == part.index else v for i, v in enumerate(part.node.inputs)]
+    product = rewriter.insert("Mul", inputs, before=before, origins=[part.node]).outputs[0]
+    ends = rewriter.initializer("vector", np.array([-1], np.int64))
+    return rewriter.insert("Reshape", [product, ends], before=before).outputs[0]

@@ -19,9 +19,13 @@ def described(labels: Labels, members: tuple[Member, ...], start: Site, sites: S
     if {m.role for m in weights} != {"produces", "consumes"}:
         raise CannotCutError("no-consumer", "no stored weight consumes what is cut")
     touched = _touched(sites, members)
-    first = next((name for name, role in touched.items() if role == "produces"), start.name)
+    tables = {site.name for site in sites if site.kind == "embedding"}
+    makers = [name for name, role in touched.items() if role == "produces"]
+    first = min(makers, key=tables.__contains__, default=start.name)  # a layer, if there is one
     kind = _kind(labels, start, members)
-    width = min(int((m.index != NONE).sum(axis=1).max()) for m in weights)
+    layers = {str(s.weight.name) for s in sites if s.weight is not None and s.kind != "embedding"}
+    narrow = [m for m in weights if m.value in layers] or weights
+    width = min(int((m.index != NONE).sum(axis=1).max()) for m in narrow)
     return AxisGroup(f"{first}.{kind}", kind, labels.units(), width, members, tuple(touched))
 
 
@@ -94,7 +98,7 @@ def _touched(sites: Sites, members: Sequence[Member]) -> dict[str, str]:
     for member in members:
         if member.stored and roles.get(member.value) != "produces":
             roles[member.value] = member.role
-    layers = [(site.name, site.weight) for site in sites if site.weight is not None and site.uses]
+    layers = [(site.name, site.weight) for site in sites if site.weight is not None]
     return {name: roles[str(w.name)] for name, w in layers if str(w.name) in roles}
 
 

@@ -42,7 +42,10 @@ def find_axis_groups(model: ir.Model, sites: Sites) -> AxisGroups:
 
 def _starts(sites: Sites, table: SizeTable) -> Iterator[Start]:
     for site in sites:
-        if site.nested or site.kind not in ("linear", "conv", "embedding"):
+        if site.nested or site.kind == "ffn":
+            continue
+        if site.kind == "attention":
+            yield from _packed(site, table)
             continue
         value = site.nodes[0].outputs[0]
         sizes = table.of(value)
@@ -50,6 +53,13 @@ def _starts(sites: Sites, table: SizeTable) -> Iterator[Start]:
         size = table.length(value, axis) if sizes and len(sizes) > axis >= 0 else None
         if size is None or size > 1:
             yield Start(site, (value, axis), size or 0)
+
+
+def _packed(site: Site, table: SizeTable) -> Iterator[Start]:
+    """Attention that holds its weight itself."""
+    size = None if site.weight is None else table.length(site.weight, 1)
+    if site.weight is not None and size is not None:
+        yield Start(site, (site.weight, 1), size)
 
 
 class _Finder:

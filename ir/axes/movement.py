@@ -186,6 +186,20 @@ def gather(found: Relations, table: SizeTable) -> None:
     _gathered(found, table, (data, axis), (y, axis))
 
 
+def gather_elements(found: Relations, table: SizeTable) -> None:
+    """As many positions as there are indices; other axes stay where both have the same size."""
+    node = found.node
+    data, indices, y = node.inputs[0], node.inputs[1], node.outputs[0]
+    sizes, places = table.of(data), table.of(indices)
+    if data is None or indices is None or sizes is None or places is None:
+        return
+    axis = int(attribute(node, "axis", 0)) % len(sizes)
+    for other in range(len(sizes)):
+        if other != axis and sizes[other] == places[other]:
+            found.same((data, other), (y, other))
+            found.same((indices, other), (y, other))
+
+
 def _gathered(found: Relations, table: SizeTable, a: Key, b: Key) -> None:
     node, array = found.node, constant_array(found.node.inputs[1])
     total = table.length(found.node.inputs[0], a[1])  # type: ignore[arg-type]
@@ -217,14 +231,18 @@ def _free(found: Relations, key: Key) -> None:
 
 
 def tile(found: Relations, table: SizeTable) -> None:
-    """Axes that are repeated once stay."""
+    """Each axis again and again; what is repeated a batch of times is so in every period."""
     x, y, sizes = _ends(found, table)
-    repeats = constant_array(given(found.node, 1))
-    if sizes is None or repeats is None or repeats.size != len(sizes):
+    counts = table.entries(given(found.node, 1))
+    if sizes is None or counts is None or len(counts) != len(sizes):
         return
-    for axis, count in enumerate(repeats.reshape(-1).tolist()):
-        if count == 1:
+    for axis, (size, count) in enumerate(zip(sizes, counts, strict=True)):
+        total, times = number(size), number(count.size)
+        if times == 1 or (total is not None and times is None):
             found.same((x, axis), (y, axis))
+        elif total is not None and times is not None and times > 1:
+            index = np.arange(total * times) % total
+            found.add(Same((x, axis), (y, axis), index, total))
 
 
 def pad(found: Relations, table: SizeTable) -> None:

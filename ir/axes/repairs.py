@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from ..graph import attribute, constant_array, given, operator, producer
+from ..graph import Array, attribute, constant_array, given, operator, producer
+from .attention import Heads, heads_of
 from .groups import Index
 from .labels import CannotCutError
 from .movement import pads, slices
@@ -40,13 +41,22 @@ class Constant:
     data: np.ndarray
 
 
-@dataclass(frozen=True)
-class Joined:
-    """A node reads a Concat like the one it reads, with constants at some of its inputs."""
+@dataclass(frozen=True, eq=False)
+class Scaled:
+    """One number: what a Mul computes, with another constant at one of its inputs."""
 
     node: ir.Node
     index: int
-    parts: Mapping[int, np.ndarray]
+    factor: np.ndarray
+
+
+@dataclass(frozen=True)
+class Joined:
+    """A node reads a Concat like the one it reads, with something else at some of its inputs."""
+
+    node: ir.Node
+    index: int
+    parts: Mapping[int, np.ndarray | Scaled]
 
 
 @dataclass(frozen=True)
@@ -96,48 +106,62 @@ def _reshape(node: ir.Node, cut: Cut) -> Iterable[Repair]:
     sizes = cut.table.reshaped(node) or cut.table.of(y) or ()
     entries = cut.table.entries(given(node, 1))
     zero = bool(attribute(node, "allowzero", 0))
-    changed: dict[int, int] = {}
+    changed: dict[int, int | Scaled] = {}
     for axis in (a for a in range(len(sizes)) if cut.has(y, a)):
         entry = None if entries is None else entries[axis]
-        size = cut.after(y, axis) if number(sizes[axis]) is not None else -1
         copies = entry is not None and entry.constant and entry.size == (0, ()) and not zero
         if copies and cut.has(x, axis) and cut.after(x, axis) == cut.after(y, axis):
             continue
-        if not _right(entry, size, cut):
-            changed[axis] = size
+        if entry is None or not (_inferred(entry) or _right(entry, (y, axis), cut)):
+            changed[axis] = _number(entry, (y, axis), number(sizes[axis]) is not None, cut)
     left = [e for i, e in enumerate(entries or ()) if i not in changed]
-    inferred = sum(e.constant and e.size == (-1, ()) for e in left)
-    if inferred + list(changed.values()).count(-1) > 1:
+    if sum(map(_inferred, left)) + list(changed.values()).count(-1) > 1:
         raise CannotCutError(DATA, f"the target of {node.name!r} is computed from data")
     return _target(node, 1, changed)
 
 
-def _right(entry: Entry | None, size: int, cut: Cut) -> bool:
-    """Whether an entry of a target holds the new size by itself."""
-    if entry is None:
-        return False
+def _inferred(entry: Entry) -> bool:
+    return entry.constant and entry.size == (-1, ())
+
+
+def _right(entry: Entry, axis: Axis, cut: Cut) -> bool:
+    """Whether an entry of a target holds the size of a cut axis by itself."""
     if entry.constant:
-        return entry.size in ((-1, ()), (size, ()))
-    return entry.source in cut.kept and cut.after(*entry.source) == size  # type: ignore[misc]
+        return entry.size == (cut.after(*axis), ())
+    if entry.source is None or entry.source not in cut.kept:
+        return False
+    periods = cut.sizes[entry.source], cut.sizes[axis]
+    return periods[0] == periods[1] and cut.after(*entry.source) == cut.after(*axis)
+
+
+def _number(entry: Entry | None, axis: Axis, plain: bool, cut: Cut) -> int | Scaled:
+    """What a target has to hold for a cut axis; -1 of one whose size is computed otherwise."""
+    if plain:
+        return cut.after(*axis)
+    scale = None if entry is None else entry.scale
+    factor = None if scale is None else constant_array(scale[0].inputs[scale[1]])
+    if scale is None or factor is None or int(factor.reshape(-1)[0]) % cut.sizes[axis]:
+        return -1
+    new = int(factor.reshape(-1)[0]) // cut.sizes[axis] * cut.after(*axis)
+    return Scaled(*scale, np.full_like(factor, new))
 
 
 def _expand(node: ir.Node, cut: Cut) -> Iterable[Repair]:
     y, x = node.outputs[0], node.inputs[0]
-    entries = cut.table.entries(given(node, 1))
-    rank = len(cut.table.of(y) or ())
-    changed: dict[int, int] = {}
-    for axis in (a for a in range(rank) if cut.has(y, a)):
-        place = axis - rank + len(entries or ())
+    entries, out = cut.table.entries(given(node, 1)), cut.table.of(y) or ()
+    changed: dict[int, int | Scaled] = {}
+    for axis in (a for a in range(len(out)) if cut.has(y, a)):
         if entries is None:
             raise CannotCutError(DATA, f"the target of {node.name!r} is computed from data")
-        own = axis - rank + len(cut.table.of(x) or ())
-        given_by_input = own >= 0 and cut.has(x, own)
-        if place < 0 or (given_by_input and entries[place] == Entry((1, ()), constant=True)):
+        place, own = axis - len(out) + len(entries), axis - len(out) + len(cut.table.of(x) or ())
+        from_input = own >= 0 and cut.has(x, own)
+        if place < 0 or (from_input and entries[place].size == (1, ())):
             continue
-        if number(cut.table.of(y)[axis]) is None:  # type: ignore[index]
-            raise CannotCutError(DATA, f"the target of {node.name!r} is computed from data")
-        if not _right(entries[place], cut.after(y, axis), cut):
-            changed[place] = cut.after(y, axis)
+        if not _right(entries[place], (y, axis), cut):
+            plain = number(out[axis]) is not None
+            changed[place] = _number(entries[place], (y, axis), plain, cut)
+    if -1 in changed.values():
+        raise CannotCutError(DATA, f"the target of {node.name!r} is computed from data")
     return _target(node, 1, changed)
 
 
@@ -148,20 +172,21 @@ def _resize(node: ir.Node, cut: Cut) -> Iterable[Repair]:
     if entries is None or attribute(node, "axes") is not None:
         raise CannotCutError(DATA, f"the sizes of {node.name!r} are computed from data")
     y = node.outputs[0]
-    cut_axes = [axis for axis in range(len(entries)) if cut.has(y, axis)]
-    sizes = {axis: cut.after(y, axis) for axis in cut_axes}
-    return _target(node, 3, {a: n for a, n in sizes.items() if not _right(entries[a], n, cut)})
+    moved = [a for a in range(len(entries)) if cut.has(y, a)]
+    wrong = [a for a in moved if not _right(entries[a], (y, a), cut)]
+    return _target(node, 3, {a: cut.after(y, a) for a in wrong})
 
 
-def _target(node: ir.Node, index: int, changed: Mapping[int, int]) -> Iterable[Repair]:
+def _target(node: ir.Node, index: int, changed: Mapping[int, int | Scaled]) -> Iterable[Repair]:
     """Put numbers into a vector that a node reads, be it a constant or joined from parts."""
     if not changed:
         return
     value = given(node, index)
     array = constant_array(value)
-    if array is not None:
+    plain = {place: n for place, n in changed.items() if isinstance(n, int)}
+    if array is not None and len(plain) == len(changed):
         data = array.copy()
-        data[list(changed)] = list(changed.values())
+        data[list(plain)] = list(plain.values())
         yield Constant(node, index, data)
         return
     join = producer(value, "Concat")
@@ -170,25 +195,37 @@ def _target(node: ir.Node, index: int, changed: Mapping[int, int]) -> Iterable[R
     yield Joined(node, index, _parts(join, changed))
 
 
-def _parts(join: ir.Node, changed: Mapping[int, int]) -> dict[int, np.ndarray]:
-    found: dict[int, np.ndarray] = {}
+def _parts(join: ir.Node, changed: Mapping[int, int | Scaled]) -> dict[int, np.ndarray | Scaled]:
+    found: dict[int, np.ndarray | Scaled] = {}
     start, left = 0, dict(changed)
     for place, value in enumerate(join.inputs):
         length = value.shape[0] if value is not None and value.shape is not None else None
-        array = constant_array(value)
         if not isinstance(length, int):
             break
         own = {i - start: left.pop(i) for i in list(left) if start <= i < start + length}
-        if own and array is None and length > 1:
+        part = _part(constant_array(value), length, own) if own else None
+        if own and part is None:
             break
-        if own:
-            data = np.zeros(length, np.int64) if array is None else array.copy()
-            data[list(own)] = list(own.values())
-            found[place] = data
+        if part is not None:
+            found[place] = part
         start += length
     if left or not found:
         raise CannotCutError(DATA, f"parts of the shape {join.name!r} are computed from data")
     return found
+
+
+def _part(
+    array: Array | None, length: int, own: Mapping[int, int | Scaled]
+) -> np.ndarray | Scaled | None:
+    """One part of a joined vector with new numbers; None where that is not possible."""
+    plain = {place: n for place, n in own.items() if isinstance(n, int)}
+    if array is None and length > 1:
+        return None
+    if len(plain) < len(own):
+        return next(iter(own.values())) if length == 1 else None  # type: ignore[return-value]
+    data = np.zeros(length, np.int64) if array is None else array.copy()
+    data[list(plain)] = list(plain.values())
+    return data
 
 
 def _split(node: ir.Node, cut: Cut) -> Iterable[Repair]:
@@ -287,6 +324,63 @@ def _conv(node: ir.Node, cut: Cut) -> Iterable[Repair]:
         yield Setting(node, "group", left)
 
 
+def _attention(node: ir.Node, cut: Cut) -> Iterable[Repair]:
+    """The numbers of heads that are left, from the axes of queries and keys."""
+    heads = heads_of(node, cut.table)
+    if heads is None:
+        return
+    if operator(node) == ("com.microsoft", "Attention"):
+        yield from _packed(node, cut, heads)
+        return
+    queries = _heads_left(node.inputs[0], heads.queries, cut)
+    key = given(node, 1)
+    if key is None:  # packed: as many of each as before
+        queries = pairs = _heads_left(node.inputs[0], heads.queries + 2 * heads.pairs, cut)
+        queries, pairs = pairs * heads.queries, pairs * heads.pairs
+        whole = heads.queries + 2 * heads.pairs
+        queries, pairs = queries // whole, pairs // whole
+    else:
+        pairs = _heads_left(key, heads.pairs, cut)
+    names = ("num_heads" if node.domain else "q_num_heads", "kv_num_heads")
+    for name, old, new in zip(names, (heads.queries, heads.pairs), (queries, pairs), strict=True):
+        if attribute(node, name) and new != old:
+            yield Setting(node, name, new)
+
+
+def _heads_left(value: ir.Value | None, heads: int, cut: Cut) -> int:
+    """How many of the heads that a tensor holds stay."""
+    assert value is not None
+    axis = 2 if len(cut.table.of(value) or ()) == 3 else 1
+    before = cut.table.length(value, axis)
+    if before is None:
+        raise CannotCutError(DATA, f"an axis of {value.name!r} has no known size")
+    return cut.after(value, axis) * heads // before
+
+
+def _packed(node: ir.Node, cut: Cut, heads: Heads) -> Iterable[Repair]:
+    weight = node.inputs[1]
+    assert weight is not None
+    if not cut.has(weight, 1):
+        return
+    columns = cut.sizes[weight, 1]
+    sizes = list(attribute(node, "qkv_hidden_sizes", (columns // 3,) * 3))
+    kept, ends = cut.kept[weight, 1], np.cumsum([0, *sizes])
+    new = np.diff(np.searchsorted(kept, ends)).tolist()
+    left = new[0] * heads.queries // sizes[0]
+    if left != heads.queries:
+        yield Setting(node, "num_heads", left)
+    if attribute(node, "qkv_hidden_sizes") is not None or len(set(new)) > 1:
+        yield Setting(node, "qkv_hidden_sizes", new)
+
+
+def _rotary(node: ir.Node, cut: Cut) -> Iterable[Repair]:
+    heads, x = int(attribute(node, "num_heads", 0) or 0), node.inputs[0]
+    if heads and cut.has(x, 2) and len(cut.table.of(x) or ()) == 3:
+        yield Setting(node, "num_heads", _heads_left(x, heads, cut))
+    elif heads and cut.has(x, 1) and len(cut.table.of(x) or ()) == 4:
+        yield Setting(node, "num_heads", cut.after(x, 1))
+
+
 _REPAIRS: Mapping[str, Callable[[ir.Node, Cut], Iterable[Repair]]] = {
     "Reshape": _reshape,
     "Expand": _expand,
@@ -297,4 +391,8 @@ _REPAIRS: Mapping[str, Callable[[ir.Node, Cut], Iterable[Repair]]] = {
     "Pad": _pad,
     "Conv": _conv,
     "ConvTranspose": _conv,
+    "Attention": _attention,
+    "MultiHeadAttention": _attention,
+    "GroupQueryAttention": _attention,
+    "RotaryEmbedding": _rotary,
 }

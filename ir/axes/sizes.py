@@ -6,6 +6,7 @@ of a ``Reshape``). They are worked out here, exactly or not at all, and never wr
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -29,12 +30,13 @@ class Entry:
     """One number of a shape that a graph computes.
 
     size: None where it is not known. constant: written down. source: the value and axis whose
-    size it is, where ``Shape`` gave it.
+    size it is, where ``Shape`` gave it. scale: the Mul that gave it and its constant input.
     """
 
     size: Size | None
     constant: bool = False
     source: tuple[ir.Value, int] | None = None
+    scale: tuple[ir.Node, int] | None = None
 
 
 Entries: TypeAlias = tuple[Entry, ...]
@@ -139,9 +141,18 @@ def stated(value: ir.Value) -> Sizes | None:
     if shape is None:
         return None
     return tuple(
-        (d, ()) if isinstance(d, int) else (1, (d if d else f"?{value.name}.{i}",))
+        (d, ()) if isinstance(d, int) else _named(d) if d else (1, (f"?{value.name}.{i}",))
         for i, d in enumerate(shape)
     )
+
+
+def _named(name: str) -> Size:
+    """``4*batch``, as exporters write it, is 4 times what ``batch`` is; other names are names."""
+    parts = name.split("*")
+    if len(parts) < 2 or not all(part.isidentifier() or part.isdecimal() for part in parts):
+        return 1, (name,)
+    numbers = [int(part) for part in parts if part.isdecimal()]
+    return math.prod(numbers), tuple(sorted(part for part in parts if not part.isdecimal()))
 
 
 def _open(value: ir.Value) -> bool:
@@ -223,6 +234,14 @@ def _padded(table: SizeTable, node: ir.Node) -> Partial | None:
     return tuple(_longer(size, end) for size, end in zip(sizes, ends, strict=True))
 
 
+def _repeated(table: SizeTable, node: ir.Node) -> Partial | None:
+    sizes, counts = table.of(node.inputs[0]), table.entries(given(node, 1))
+    if sizes is None or counts is None or len(sizes) != len(counts):
+        return None
+    pairs = zip(sizes, counts, strict=True)
+    return tuple(None if c.size is None else times(s, c.size) for s, c in pairs)
+
+
 def _longer(size: Size, more: int) -> Size | None:
     if not more:
         return size
@@ -235,6 +254,7 @@ _FORWARD: dict[str, Callable[[SizeTable, ir.Node], Partial | None]] = {
     "Reshape": SizeTable.reshaped,
     "Transpose": _transposed,
     "Pad": _padded,
+    "Tile": _repeated,
     "MatMul": _product,
 }
 
@@ -308,7 +328,9 @@ def _computed(
     if a is None or b is None or a[0] < 0 or b[0] < 0:
         return None
     found = compute(a, b)
-    return None if found is None else (Entry(found),)
+    place = next((i for i, e in enumerate((left[0], right[0])) if e.constant), None)
+    scaled = place is not None and node.op_type == "Mul"
+    return None if found is None else (Entry(found, scale=(node, place or 0) if scaled else None),)
 
 
 _SHAPES: dict[str, Callable[[SizeTable, ir.Node], Entries | None]] = {

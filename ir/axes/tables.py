@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import onnx_ir as ir
 
 from ..graph import operator
-from . import elementwise, movement, products, reductions, reshapes
+from . import attention, elementwise, movement, products, reductions, reshapes
 from .relations import UNKNOWN, Relations, reason
 from .sizes import SizeTable
 
@@ -49,9 +49,16 @@ HANDLERS: Mapping[tuple[str, str], Handler] = {
     ("", "Split"): movement.split,
     ("", "Slice"): movement.slice_,
     ("", "Gather"): movement.gather,
+    ("", "GatherElements"): movement.gather_elements,
     ("", "Expand"): movement.expand,
     ("", "Tile"): movement.tile,
     ("", "Pad"): movement.pad,
+    ("", "Attention"): attention.attention,
+    ("com.microsoft", "MultiHeadAttention"): attention.multi_head,
+    ("com.microsoft", "GroupQueryAttention"): attention.grouped_query,
+    ("com.microsoft", "Attention"): attention.packed_attention,
+    ("", "RotaryEmbedding"): attention.rotary,
+    ("com.microsoft", "RotaryEmbedding"): attention.rotary,
     ("", "Reshape"): reshapes.reshape,
     ("", "Flatten"): reshapes.flatten,
 }

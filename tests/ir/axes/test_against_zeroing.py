@@ -45,4 +45,4 @@ def test_the_drafts_hold_what_they_should(
             for group in find(graphs.parse(text, **tensors)).values():
                 (codes if group.code else kinds)[group.code or group.kind] += 1
     assert all(kinds[kind] >= 10 for kind in ("neurons", "heads", "channels", "features"))
-    assert {"reduction", "signature", "single"} <= set(codes)
+    assert {"reduction", "signature"} <= set(codes)
