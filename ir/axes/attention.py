@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..graph import attribute, constant_tensor, given, operator
-from .relations import Contract, Holder, Inner, Key, Relations, Same, operand, reason
+from .relations import UNKNOWN, Contract, Holder, Inner, Key, Relations, Same, operand, reason
 from .sizes import SizeTable
 
 MICROSOFT = "com.microsoft"
@@ -102,13 +102,18 @@ def attention(found: Relations, table: SizeTable) -> None:
             fused.apart(value, 1, queries=role in "qy")
         found.same((values[2], 3), (y, 3))  # type: ignore[arg-type]
     elif not _side_by_side(fused, table, parts):
-        found.by_key.clear()
+        _give_up(found)
         return
     fused.mask(3)
     for index in (4, 5):
         fused.apart(given(node, index), 1, queries=False)
     for place, queries in ((1, False), (2, False), (3, True)):
         fused.apart(_output(node, place), 1, queries=queries)
+
+
+def _give_up(found: Relations) -> None:
+    found.by_key.clear()
+    found.otherwise = reason(UNKNOWN, found.node, "has numbers of heads that do not fit its inputs")
 
 
 def _side_by_side(
@@ -142,7 +147,7 @@ def multi_head(found: Relations, table: SizeTable) -> None:
         return
     fused = _Fused(found, table, heads)
     if not _side_by_side(fused, table, [*zip("qkv", values, strict=True), ("y", node.outputs[0])]):
-        found.by_key.clear()
+        _give_up(found)
         return
     if given(node, 3) is not None:
         lengths = [table.length(v, 2) or 0 for v in values if v is not None]
@@ -164,7 +169,7 @@ def grouped_query(found: Relations, table: SizeTable) -> None:
     packed = given(node, 1) is None
     parts = _packed(fused, table) if packed else [(r, given(node, i)) for i, r in enumerate("qkv")]
     if not parts or not _side_by_side(fused, table, [*parts, ("y", y)] if not packed else parts):
-        found.by_key.clear()
+        _give_up(found)
         return
     for holder in (given(node, 3), given(node, 4), _output(node, 1), _output(node, 2)):
         fused.apart(holder, 1, queries=False)
@@ -210,7 +215,7 @@ def packed_attention(found: Relations, table: SizeTable) -> None:
     keys: list[Key] = [(Inner(node, role), 0) for role in "qkv"]
     fine = [fused.flat(k, n, r) for r, k, n in zip("qkv", keys, sizes, strict=True)]
     if not all(fine) or not fused.flat((y, 2), sizes[2], "y"):
-        found.by_key.clear()
+        _give_up(found)
         return
     found.add(Contract((x, 2), (weight, 0)))
     _segments(found, (weight, 1), keys, sizes)

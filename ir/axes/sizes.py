@@ -242,6 +242,42 @@ def _repeated(table: SizeTable, node: ir.Node) -> Partial | None:
     return tuple(None if c.size is None else times(s, c.size) for s, c in pairs)
 
 
+def _attended(table: SizeTable, node: ir.Node) -> Partial | None:
+    """Batch and length of the queries, all heads' values side by side (com.microsoft)."""
+    query = table.of(node.inputs[0])
+    if query is None or len(query) != 3 or not node.domain:
+        return None
+    return (*query[:2], _values_of[node.op_type](table, node))
+
+
+def _heads_values(table: SizeTable, node: ir.Node) -> Size | None:
+    value = table.of(given(node, 2))
+    return value[2] if value is not None and len(value) == 3 else None
+
+
+def _grouped_values(table: SizeTable, node: ir.Node) -> Size | None:
+    query, heads = table.of(node.inputs[0]), int(attribute(node, "num_heads", 0))
+    if query is None or given(node, 1) is not None:
+        return None if query is None else query[2]
+    pairs = int(attribute(node, "kv_num_heads", 0)) or heads
+    width = divided(query[2], (heads + 2 * pairs, ()))
+    return None if width is None else times(width, (heads, ()))
+
+
+def _held_values(table: SizeTable, node: ir.Node) -> Size | None:
+    named, weight = attribute(node, "qkv_hidden_sizes"), table.of(given(node, 1))
+    if named is not None:
+        return int(named[2]), ()
+    return None if weight is None else divided(weight[-1], (3, ()))
+
+
+_values_of: dict[str, Callable[[SizeTable, ir.Node], Size | None]] = {
+    "MultiHeadAttention": _heads_values,
+    "GroupQueryAttention": _grouped_values,
+    "Attention": _held_values,
+}
+
+
 def _longer(size: Size, more: int) -> Size | None:
     if not more:
         return size
@@ -254,6 +290,7 @@ _FORWARD: dict[str, Callable[[SizeTable, ir.Node], Partial | None]] = {
     "Reshape": SizeTable.reshaped,
     "Transpose": _transposed,
     "Pad": _padded,
+    **dict.fromkeys(_values_of, _attended),
     "Tile": _repeated,
     "MatMul": _product,
 }
