@@ -15,6 +15,9 @@ from rich.text import Text
 from ..compiler.reporting.headline import size
 from ..compiler.source import Source, resolve_source
 from ..compiler.workload import Workload, parse_workloads
+from ..ir.axes.find import find_axis_groups
+from ..ir.axes.groups import AxisGroups
+from ..ir.axes.groups import as_json as group_json
 from ..ir.counting.count import SiteRow, Totals, site_table, totals
 from ..ir.shown import inline
 from ..ir.signature import Signature, TensorSpec
@@ -23,6 +26,7 @@ from ..ir.types.bound import bound_shapes, symbols
 from ..targets.loader import load_target
 from ..terminal import JsonOption, VerboseOption, terminal_of
 from .compile import check_model
+from .coupled import show_axes
 from .predicted import Forecast, forecast, forecast_json, show_forecast
 
 _UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -30,12 +34,16 @@ _UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 @dataclass(frozen=True)
 class Inspected:
-    """A model with its rows and totals for one workload; its time where a target was named."""
+    """A model with its rows and totals for one workload.
+
+    forecast: its time, where a target was named. axes: what is cut together, where asked for.
+    """
 
     source: Source
     rows: list[SiteRow]
     totals: Totals
     forecast: Forecast | None = None
+    axes: AxisGroups | None = None
 
 
 def inspect_command(
@@ -61,6 +69,9 @@ def inspect_command(
             metavar="N", min=0, max=4096, help="Threads of the prediction; 0: one a core."
         ),
     ] = 0,
+    axes: Annotated[
+        bool, typer.Option("--axes", help="Show which indices of which layers are cut together.")
+    ] = False,
     json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -69,19 +80,22 @@ def inspect_command(
     For each its name, kind, shape, parameters, bytes, floating-point operations of one run and
     what holds there already; then the totals. With a target also the predicted time of each site
     and of all other nodes, and whether it was measured, is estimated or unknown; -v shows nodes.
+    With --axes also the groups of units that pruning can cut, and why others cannot be cut.
     """
     terminal = terminal_of(ctx)
     hardware = load_target(target) if target else None
     with tempfile.TemporaryDirectory(prefix="planish-") as work:
         source = resolve_source(check_model(model), None, "auto", Path(work))
         graph = source.imported.model
+        sites = find_sites(graph, nested=True)
         chosen = parse_workloads(workload or (), symbols(graph)) or (Workload({}),)
         shapes = bound_shapes(graph, chosen[0].bindings)
         found = Inspected(
             source,
-            site_table(find_sites(graph, nested=True), shapes),
+            site_table(sites, shapes),
             totals(graph, shapes),
             None if hardware is None else forecast(graph, hardware, chosen, threads),
+            find_axis_groups(graph, sites) if axes else None,
         )
     if terminal.json:
         terminal.document(as_json(found, ",".join(workload or ())))
@@ -100,6 +114,8 @@ def show(found: Inspected, console: Console, *, verbose: bool = False) -> None:
         console.print(Text(f"note: {remark.sentence}"))
     if found.forecast is not None:
         show_forecast(found.forecast, console, nodes=verbose)
+    if found.axes is not None:
+        show_axes(found.axes, console)
 
 
 def lines_of(signature: Signature) -> list[str]:
@@ -160,6 +176,7 @@ def as_json(found: Inspected, workload: str) -> dict[str, Any]:
         "totals": found.totals,
         "remarks": imported.remarks,
         **({} if found.forecast is None else {"prediction": forecast_json(found.forecast)}),
+        **({} if found.axes is None else {"axes": list(map(group_json, found.axes.values()))}),
     }
 
 
