@@ -23,6 +23,7 @@ from ..passes.api import (
     AXES,
     BYPASSED,
     CALIBRATED,
+    CHANGED,
     GRAMS,
     PREDICTED,
     REMEMBERED,
@@ -103,6 +104,7 @@ class CompileContext:
         providers: Mapping[str, Callable[[Any], Any]] = {
             AXES.name: self._find_axes,
             BYPASSED.name: self._bypassed,
+            CHANGED.name: self._changed,
             SITES.name: self._find_sites,
             STATS.name: self._statistics,
             GRAMS.name: self._gram_matrices,
@@ -259,10 +261,22 @@ class CompileContext:
                 where=self.pass_name,
                 hint="give more with --max-memory, or name what is to go",
             )
+        return self._output_change(bypassed.bypassed(self.before, bypasses))
+
+    def _changed(self, tensors: Mapping[str, np.ndarray]) -> float:
+        if self.limit is not None:
+            raise PassError(
+                "what outputs say of other weights takes runs of the whole model, which do not fit",
+                where=self.pass_name,
+                hint="give more with --max-memory",
+            )
+        return self._output_change(bypassed.replaced(self.before, tensors))
+
+    def _output_change(self, model: ir.Model) -> float:
+        """Of a changed copy of ``before``, against its outputs, which are kept for the pass."""
         feeds = [self.sample_feed()]
         if self._outputs is None:
             self._outputs = bypassed.outputs(self.before, feeds, self.threads)
-        model = bypassed.bypassed(self.before, bypasses)
         return bypassed.change(self._outputs, bypassed.outputs(model, feeds, self.threads))
 
     def _predicted(self, asked: tuple[Observed, Sequence[LayerSize]]) -> float | None:

@@ -180,6 +180,9 @@ BYPASSED: AnalysisKey[float] = AnalysisKey("bypassed")
 """How much the outputs of the graph as the pass found it change when values are left out: relative
 squared error on a few calibration samples. The argument is a tuple of pairs of names: the readers
 of the first get the second, an earlier value, instead."""
+CHANGED: AnalysisKey[float] = AnalysisKey("changed")
+"""The same when stored tensors of the main graph have other contents; the argument is a mapping
+from their names to arrays of the same shapes and dtypes."""
 REMEMBERED: AnalysisKey[Any] = AnalysisKey("remembered")
 """What a pure function gives; the argument is (key, function without arguments). The key holds all
 that the result depends on. A compile that builds a pipeline several times computes it once."""

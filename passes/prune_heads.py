@@ -11,20 +11,20 @@ from .pruning import Prune, PruneOptions
 
 @dataclass(frozen=True)
 class PruneHeadsOptions(PruneOptions):
-    """ratio: share of the heads to remove. keep: how many to keep instead, at least 1 a layer.
+    """ratio: share of the heads to remove. keep: how many of each layer to keep instead.
 
     score: what a head is judged by: schur, the second-order cost of its removal after the others
     are fitted (what of it no other head tells), one head after another; variance (FLAP), its
     variance times its weights; wanda, its energy times its weights; magnitude, weights alone.
-    refit: fit the output projection by least squares. scope: global takes the ratio or count of
-    all layers together, where a head costs least of the stream that it adds to; layer of each,
-    as a runtime needs that reads one number of heads from a configuration. multiples: round
-    counts to what the target's kernels like. exclude: selectors of sites to leave whole; they do
-    not count in a global request, while blocks that a selector of the pass leaves out do.
+    refit: fit the output projection by least squares. scope: global takes the ratio of all layers
+    together, where the model's outputs change least (measured with each layer cut alone, on a few
+    samples); layer of each by itself, as a runtime needs that reads one number of heads from a
+    configuration. multiples: round counts to what the target's kernels like. exclude: selectors
+    of sites to leave whole; they do not count in a global request, while blocks that a selector
+    of the pass leaves out do.
     """
 
     score: Literal["schur", "variance", "wanda", "magnitude"] = "schur"
-    scope: Literal["layer", "global"] = "global"
 
 
 @register

@@ -11,16 +11,16 @@ from .pruning import Prune, PruneOptions
 
 @dataclass(frozen=True)
 class PruneNeuronsOptions(PruneOptions):
-    """ratio: share of the neurons to remove. keep: how many to keep instead.
+    """ratio: share of the neurons to remove. keep: how many of each layer to keep instead.
 
     score: what a neuron is judged by: obs, the second-order cost of its removal after the others
     are fitted, one neuron after another; variance (FLAP), its variance times its weights; wanda,
     its energy times its weights; magnitude, weights alone. refit: fit what reads the axis by
-    least squares. scope: layer takes the ratio or count of each layer, which then stay alike;
-    global of all layers together, where a neuron costs least of the stream that it adds to.
-    multiples: round counts to what the target's kernels like. exclude: selectors of sites to
-    leave whole; they do not count in a global request, while blocks that a selector of the pass
-    leaves out do.
+    least squares. scope: global takes the ratio of all layers together, where the model's outputs
+    change least (measured with each layer cut alone, on a few samples); layer of each by itself,
+    which then stay alike. multiples: round counts to what the target's kernels like. exclude:
+    selectors of sites to leave whole; they do not count in a global request, while blocks that a
+    selector of the pass leaves out do.
     """
 
     score: Literal["obs", "variance", "wanda", "magnitude"] = "obs"

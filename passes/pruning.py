@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -25,17 +26,16 @@ from .api import (
     SITES,
     Candidate,
     Context,
-    Gram,
     Pass,
     Perturbation,
     Refusal,
     Semantics,
 )
-from .cutting.consumers import Consumer, UnfitError, check_layers, consumers_of
+from .cutting.consumers import UnfitError, check_layers, consumers_of
 from .cutting.counts import ladder, nearest, shared
 from .cutting.missed import missed_blocks
 from .cutting.plan import Cut, Cuttable, joined, title
-from .cutting.ranking import MAGNITUDE, Ranking, fitted, thinned, wanted
+from .cutting.ranking import MAGNITUDE, Ranking
 from .cutting.region import CutRegion, cut_region
 from .math.pruning import Indices
 
@@ -48,7 +48,7 @@ class PruneOptions:
     keep: int | None = None
     score: str = "obs"
     refit: bool = True
-    scope: Literal["layer", "global"] = "layer"
+    scope: Literal["layer", "global"] = "global"
     multiples: bool = True
     exclude: tuple[str, ...] = ()
 
@@ -57,6 +57,11 @@ class PruneOptions:
             raise ValueError(f"ratio is {self.ratio:g}, not between 0 and 1: the share to remove")
         if self.keep is not None and self.keep < 1:
             raise ValueError(f"keep is {self.keep}, not 1 or more")
+
+    @property
+    def together(self) -> bool:
+        """Whether the request is one over all layers."""
+        return self.scope == "global" and self.keep is None
 
     @property
     def needs_data(self) -> bool:
@@ -104,11 +109,11 @@ class Prune(Pass):
 
     def perturb(self, model: ir.Model, candidate: Candidate, ctx: Context) -> Perturbation:
         cuts, region = self._cuts[candidate.site]
+        assert self._ranking is not None
         tensors: dict[str, np.ndarray] = {}
         for cut in cuts:
-            for consumer in cut.of.consumers:
-                gram = self._gram(consumer, ctx)
-                tensors |= thinned(cut, consumer) if gram is None else fitted(cut, consumer, gram)
+            self._say_few_rows(cut, self._ranking)
+            tensors |= self._ranking.tensors(cut)
         return Perturbation(
             region.inputs, region.outputs, tensors, payload=cuts, contraction=region.contraction
         )
@@ -151,16 +156,13 @@ class Prune(Pass):
         return Cuttable(group, consumers_of(group, sites))
 
     def _check_keep(self, units: Sequence[int]) -> None:
-        keep, alone = self.options.keep, self.options.scope == "layer"
-        most = max(units, default=0) if alone else sum(units)
-        if keep is None or not units or keep <= most:
-            return
-        where = "in any layer" if alone else "in all layers together"
-        raise UsageError(
-            f"keep={keep} is more {self.noun} than there are {where}: {most}",
-            where=self.name,
-            hint=f"give a count below {most}, or ratio= for a share to remove",
-        )
+        keep, most = self.options.keep, max(units, default=0)
+        if keep is not None and units and keep > most:
+            raise UsageError(
+                f"keep={keep} is more {self.noun} than any layer has: {most}",
+                where=self.name,
+                hint=f"give a count below {most}, or ratio= for a share to remove",
+            )
 
     def _decided(
         self, model: ir.Model, chosen: Sequence[Cuttable], ctx: Context
@@ -168,14 +170,14 @@ class Prune(Pass):
         """The units that each group keeps, or why it keeps all."""
         options = self.options
         looked_at = chosen if options.needs_data else ()
-        seen = wanted(looked_at, streams=options.scope == "global")
-        self._ranking = ranking = Ranking(options.score, model, ctx, seen)
+        seen = tuple(dict.fromkeys(o for found in looked_at for o in found.observed))
+        self._ranking = ranking = Ranking(options.score, options.refit, model, ctx, seen)
         multiple = getattr(ctx.target.multiples, self.multiple) if options.multiples else 1
         ladders = [ladder(found.units, multiple) for found in chosen]
-        total = sum(found.units for found in chosen)
-        if options.scope == "global":
-            request = options.ratio * total if options.keep is None else total - options.keep
-            counts = shared(chosen, ladders, request, ranking.costs)
+        if options.together:
+            request = options.ratio * sum(found.units for found in chosen)
+            costs = partial(ranking.costs, share=options.ratio)
+            counts = shared(chosen, ladders, request, costs)
         else:
             counts = [nearest(rungs, self._wanted(rungs[0])) for rungs in ladders]
         return [
@@ -188,28 +190,26 @@ class Prune(Pass):
 
     def _kept(self, found: Cuttable, count: int, multiple: int) -> Indices | UnfitError:
         """The units that stay when ``count`` do."""
-        assert self._ranking is not None
-        if count == found.units:
-            return self._whole(found.units, multiple)
+        ranking, options = self._ranking, self.options
+        assert ranking is not None
         try:
-            gone = self._ranking.removal(found, self._ordered(found, count)).order
-            if self.options.refit and self.options.score == MAGNITUDE:
-                self._ranking.check_observed(found)
+            if options.needs_data and (count == found.units or options.score == MAGNITUDE):
+                ranking.check_observed(found)
+            if count == found.units:
+                return self._whole(found.units, multiple)
+            ordered = found.units - (1 if options.together else count)
+            gone = ranking.removal(found, ordered).order
         except UnfitError as reason:
             return reason
         left = np.setdiff1d(np.arange(found.units), gone[: found.units - count])
         return left.astype(np.int64)
-
-    def _ordered(self, found: Cuttable, count: int) -> int:
-        """How many units are put in order: for a request over all groups that was all but one."""
-        return found.units - (1 if self.options.scope == "global" else count)
 
     def _whole(self, units: int, multiple: int) -> UnfitError:
         """Why all units stay."""
         if units <= multiple and multiple > 1:
             why = f"{self.noun} are kept in multiples of {multiple}, and it has {units}"
             return UnfitError("multiple", f"{why}; multiples=false cuts to any number")
-        if self.options.keep is not None and self.options.scope == "layer":
+        if self.options.keep is not None:
             return UnfitError("nothing-to-remove", f"it has {units} {self.noun}, all are kept")
         why = f"its share of the request is none of {units} {self.noun}"
         return UnfitError("nothing-to-remove", why)
@@ -229,16 +229,13 @@ class Prune(Pass):
             self._cuts[name] = together, region
             yield _candidate(name, together, model)
 
-    def _gram(self, consumer: Consumer, ctx: Context) -> Gram | None:
-        """Of what a layer reads; None where nothing is fitted to it."""
-        if not self.options.refit:
-            return None
-        assert self._ranking is not None
-        gram = consumer.gram(self._ranking.grams())
-        if gram.count < len(gram.mean):
-            why = f"{gram.count:.0f} rows of data for {len(gram.mean)} inputs: a ridge stands in"
-            ctx.remark("note", consumer.site.name, "few-rows", why)
-        return gram
+    def _say_few_rows(self, cut: Cut, ranking: Ranking) -> None:
+        for consumer in cut.of.consumers if self.options.refit else ():
+            gram = consumer.gram(ranking.grams())
+            rows, inputs = gram.count, len(gram.mean)
+            if rows < inputs:
+                why = f"{rows:.0f} rows of data for {inputs} inputs: a ridge stands in"
+                ranking.ctx.remark("note", consumer.site.name, "few-rows", why)
 
 
 def _candidate(name: str, cuts: Sequence[Cut], model: ir.Model) -> Candidate:

@@ -1,4 +1,4 @@
-"""How much a model's outputs change when blocks of it are left out."""
+"""How much a model's outputs change when blocks of it are left out, or weights are others."""
 
 from __future__ import annotations
 
@@ -27,6 +27,14 @@ def bypassed(model: ir.Model, bypasses: Bypasses) -> ir.Model:
     values.update({str(o.name): o for node in copy.graph for o in node.outputs})
     for gone, instead in bypasses:
         _replace(copy.graph, values[gone], values[instead])
+    return copy
+
+
+def replaced(model: ir.Model, tensors: Mapping[str, np.ndarray]) -> ir.Model:
+    """A copy with other contents of some stored tensors; the others are shared."""
+    copy = model.clone()
+    for name, array in tensors.items():
+        copy.graph.initializers[name].const_value = ir.tensor(array)
     return copy
 
 

@@ -2,36 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 import onnx_ir as ir
 
+from ...ir.digest import contents_digest
 from ...ir.graph import constant_array, constant_tensor
 from ...ir.storage.tensors import tensor_digest
-from ..api import GRAMS, REMEMBERED, Context, Gram, GramTable, Observed
+from ..api import CALIBRATED, CHANGED, GRAMS, REMEMBERED, Context, Gram, GramTable, Observed
 from ..math.bias import bias_correction_linear
 from ..math.pruning import Reader, Removal, by_score, magnitude, second_order, weighted
 from ..math.refit import Doubles, damped, refit
 from .consumers import Consumer, unit_weights
 from .plan import Cut, Cuttable
-from .residual import residual_of
 
 MAGNITUDE, VARIANCE, WANDA = "magnitude", "variance", "wanda"
 """Scores that are taken once; any other one is of second order."""
+MOST = 1e6
+"""Change of outputs, as relative squared error, beyond which all are alike."""
 
 
 @dataclass(frozen=True, eq=False)
 class Ranking:
     """Numbers for the groups of one graph.
 
-    wanted: all activations that will be looked at, in the order in which they are needed; they
-    are collected together.
+    refit: whether the rows that stay are fitted. wanted: all activations that will be looked at,
+    in the order in which they are needed; they are collected together.
     """
 
     score: str
+    refit: bool
     model: ir.Model
     ctx: Context
     wanted: tuple[Observed, ...] = ()
@@ -51,15 +54,46 @@ class Ranking:
         removal: Removal = self.ctx.analysis(REMEMBERED, ((count, *self._key(found)), compute))
         return removal
 
-    def costs(self, found: Cuttable) -> Doubles:
-        """Of all units but one in the order in which they go, as shares of the streams that the
-        layers add to; by magnitude as shares of their sum."""
-        costs = self.removal(found, found.units - 1).costs
-        if self.score == MAGNITUDE:
-            whole = float(costs.sum())
-        else:
-            whole = sum(self._energy(consumer) for consumer in found.consumers)
-        return costs / (whole or 1.0)
+    def costs(self, found: Cuttable, share: float) -> Doubles:
+        """Of all units but one in the order in which they go, float64 [units - 1].
+
+        Errors of layers do not compare: they are weighed by how much the model's outputs change
+        when this ``share`` of the group goes alone; without data by the sum of all.
+        """
+        removal = self.removal(found, found.units - 1)
+        count = min(max(round(share * found.units), 1), found.units - 1)
+        if not self.ctx.analysis(CALIBRATED):
+            return removal.costs / (float(removal.costs.sum()) or 1.0)
+        if not removal.costs[:count].any():
+            count = found.units - 1
+        local = float(removal.costs[:count].sum())
+        return removal.costs * (self._change(found, removal, count) / local if local > 0 else 1.0)
+
+    def _change(self, found: Cuttable, removal: Removal, count: int) -> float:
+        """Of the model's outputs, when ``count`` units go; far too much counts as ``MOST``."""
+        cut = Cut(found, np.setdiff1d(np.arange(found.units), removal.order[:count]))
+
+        def measured() -> float:
+            change = self.ctx.analysis(CHANGED, self.tensors(cut))
+            return min(change, MOST) if np.isfinite(change) else MOST
+
+        key = ("change", self.score, self.refit, found.group.name, count, self._digest)
+        known: float = self.ctx.analysis(REMEMBERED, (key, measured))
+        return known
+
+    @cached_property
+    def _digest(self) -> str:
+        return contents_digest(self.model)
+
+    def tensors(self, cut: Cut) -> dict[str, np.ndarray]:
+        """What the consumers hold when units have gone, full-size, by name of the tensor."""
+        made: dict[str, np.ndarray] = {}
+        for consumer in cut.of.consumers:
+            if self.refit:
+                made |= fitted(cut, consumer, consumer.gram(self.grams()))
+            else:
+                made |= thinned(cut, consumer)
+        return made
 
     def check_observed(self, found: Cuttable) -> None:
         """Raise UnfitError where no data reached a layer."""
@@ -96,26 +130,6 @@ class Ranking:
         if self.score == VARIANCE:
             return Reader(weight, moments, consumer.index)
         return Reader(weight, damped(moments, gram.count), consumer.index)
-
-    def _energy(self, consumer: Consumer) -> float:
-        """Of a row of what the output becomes part of, else of the output."""
-        grams = self.grams()
-        for observed in residual_of([consumer]):
-            gram = grams.get(observed)
-            if gram is not None and gram.count > 0:
-                return float(np.trace(gram.matrix) / gram.count)
-        gram, weight = consumer.gram(grams), consumer.matrix().astype(np.float64)
-        return float(np.vdot(weight, gram.matrix @ weight) / gram.count)
-
-
-def wanted(chosen: Sequence[Cuttable], *, streams: bool) -> tuple[Observed, ...]:
-    """What must be observed of groups; streams: also what their layers add to."""
-    found = list[Observed]()
-    for each in chosen:
-        found += each.observed
-        if streams:
-            found += residual_of(each.consumers)
-    return tuple(dict.fromkeys(found))
 
 
 def thinned(cut: Cut, consumer: Consumer) -> dict[str, np.ndarray]:

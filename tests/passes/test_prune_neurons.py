@@ -262,7 +262,7 @@ def test_hidden_layers_in_a_row_are_one_edit(graphs: ModuleType) -> None:
         [{"x": f["x"].reshape(-1, 12)} for f in FEEDS],
         target="generic",
     )
-    (edit,) = bench.run("prune-neurons", ratio=0.5).edits
+    (edit,) = bench.run("prune-neurons", ratio=0.5, scope="layer").edits
     assert edit.setting == "40-of-80"
     assert [about["kept"] for about in edit.details["groups"].values()] == [16, 24]
     shapes = {name: tensor(bench, name).shape for name in weights | biases}
@@ -355,12 +355,6 @@ def test_a_global_request_takes_where_it_costs_least(graphs: ModuleType) -> None
     assert [tensor(alike, f"down{i}").shape[0] for i in (0, 1)] == [24, 24]
 
 
-def test_a_kept_count_of_all_layers_together(graphs: ModuleType) -> None:
-    bench = two(graphs)
-    bench.run("prune-neurons", keep=24, scope="global")
-    assert sum(tensor(bench, f"down{i}").shape[0] for i in (0, 1)) == 24
-
-
 def test_magnitudes_are_shared_out_as_shares_of_their_layer(graphs: ModuleType) -> None:
     bench = two(graphs)
     bench.run("prune-neurons", ratio=0.5, scope="global", score="magnitude", refit=False)
@@ -379,7 +373,7 @@ def test_excluded_layers_stay_whole_and_do_not_count(graphs: ModuleType) -> None
 
 def test_selected_blocks_only(graphs: ModuleType) -> None:
     bench = two(graphs)
-    bench.run("prune-neurons", selector=("block2",), ratio=0.5)
+    bench.run("prune-neurons", selector=("block2",), ratio=0.5, scope="layer")
     assert [tensor(bench, f"down{i}").shape[0] for i in (0, 1)] == [32, 16]
 
 
@@ -457,10 +451,8 @@ def test_a_ratio_is_a_share(text: str) -> None:
 def test_a_kept_count_is_at_least_one_and_no_more_than_there_are(graphs: ModuleType) -> None:
     with pytest.raises(UsageError, match="keep is 0, not 1 or more"):
         instantiate(parse("prune-neurons{keep=0}"))
-    with pytest.raises(UsageError, match="keep=33 is more neurons than there are in any layer: 32"):
+    with pytest.raises(UsageError, match="keep=33 is more neurons than any layer has: 32"):
         block(graphs).run("prune-neurons", keep=33)
-    with pytest.raises(UsageError, match="in all layers together: 64"):
-        two(graphs).run("prune-neurons", keep=65, scope="global")
 
 
 def test_a_layer_with_no_more_than_are_kept_stays(graphs: ModuleType) -> None:

@@ -9,7 +9,6 @@ from planish.ir.axes.find import find_axis_groups
 from planish.ir.sites import find_sites
 from planish.passes.cutting.consumers import consumers_of
 from planish.passes.cutting.region import CutRegion, cut_region
-from planish.passes.cutting.residual import residual_of
 
 RNG = np.random.default_rng(0)
 
@@ -71,16 +70,3 @@ def test_sizes_are_computed_inside_where_they_hold_what_is_cut(graphs: ModuleTyp
     groups = find_axis_groups(model, sites).cuttable()
     found = cut_region(model, groups[:1], consumers_of(groups[0], sites))
     assert (found.inputs, found.outputs) == (("shape", "x"), ("y",))
-
-
-def test_the_stream_that_a_layer_adds_to(graphs: ModuleType) -> None:
-    text = head("float[n, 6] x, float[n, 5] r", "float[n, 5] y, float[n, 5] z") + (
-        """{
-  a = MatMul(x, up) b = Relu(a) c = MatMul(b, down) d = Add(c, bias) y = Add(r, d)
-  e = MatMul(x, other) z = Add(e, bias)
-}"""
-    )
-    model = graphs.parse(text, **WEIGHTS, other=array(6, 5))
-    sites = find_sites(model)
-    (group,) = find_axis_groups(model, sites).cuttable("neurons")
-    assert residual_of(consumers_of(group, sites)) == [("y", 1)]
