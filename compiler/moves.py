@@ -75,6 +75,8 @@ def _dynamic(target: Target, convolutions: Convolutions) -> tuple[tuple[str, str
     return (("quantize", "ranges taken at run time follow each input"),)
 
 
+RECURRENT = "recurrent"
+"""Layers that are no sites: they go through a pass of their own behind the others."""
 _TABLES_TOO = frozenset({"linear", "embedding"})
 MOVES: dict[str, Move] = {
     "weight-only-int4": Move(
@@ -83,7 +85,7 @@ MOVES: dict[str, Move] = {
     "int8-static": Move(
         "quantize", frozenset({"linear", "conv"}), 8, _static, needs_data=True
     ),
-    "int8-dynamic": Move("quantize", _TABLES_TOO, 8, _dynamic),
+    "int8-dynamic": Move("quantize", _TABLES_TOO | {RECURRENT}, 8, _dynamic),
     "weight-only-int8": Move(
         "weight-only", _TABLES_TOO, 8, _weight_only(8, "8-bit weights lose least")
     ),

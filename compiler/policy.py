@@ -19,6 +19,7 @@ from ..ir.graph import constant_tensor, opset
 from ..ir.sites import Site, find_sites
 from ..passes.api import registered
 from ..passes.quantize import is_narrow
+from ..passes.quantize_recurrent import is_recurrent
 from ..passes.quantize_residuals import joins
 from ..targets.schema import Target
 from ..targets.techniques import TECHNIQUES, one
@@ -26,6 +27,7 @@ from .moves import (
     FEW_ROWS,
     MANY_ROWS,
     MOVES,
+    RECURRENT,
     Convolutions,
     Move,
     block_of,
@@ -110,7 +112,8 @@ def propose(
     """
     sites = [site for site in find_sites(model) if FLOAT in site.facts]
     convolutions = _convolutions(model, sites, target)
-    case = _Case(target, goal, calibrated, opset(model), _elements(sites), convolutions)
+    elements = _elements(model, sites)
+    case = _Case(target, goal, calibrated, opset(model), elements, convolutions)
     if goal != "size" and not _refusal("weight-only-int4", case):
         limit = target.weight_only.most_rows or ONE_ROW
         case = replace(case, few=few_rows(model, sites, workloads, limit))
@@ -251,7 +254,16 @@ def _made(name: str, case: _Case) -> Iterator[Proposal]:
         pipeline = f"weight-only{options_text(4, case.target, 'layers=false')},quantize"
         yield Proposal(f"{LOSSLESS},{pipeline}", f"{TABLES}{_because(name, case)}", name)
     for pipeline, reason in MOVES[name].pipelines(case.target, case.convolutions):
-        yield Proposal(f"{LOSSLESS},{pipeline}", f"{reason}{_because(name, case)}", name)
+        whole = f"{LOSSLESS},{_with_recurrent(pipeline, MOVES[name], case)}"
+        yield Proposal(whole, f"{reason}{_because(name, case)}", name)
+
+
+def _with_recurrent(pipeline: str, move: Move, case: _Case) -> str:
+    """With the pass for recurrent layers behind, or in place of, one that finds nothing else."""
+    if RECURRENT not in case.elements:
+        return pipeline
+    alone = not move.kinds & (case.elements.keys() - {RECURRENT})
+    return "quantize-recurrent" if alone else f"{pipeline},quantize-recurrent"
 
 
 def _small_tables_pay(case: _Case) -> bool:
@@ -277,9 +289,13 @@ def _because(name: str, case: _Case) -> str:
 # -- the model --------------------------------------------------------------------------
 
 
-def _elements(sites: Sequence[Site]) -> dict[str, int]:
-    """Weights of the sites by kind; kinds without any are missing."""
+def _elements(model: ir.Model, sites: Sequence[Site]) -> dict[str, int]:
+    """Weights by the kind of what applies them; kinds without any are missing."""
     found: dict[str, int] = {}
+    for node in filter(is_recurrent, model.graph):
+        tensors = [constant_tensor(value) for value in node.inputs[1:3]]
+        count = sum(int(tensor.size) for tensor in tensors if tensor is not None)
+        found[RECURRENT] = found.get(RECURRENT, 0) + count
     for site in sites:
         tensor = constant_tensor(site.weight)
         if tensor is not None:

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from ...ir import nbits, recurrent
 from ...ir.errors import PassError
 from ...ir.graph import consumers
-from ...ir.nbits import compute_in_float, computes_in_integers
 from ...ir.region import extract, lift_weights
 from ...ir.rewriter import Rewriter
 from ...ir.storage.stream import array_of
@@ -116,7 +116,7 @@ def added_loss(
     None where no kernel of the lowered region does.
     """
     region = _region(model, _still_read(perturbation, values), values)
-    if not any(computes_in_integers(node) for node in region.graph):
+    if not any(_rounds_activations(node) for node in region.graph):
         return None
     return _relative_error(ref.outputs, _run_as_handed_over(region, ref.inputs, threads))
 
@@ -173,8 +173,18 @@ def _float_region(
     model: ir.Model, perturbation: Perturbation, values: Mapping[str, ir.Value]
 ) -> ir.Model:
     region = _region(model, perturbation, values)
-    compute_in_float(region)
+    _compute_in_float(region)
     return region
+
+
+def _rounds_activations(node: ir.Node) -> bool:
+    """Whether a kernel rounds activations on its own account, as no Q/DQ in the graph shows."""
+    return nbits.computes_in_integers(node) or recurrent.rounds_activations(node)
+
+
+def _compute_in_float(region: ir.Model) -> None:
+    nbits.compute_in_float(region)
+    recurrent.in_float(region)
 
 
 def _still_read(perturbation: Perturbation, values: Mapping[str, ir.Value]) -> Perturbation:
@@ -196,7 +206,7 @@ def _perturbed(
         [_value(values, n) for n in perturbation.outputs],
         tensors=perturbation.tensors,
     )
-    compute_in_float(region)
+    _compute_in_float(region)
     rewriter = Rewriter(region)
     inputs = {str(v.name): v for v in region.graph.inputs}
     for name, quant in perturbation.fake_quants.items():

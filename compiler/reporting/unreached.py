@@ -9,7 +9,9 @@ import onnx_ir as ir
 
 from ...ir.counting.count import parameters, value_parameters
 from ...ir.graph import all_graphs
+from ...ir.recurrent import rounds_activations
 from ...ir.sites import find_sites
+from ...passes.quantize_recurrent import is_recurrent
 
 MOVES = frozenset("Slice Split Squeeze Unsqueeze Reshape Transpose Concat Identity Cast".split())
 """Operators that only hand a weight on to the one that computes with it."""
@@ -35,6 +37,8 @@ def unreached(model: ir.Model, spoken_of: Container[str]) -> str:
 def _left(model: ir.Model, spoken_of: Container[str]) -> Iterable[ir.Value]:
     sites = [s for s in find_sites(model, nested=True) if not s.nested or s.name in spoken_of]
     held = {id(value) for site in sites for value in (site.weight, site.bias)}
+    treated = [n for n in model.graph if is_recurrent(n) or rounds_activations(n)]
+    held |= {id(value) for node in treated for value in node.inputs if value is not None}
     for graph in all_graphs(model):
         yield from (value for value in graph.initializers.values() if id(value) not in held)
 

@@ -28,6 +28,7 @@ _SCALE_POSITIONS: dict[str, tuple[int, ...]] = {
     "MatMulBnb4": (2,),
     "GatherBlockQuantized": (2, 3),
     "QAttention": (3, 4, 6, 7),
+    "DynamicQuantizeLSTM": (8, 9, 10, 11),
 }
 """Inputs that say how integers stand for numbers, and are no parameters themselves."""
 _CODES = frozenset(d for d in ir.DataType if d.is_integer() and d.bitwidth <= 8)

@@ -16,7 +16,7 @@ from ..graph import attribute, constant_tensor, given, operator
 from ..types.bound import Shapes
 from .elementwise import FREE, PER_ELEMENT, REDUCTIONS
 
-_GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+_GATES = {"LSTM": 4, "DynamicQuantizeLSTM": 4, "GRU": 3, "RNN": 1}
 
 Sizes = tuple[int, ...]
 
@@ -157,7 +157,8 @@ def _recurrent(node: ir.Node, shapes: Shapes) -> int:
     length, batch, depth = _sizes(node.inputs[0], shapes)
     if attribute(node, "layout", 0):
         length, batch = batch, length
-    directions, _, hidden = _sizes(node.inputs[2], shapes)
+    directions, _, last = _sizes(node.inputs[2], shapes)
+    hidden = int(attribute(node, "hidden_size", last))
     gates = _GATES[node.op_type]
     return 2 * length * batch * directions * gates * hidden * (depth + hidden)
 
@@ -201,6 +202,7 @@ _COUNTERS: dict[str, Callable[[ir.Node, Shapes], int]] = {
     "Attention": _projecting_attention,
     "QAttention": _projecting_attention,
     "LSTM": _recurrent,
+    "DynamicQuantizeLSTM": _recurrent,
     "GRU": _recurrent,
     "RNN": _recurrent,
     "MaxPool": _pool,

@@ -156,6 +156,9 @@ def _infer_contrib(node: ir.Node) -> None:
     dtype = next((d for d in floating if d.is_floating_point()), None)
     if output.type is None and dtype is not None:
         output.type = ir.TensorType(dtype)  # what reads it is only inferred from a typed value
+    if node.op_type == "DynamicQuantizeLSTM":
+        for state in node.outputs[1:]:
+            state.shape, state.type = ir.Shape(shape[1:]), output.type
 
 
 def _sizes(node: ir.Node, opsets: Mapping[str, int]) -> list[Array]:

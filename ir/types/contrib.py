@@ -87,6 +87,14 @@ def _rows(node: ir.Node) -> Dims | None:
     return (*indices, *table[1:-1], *tail)
 
 
+def _sequence(node: ir.Node) -> Dims | None:
+    """``DynamicQuantizeLSTM``: [T, B, K] to [T, directions, B, hidden]."""
+    x, weight = dims(node.inputs[0]), dims(node.inputs[2])
+    if x is None or weight is None or len(x) != 3:
+        return None
+    return (x[0], weight[0], x[1], int(attribute(node, "hidden_size")))
+
+
 _RULES: dict[str, Callable[[ir.Node], Dims | None]] = {
     **dict.fromkeys(["BiasGelu", "FastGelu", "Gelu", "QuickGelu", "BiasSoftmax"], _same),
     **dict.fromkeys(["SkipLayerNormalization", "SkipSimplifiedLayerNormalization"], _same),
@@ -98,4 +106,5 @@ _RULES: dict[str, Callable[[ir.Node], Dims | None]] = {
     **dict.fromkeys(["MatMulNBits", "MatMulBnb4"], _to_features),
     "EmbedLayerNormalization": _embedded,
     "GatherBlockQuantized": _rows,
+    "DynamicQuantizeLSTM": _sequence,
 }

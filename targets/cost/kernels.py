@@ -105,6 +105,7 @@ _MAKERS: Mapping[
 ] = {
     "Conv": convolution, "FusedConv": convolution, "QLinearConv": convolution,
     "ConvInteger": convolution, "ConvTranspose": transposed, "LSTM": recurrent,
+    "DynamicQuantizeLSTM": recurrent,
     "GRU": recurrent, "RNN": recurrent, "Attention": attention, "QAttention": attention,
     "MultiHeadAttention": attention, "GroupQueryAttention": attention, "Einsum": einsum,
     "MaxPool": pool, "AveragePool": pool, "LpPool": pool, "Transpose": transpose,

@@ -20,7 +20,7 @@ PRODUCT_NAMES = {
 _CONV_WEIGHT = {"QLinearConv": 3}
 _BLOCK = 16  # channels
 _ABSORBED = frozenset({"Relu", "LeakyRelu", "Clip", "Sigmoid", "Tanh", "HardSigmoid"})
-_GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+_GATES = {"LSTM": 4, "DynamicQuantizeLSTM": 4, "GRU": 3, "RNN": 1}
 
 
 def product(node: ir.Node, name: str, shapes: Shapes, kernel: str | None) -> tuple[Part, ...]:
@@ -97,11 +97,13 @@ def recurrent(node: ir.Node, shapes: Shapes, kernel: str | None) -> tuple[tuple[
     length, batch, depth = sizes_of(node.inputs[0], shapes)
     if attribute(node, "layout", 0):
         length, batch = batch, length
-    directions, _, hidden = sizes_of(node.inputs[2], shapes)
+    directions, _, last = sizes_of(node.inputs[2], shapes)
+    hidden = int(attribute(node, "hidden_size", last))
     wide, steps = _GATES[node.op_type] * hidden, length * directions
+    table = "dynamic" if node.op_type == "DynamicQuantizeLSTM" else "float32"
     return (
-        Part("products.float32", (length * batch, depth, wide), directions),
-        Part("products.float32", (batch, hidden, wide), steps),
+        Part(f"products.{table}", (length * batch, depth, wide), directions),
+        Part(f"products.{table}", (batch, hidden, wide), steps),
         Part("streams.exponential", (batch * wide,), steps),
     ), True
 

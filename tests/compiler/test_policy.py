@@ -35,6 +35,7 @@ JOINED = (
     'float["n", 32, 8, 8] y',
 )
 NARROW = ("y = Conv(x, stem)", 'float["n", 3, 8, 8] x', 'float["n", 32, 6, 6] y')
+LSTM = ("y = LSTM<hidden_size=16>(x, lw, lr)", "float[t, n, 64] x", "float[t, 1, n, 16] y")
 TABLE = ("y = Gather(table, x)", 'int64["n", "s"] x', 'float["n", "s", 64] y')
 WORDS = ("e = Gather(table, x) y = MatMul(e, w)", TABLE[1], TABLE[2])
 NEITHER = ("y = Relu(x)", 'float["n", 64] x', 'float["n", 64] y')
@@ -50,6 +51,8 @@ WEIGHTS = {
     "c": (32, 32, 3, 3),
     "stem": (32, 3, 3, 3),
     "table": (1000, 64),
+    "lw": (1, 64, 64),
+    "lr": (1, 64, 16),
 }
 
 
@@ -109,6 +112,7 @@ def codes(proposed: Proposed) -> dict[str, str]:
         (NARROW, [WIDE, STATIC, f"canonicalize,equalize,{WIDE.split(',')[1]}"], []),
         (BOTH, [STATIC, EQUALIZED, DYNAMIC], [DYNAMIC]),
         (WORDS, [STATIC, EQUALIZED, DYNAMIC], [DYNAMIC]),
+        (LSTM, ["canonicalize,quantize-recurrent"], ["canonicalize,quantize-recurrent"]),
         (TABLE, [DYNAMIC, INT4, INT8], [DYNAMIC, INT4, INT8]),
         (NEITHER, [], []),
         (QUANTIZED, [], []),
@@ -131,6 +135,15 @@ def test_few_bits_come_first_at_one_row_and_go_at_many(kit: ModuleType) -> None:
     (sentence,) = untried(many)
     assert sentence.startswith("not tried: weight-only-int8, weight-only-int4 (many-rows: every")
     assert untried(found(kit, NEITHER)) == ()
+
+
+def test_recurrent_layers_go_through_their_own_pass_behind_all_others(kit: ModuleType) -> None:
+    both = (
+        "p = MatMul(x, w) a = Add(p, b) y = LSTM<hidden_size=16>(a, lw, lr)", LSTM[1], LSTM[2]
+    )  # fmt: skip
+    steps = [pipeline.split(",")[-1] for pipeline in pipelines(found(kit, both))]
+    assert set(steps) == {"quantize-recurrent"}
+    assert pipelines(found(kit, both, calibrated=False)) == [f"{DYNAMIC},quantize-recurrent"]
 
 
 def test_a_small_layer_behind_convolutions_decides_nothing(kit: ModuleType) -> None:
