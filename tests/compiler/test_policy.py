@@ -143,7 +143,7 @@ def test_recurrent_layers_go_through_their_own_pass_behind_all_others(kit: Modul
     )  # fmt: skip
     steps = [pipeline.split(",")[-1] for pipeline in pipelines(found(kit, both))]
     assert set(steps) == {"quantize-recurrent"}
-    assert pipelines(found(kit, both, calibrated=False)) == [f"{DYNAMIC},quantize-recurrent"]
+    assert pipelines(found(kit, both, calibrated=False))[0] == f"{DYNAMIC},quantize-recurrent"
 
 
 def test_a_small_layer_behind_convolutions_decides_nothing(kit: ModuleType) -> None:
