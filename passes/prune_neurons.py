@@ -16,14 +16,15 @@ class PruneNeuronsOptions(PruneOptions):
     score: what a neuron is judged by: obs, the second-order cost of its removal after the others
     are fitted, one neuron after another; variance (FLAP), its variance times its weights; wanda,
     its energy times its weights; magnitude, weights alone. refit: fit what reads the axis by
-    least squares. scope: global takes the ratio of all layers together, where the model's outputs
-    change least (measured with each layer cut alone, on a few samples); layer of each by itself,
-    which then stay alike. multiples: round counts to what the target's kernels like. exclude:
+    least squares. scope: layer takes the ratio of each by itself, which then stay alike; global of
+    all layers together, where the model's outputs change least (measured with each layer cut
+    alone, on a few samples). multiples: round counts to what the target's kernels like. exclude:
     selectors of sites to leave whole; they do not count in a global request, while blocks that a
     selector of the pass leaves out do.
     """
 
     score: Literal["obs", "variance", "wanda", "magnitude"] = "obs"
+    scope: Literal["layer", "global"] = "layer"
 
 
 @register

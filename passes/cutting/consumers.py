@@ -63,6 +63,7 @@ class Consumer:
 
     def gram(self, grams: GramTable) -> Gram:
         """Of all that is multiplied by the weight. Raises UnfitError where it was not observed."""
+        self.check_rank()
         found = [gram for seen in self.observed if (gram := grams.get(seen)) is not None]
         if len(found) < len(self.observed) or not found or min(g.count for g in found) <= 0:
             raise UnfitError("not-observed", f"no calibration feed reached {self.site.name}")
@@ -71,6 +72,12 @@ class Consumer:
             sum((gram.total for gram in found[1:]), found[0].total),
             sum(gram.count for gram in found),
         )
+
+    def check_rank(self) -> None:
+        """Raise UnfitError where what it reads cannot be looked at."""
+        if any(rank(use.input) is None for use in self.site.uses):
+            why = f"the rank of what {self.site.name} reads is unknown"
+            raise UnfitError("unknown-rank", why)
 
     def moments(self, gram: Gram) -> Doubles:
         """What an error of the weight is weighed by, a row of data: [inputs, inputs].
@@ -106,8 +113,6 @@ def _consumer(site: Site, member: Member) -> Consumer:
     observed = tuple(
         (str(use.input.name), known - 1) for use in site.uses if (known := rank(use.input))
     )
-    if len(observed) < len(site.uses):
-        raise UnfitError("unknown-rank", f"the rank of what {site.name} reads is unknown")
     return Consumer(site, member.index, turned, _own_bias(site), tuple(dict.fromkeys(observed)))
 
 

@@ -10,7 +10,7 @@ import pytest
 from planish.compiler.pipeline import parse
 from planish.compiler.workshop import instantiate
 from planish.ir.errors import UsageError
-from planish.ir.graph import constant_array
+from planish.ir.graph import attribute, constant_array
 from planish.ir.sites import find_sites
 
 Array = np.ndarray[Any, Any]
@@ -226,6 +226,27 @@ def test_heads_that_share_keys_and_values_go_together(graphs: ModuleType) -> Non
     assert bench.outputs({"x": FEEDS[0]["x"]})["y"].shape == FEEDS[0]["x"].shape
 
 
+FUSED = (
+    head("float[n, t, 32] x", "float[n, t, 32] y", opset=23)
+    + """{
+  q0 = MatMul(x, wq) q = Add(q0, bq)
+  k = MatMul(x, wk)
+  v = MatMul(x, wv)
+  c = Attention <q_num_heads = 4, kv_num_heads = 4> (q, k, v)
+  o = MatMul(c, wo) y = Add(o, bo)
+}"""
+)
+
+
+def test_the_attributes_of_a_fused_operator_follow(graphs: ModuleType) -> None:
+    bench = graphs.Bench(graphs.parse(FUSED, **WEIGHTS), [{"x": f["x"]} for f in FEEDS])
+    bench.run("prune-heads", ratio=0.5)
+    node = next(n for n in bench.model.graph if n.op_type == "Attention")
+    assert (attribute(node, "q_num_heads"), attribute(node, "kv_num_heads")) == (2, 2)
+    assert tensor(bench, "wo").shape == (2 * SIZE, WIDTH)
+    assert bench.outputs({"x": FEEDS[0]["x"]})["y"].shape == FEEDS[0]["x"].shape
+
+
 PACKED = (
     head("float[n, t, 32] x", "float[n, t, 32] y")
     + """{
@@ -239,6 +260,20 @@ PACKED = (
   o = MatMul(c, wo) y = Add(o, bo)
 }"""
 )
+
+
+def test_where_no_rank_is_known_nothing_can_be_observed(graphs: ModuleType) -> None:
+    """Nobody infers shapes behind a runtime's own operator."""
+    text = FUSED.replace(
+        "Attention <q_num_heads = 4, kv_num_heads = 4>",
+        "com.microsoft.MultiHeadAttention <num_heads = 4>",
+    )
+    bench = graphs.Bench(graphs.parse(text, **WEIGHTS), [{"x": f["x"]} for f in FEEDS])
+    assert not bench.run("prune-heads", ratio=0.5).edits
+    assert "unknown-rank" in bench.refusals().values()
+    bench = graphs.Bench(graphs.parse(text, **WEIGHTS), [{"x": f["x"]} for f in FEEDS])
+    (edit,) = bench.run("prune-heads", ratio=0.5, score="magnitude", refit=False).edits
+    assert edit.setting == "2-of-4"
 
 
 def test_a_packed_projection_loses_columns_in_three_places(graphs: ModuleType) -> None:
