@@ -13,7 +13,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..graph import attribute, constant_tensor, given, operator
-from .relations import UNKNOWN, Contract, Holder, Inner, Key, Relations, Same, operand, reason
+from .relations import DATA, UNKNOWN, Contract, Holder, Inner, Key, Relations, Same, operand, reason
 from .sizes import SizeTable
 
 MICROSOFT = "com.microsoft"
@@ -81,11 +81,15 @@ class _Fused:
         """What is added to the scores [batch, heads, queries, keys], broadcast to them."""
         value = given(self.found.node, index)
         sizes = self.table.of(value)
-        if value is None or sizes is None or len(sizes) < 3:
+        if value is None or (sizes is not None and len(sizes) < 3):
             return
-        axis = len(sizes) - 3
-        if self.table.length(value, axis) == self.heads.queries:
+        axis = 0 if sizes is None else len(sizes) - 3
+        length = None if sizes is None else self.table.length(value, axis)
+        if length == self.heads.queries:
             self.apart(operand(self.found.node, index), axis, queries=True)
+        elif length != 1:
+            why = reason(DATA, self.found.node, "may read scores of each head, or of all")
+            self.found.stop(why, self.groups[0], self.shared[0])
 
 
 def attention(found: Relations, table: SizeTable) -> None:

@@ -11,6 +11,8 @@ import onnx_ir as ir
 from ..errors import PassError
 from ..graph import attribute, constant_array, constant_tensor, opset
 from ..rewriter import Rewriter
+from ..sites import find_sites
+from .find import find_axis_groups
 from .groups import AxisGroup, Index, Member
 from .labels import CannotCutError
 from .repairs import Axis, Constant, Cut, Joined, Repair, Scaled, Setting, Uneven, repairs_of
@@ -33,6 +35,9 @@ def cut_group(
 ) -> None:
     """Leave only the units ``keep`` of a group (in their order in the group).
 
+    A group that shares an axis with another one that was cut since it was found (concatenated
+    channels, the heads and the features of a projection) is found anew by its name.
+
     replace: new contents of stored tensors by name, already cut, of the dtype they have. Tensors
     keep their names; a shared vector that is cut for some uses only gets a copy. Shapes are
     stated where the cut changes them. Raises PassError where the group cannot be cut, the graph
@@ -43,7 +48,7 @@ def cut_group(
     kept = np.unique(np.asarray(keep, np.int64))
     if len(kept) == group.units:
         return
-    values, owns = _located(rewriter, group)
+    values, owns = _located(rewriter, group) or _located_anew(rewriter, group)
     cut = _cut_of(rewriter.model, values, kept)
     try:
         repairs = [r for node in _around(values, owns) for r in repairs_of(node, cut)]
@@ -70,19 +75,29 @@ def _check(group: AxisGroup, keep: Sequence[int]) -> None:
 Located = dict[Axis, Member]
 
 
-def _located(rewriter: Rewriter, group: AxisGroup) -> tuple[Located, list[_Own]]:
-    """The members' values in the graph as it is now."""
+def _located_anew(rewriter: Rewriter, group: AxisGroup) -> tuple[Located, list[_Own]]:
+    model = rewriter.model
+    fresh = find_axis_groups(model, find_sites(model)).get(group.name)
+    same = fresh is not None and (fresh.units, fresh.sites) == (group.units, group.sites)
+    found = _located(rewriter, fresh) if fresh is not None and same else None
+    if found is None:
+        raise PassError(
+            "the graph is not what it was when the group was found, and has no such group now",
+            where=group.name,
+            hint="analyse the graph again",
+        )
+    return found
+
+
+def _located(rewriter: Rewriter, group: AxisGroup) -> tuple[Located, list[_Own]] | None:
+    """The members' values in the graph; None where it is another one than it was."""
     found: Located = {}
     owns: list[_Own] = []
     for member in group.members:
         value = _value(rewriter, member)
         size = None if value is None or value.shape is None else value.shape[member.axis]
         if value is None or (isinstance(size, int) and size != member.size):
-            raise PassError(
-                f"{member.value!r} is not what it was when the group was found",
-                where=group.name,
-                hint="analyse the graph again",
-            )
+            return None
         if member.uses:
             owns.append(_Own(value, member))
         else:

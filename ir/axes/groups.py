@@ -87,6 +87,13 @@ class AxisGroup:
         """Whether ``cut_group`` takes it."""
         return not self.code
 
+    def emptied(self, keep: Sequence[int] | Index) -> list[str]:
+        """Tensors of which a cut would leave nothing, so that ``cut_group`` refuses it.
+
+        Where units differ in width (a shortcut padded with channels) some are needed.
+        """
+        return [member.value for member in self.members if not len(member.kept(keep))]
+
     def of_role(self, *roles: Role) -> list[Member]:
         """The members with these roles, in the order of the analysis."""
         return [member for member in self.members if member.role in roles]

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import onnx_ir as ir
 
-from ..graph import attribute, given
+from ..graph import attribute, given, opset
 from .movement import given_axes
 from .relations import REDUCTION, Relations, operand, reason
 from .sizes import ONE, SizeTable, number
@@ -18,11 +18,17 @@ def keep_others(found: Relations, table: SizeTable, over: Axes, output: int = 0)
     """The node computes over axes ``over`` of its first input; all others stay where they are."""
     x, y = found.node.inputs[0], found.node.outputs[output]
     sizes = table.of(x)
-    if x is None or sizes is None:
+    if x is None or sizes is None or _gives_more(found.node, output):
         return
     found.otherwise = reason(REDUCTION, found.node, "computes over the axis")
     for axis in set(range(len(sizes))) - set(over):
         found.same((x, axis), (y, axis))
+
+
+def _gives_more(node: ir.Node, output: int) -> bool:
+    """Whether another output is read: places of maxima in a MaxPool count all channels."""
+    others = [y for place, y in enumerate(node.outputs) if place != output]
+    return any(y.uses() or y.is_graph_output() for y in others)
 
 
 def rank_of(found: Relations, table: SizeTable) -> int:
@@ -33,14 +39,12 @@ def rank_of(found: Relations, table: SizeTable) -> int:
 def along(found: Relations, table: SizeTable) -> None:
     """Over one axis: Softmax and its like (before opset 13 over all axes from it on)."""
     node, rank = found.node, rank_of(found, table)
-    old = (node.version or 13) < 13 and node.op_type in ("Softmax", "LogSoftmax", "Hardmax")
-    if not rank:
+    graph = node.graph
+    if not rank or not isinstance(graph, ir.Graph):
         return
-    axis = int(attribute(node, "axis", 1 if old else _DEFAULTS.get(node.op_type, -1))) % rank
+    old = opset(graph) < 13 and node.op_type != "LpNormalization"
+    axis = int(attribute(node, "axis", 1 if old else -1)) % rank
     keep_others(found, table, range(axis, rank) if old else [axis])
-
-
-_DEFAULTS = {"LpNormalization": -1}
 
 
 def from_axis(found: Relations, table: SizeTable) -> None:
@@ -66,7 +70,7 @@ def skip_norm(found: Relations, table: SizeTable) -> None:
 def batch_norm(found: Relations, table: SizeTable) -> None:
     """Per channel, axis 1; in inference position by position."""
     node, rank = found.node, rank_of(found, table)
-    if attribute(node, "training_mode", 0) or not rank:
+    if attribute(node, "training_mode", 0) or not attribute(node, "spatial", 1) or not rank:
         return
     keep_others(found, table, [])
     _per_channel(found, range(1, 5))
