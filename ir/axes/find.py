@@ -12,7 +12,7 @@ from ..graph import operator
 from ..sites import Site, Sites
 from .describe import described, distinct, named, refused, told_apart
 from .groups import NONE, AxisGroup, AxisGroups, Index
-from .labels import CannotCutError, Labels
+from .labels import CannotCutError, Labels, present
 from .members import members_of
 from .relations import DATA, Key, Relations, Use, value_of
 from .repairs import Cut, repairs_of
@@ -113,7 +113,7 @@ class _Finder:
             return
         for key, vector in labels.by_key.items():
             classes = labels.find(vector)
-            if (classes != NONE).all() and np.unique(classes).size == classes.size:
+            if (classes != NONE).all() and np.bincount(classes).max() == 1:
                 self.settled.add(key)
 
     def _rehearse(self, labels: Labels, around: Sequence[Relations]) -> None:
@@ -123,7 +123,7 @@ class _Finder:
             for (holder, axis), vector in labels.by_key.items()
             if (value := value_of(holder)) is not None and not isinstance(holder, Use)
         }
-        last = _last_free(list(found.values()))
+        last = _last_free(list(found.values()), len(labels.parent))
         stays = {axis: np.flatnonzero(vector != last) for axis, vector in found.items()}
         kept = {axis: left for axis, left in stays.items() if len(left) < len(found[axis])}
         cut = Cut(kept, {axis: len(found[axis]) for axis in kept}, self.table)
@@ -131,10 +131,11 @@ class _Finder:
             repairs_of(relations.node, cut)
 
 
-def _last_free(vectors: Sequence[Index]) -> int:
+def _last_free(vectors: Sequence[Index], count: int) -> int:
     """The last unit without which no axis is empty."""
-    needed = {int(v[0]) for v in vectors if v[0] != NONE and (v == v[0]).all()}
-    units = {int(unit) for v in vectors for unit in np.unique(v[v != NONE])}
-    if units <= needed:
+    needed = np.zeros(count, np.bool_)
+    needed[[v[0] for v in vectors if v[0] != NONE and (v == v[0]).all()]] = True
+    free = np.flatnonzero(present(vectors, count) & ~needed)
+    if not free.size:
         raise CannotCutError("single", "without any of the units some axis would be empty")
-    return max(units - needed)
+    return int(free[-1])

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterable
 
 import numpy as np
+import numpy.typing as npt
 
 from .groups import NONE, Index
 from .relations import Fold, Key
@@ -56,20 +57,25 @@ class Labels:
         """The class of each label; ``NONE`` stays."""
         found = labels.copy()
         real = labels != NONE
-        roots = labels[real]
+        held = labels[real]
+        roots = self.parent[held]
         while True:
             above = self.parent[roots]
             if np.array_equal(above, roots):
                 break
             roots = above
+        self.parent[held] = roots  # shorter ways for the next one
         found[real] = roots
         return found
 
-    def join(self, a: Iterable[int], b: Iterable[int]) -> None:
-        """Put pairs of labels into one class each; the smaller number stands for it."""
-        for one, other in zip(a, b, strict=True):
-            one, other = self._root(int(one)), self._root(int(other))
-            self.parent[max(one, other)] = min(one, other)
+    def join(self, a: Index, b: Index) -> None:
+        """Put pairs of labels into one class each; the smallest number stands for it."""
+        while True:
+            one, other = self.find(a), self.find(b)
+            low, high = np.minimum(one, other), np.maximum(one, other)
+            if np.array_equal(low, high):
+                return
+            np.minimum.at(self.parent, high, low)  # of several for one class the rest comes next
 
     def put(self, key: Key, labels: Index) -> None:
         """These labels stand at this axis, besides what stands there already."""
@@ -93,23 +99,21 @@ class Labels:
     def join_rows(self, rows: Index) -> Index:
         """Join the labels in each row of [n, k]; the label of each row, NONE of an empty one."""
         found: Index = rows.max(axis=1, initial=NONE)
-        for label, row in zip(found, rows, strict=True):
-            held = np.unique(row[row != NONE])
-            if held.size > 1:
-                self.join([label] * held.size, held)
+        held = rows != NONE
+        self.join(np.broadcast_to(found[:, None], rows.shape)[held], rows[held])
         return found
 
     def units(self) -> int:
         """How many classes stand anywhere."""
-        if not self.by_key:
-            return 0
-        held = np.unique(np.concatenate(list(self.by_key.values())))
-        return int(np.unique(self.find(held[held != NONE])).size)
+        return int(present(map(self.find, self.by_key.values()), len(self.parent)).sum())
 
-    def _root(self, label: int) -> int:
-        while self.parent[label] != label:
-            label = int(self.parent[label])
-        return label
+
+def present(vectors: Iterable[Index], count: int) -> npt.NDArray[np.bool_]:
+    """bool [count]: which classes stand in any of the vectors."""
+    found = np.zeros(count, np.bool_)
+    for vector in vectors:
+        found[vector[vector != NONE]] = True
+    return found
 
 
 def name_of(key: Key) -> str:

@@ -128,12 +128,10 @@ def _scattered(relation: Same, vector: Index, labels: Labels) -> Index:
     found = np.full(relation.size, NONE, np.int64)
     assert relation.index is not None
     _fits(vector, len(relation.index), relation.b)
-    for place, label in zip(relation.index, vector, strict=True):
-        if place == NONE or label == NONE:
-            continue
-        if found[place] != NONE:
-            labels.join([found[place]], [label])
-        found[place] = label
+    held = (relation.index != NONE) & (vector != NONE)
+    places, ids = relation.index[held], vector[held]
+    found[places] = ids
+    labels.join(found[places], ids)
     return found
 
 
