@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import onnx_ir as ir
 
 from ..ir.facts import FACTORIZED, FLOAT
-from ..ir.graph import attribute, constant_array, constant_tensor
+from ..ir.graph import constant_tensor
 from ..ir.rewriter import Rewriter
 from ..ir.sites import Site
 from ..ir.storage.tensors import tensor_digest
@@ -28,23 +28,23 @@ from .api import (
     SITES,
     Candidate,
     Context,
-    Gram,
     GramTable,
+    Observed,
     Pass,
     Perturbation,
     Refusal,
     Semantics,
     register,
 )
-from .factoring import Group, Reason, bias_node, grouped, kernel_shape, reason
+from .factoring.groups import Group, Reason, grouped, reason
+from .factoring.importance import Reader, reader_of
+from .factoring.lowering import Factors, lower_conv, lower_linear
+from .factoring.seen import Seen, blind, corrected, look
 from .math.lowrank import (
-    Spectrum,
     down_to,
+    energy_rank,
     factors,
     most_rank,
-    output_pca,
-    principal,
-    second_moments,
     share_rank,
     shared_ranks,
     up_to,
@@ -52,8 +52,6 @@ from .math.lowrank import (
 
 ENERGY = 0.99
 """Share of the variance that is kept where no option says how far to go."""
-RIDGE, RIDGE_FEW = 1e-6, 1e-2
-"""Share of the mean variance that every channel has at least; with fewer rows than channels."""
 NO_DATA = (
     "directions come from real data; give --calibration (method=svd needs none, and loses more)"
 )
@@ -94,26 +92,6 @@ class LowRankOptions:
             raise ValueError(f"{' and '.join(given)} say the same thing twice; give one of them")
 
 
-@dataclass(frozen=True, eq=False)
-class Seen:
-    """What data says of a group. mean: of what was observed, float64 [channels], None without
-    data. rows: how many were seen; width: how many would be needed at least."""
-
-    spectrum: Spectrum
-    mean: np.ndarray | None = None
-    rows: float = 0.0
-    width: int = 0
-
-
-@dataclass(frozen=True, eq=False)
-class Factors:
-    """What lowering builds from: A [inputs, rank], B [rank, outputs], new biases by site."""
-
-    first: np.ndarray
-    second: np.ndarray
-    biases: tuple[np.ndarray, ...] = ()
-
-
 @register
 class LowRank(Pass):
     """Replace layers by two smaller ones whose product is nearest to them on real data.
@@ -122,8 +100,9 @@ class LowRank(Pass):
     rank, by output-PCA with centred covariances: equal to the truncated SVD of the whitened
     weight. The bias takes up the change of the mean; a layer without one keeps none, and the
     moments about zero decide. A convolution becomes one of as many taps to fewer channels, and a
-    1x1 one. What passes between the factors is turned so that one range
-    fits all its channels: 8 bits behind this pass lose little.
+    1x1 one. Outputs weigh by what reads them: a norm's scale behind a residual addition, or in a
+    feed-forward block the next weights. What passes between the factors is turned so that one
+    range fits all its channels: 8 bits behind this pass lose little.
     When it applies: float layers that nothing else shares, with calibration data, where two
     factors have fewer parameters and, by the target's figures, take less time. Ranks are
     multiples of what suits the target. Before quantization: the factors of rounded weights would
@@ -178,20 +157,18 @@ class LowRank(Pass):
             why = "no calibration feed reached it, or its sums are beyond float32"
             ctx.remark("missed", group.name, "not-observed", why)
             return None
-        if 0 < seen.rows < seen.width:
+        if seen.few:
             why = f"{seen.rows:.0f} rows of data for {seen.width} channels: a ridge stands in"
             ctx.remark("note", group.name, "few-rows", why)
-        weight = group.matrix()
-        first, second = (
-            f.astype(group.dtype) for f in factors(weight, seen.spectrum.basis[:, :rank])
-        )
+        made = factors(group.matrix(), seen.spectrum.basis[:, :rank], seen.scale)
+        first, second = (factor.astype(group.dtype) for factor in made)
         product = first.astype(np.float64) @ second
-        biases = tuple(_corrected(group, weight, second, seen))
-        made = {str(use.output.name) for use in group.uses}
+        biases = tuple(corrected(group, first, second, seen))
+        written = {str(use.output.name) for use in group.uses}
         read = dict.fromkeys(str(use.input.name) for use in group.uses)
         sites = zip(group.sites, biases, strict=False)
         return Perturbation(
-            inputs=tuple(name for name in read if name not in made),
+            inputs=tuple(name for name in read if name not in written),
             outputs=tuple(dict.fromkeys(str(use.output.name) for use in group.uses)),
             tensors=group.stored(product.astype(group.dtype))
             | {str(site.bias.name): bias for site, bias in sites if site.bias is not None},
@@ -219,9 +196,9 @@ class LowRank(Pass):
         made: Factors = perturbation.payload
         group, _ = self._planned[candidate.site]
         if group.convolves:
-            _lower_conv(group.sites[0], made, rewriter)
+            lower_conv(group.sites[0], made, rewriter)
         else:
-            _lower_linear(group, made, rewriter)
+            lower_linear(group, made, rewriter)
 
     # -- how far to go -----------------------------------------------------------------
 
@@ -263,7 +240,7 @@ class LowRank(Pass):
         seen = self._seen(group, ctx)
         if seen is None:
             return "not-observed", "no calibration feed reached it"
-        return up_to(multiple, seen.spectrum.rank(options.energy or ENERGY))
+        return up_to(multiple, energy_rank(seen.energies, options.energy or ENERGY))
 
     def _judged(self, group: Group, rank: int | Reason, ctx: Context) -> int | Reason:
         most, (inputs, outputs) = most_rank(group.shape), group.shape
@@ -306,40 +283,37 @@ class LowRank(Pass):
 
     def _seen(self, group: Group, ctx: Context) -> Seen | None:
         """Computed once for each weight and what it meets."""
-        asked = self._key(group, ctx), partial(self._look, group, ctx)
-        found: Seen | None = ctx.analysis(REMEMBERED, asked)
-        return found
-
-    def _look(self, group: Group, ctx: Context) -> Seen | None:
-        most = most_rank(group.shape)
+        key = self._key(group, ctx)
         if self.options.method == "svd":
-            return _few(Seen(output_pca(group.matrix())), most)
-        table = self._grams(ctx)
-        found = [gram for observed in group.observed if (gram := table.get(observed)) is not None]
-        if len(found) < len(group.observed):
-            return None
-        gram = _summed(found)
-        ridge = RIDGE_FEW if gram.count < len(gram.matrix) else RIDGE
-        moments = second_moments(
-            gram.matrix, gram.total, gram.count, centred=group.corrected, ridge=ridge
-        )
-        spectrum = principal(moments) if group.convolves else output_pca(group.matrix(), moments)
-        return _few(Seen(spectrum, gram.mean, gram.count, len(gram.matrix)), most)
+            return cast(Seen, ctx.analysis(REMEMBERED, (key, partial(blind, group))))
+        looked = partial(look, group, self._reader(group, ctx), self._grams(ctx))
+        return cast("Seen | None", ctx.analysis(REMEMBERED, (key, looked)))
+
+    def _reader(self, group: Group, ctx: Context) -> Reader | None:
+        return reader_of(group.sites[0], ctx.analysis(SITES)) if len(group.sites) == 1 else None
 
     def _grams(self, ctx: Context) -> GramTable:
         """Of all groups, in their order: they are collected together."""
         if self._table is None:
-            wanted = dict.fromkeys(observed for g in self._groups for observed in g.observed)
+            wanted: dict[Observed, None] = {}
+            for group in self._groups:
+                wanted |= dict.fromkeys(group.observed)
+                reader = self._reader(group, ctx)
+                if reader is not None and reader.observed is not None:
+                    wanted[reader.observed] = None
             self._table = ctx.analysis(GRAMS, tuple(wanted))
         return self._table
 
     def _key(self, group: Group, ctx: Context) -> Hashable:
         """All that the spectrum depends on."""
-        tensors = [constant_tensor(site.weight) for site in group.sites]
+        reader = self._reader(group, ctx)
+        read = [site.weight for site in group.sites] + ([] if reader is None else [reader.weight])
+        tensors = [constant_tensor(value) for value in read]
         digests = tuple(tensor_digest(tensor) for tensor in tensors if tensor is not None)
         seen: tuple[Hashable, ...] = ()
         if self.options.method == "pca":
-            seen = tuple(map(self._grams(ctx).origin, group.observed))
+            more = (reader.observed,) if reader is not None and reader.observed else ()
+            seen = tuple(map(self._grams(ctx).origin, (*group.observed, *more)))
         return (self.name, digests, self.options.method, group.corrected, seen)
 
 
@@ -350,94 +324,6 @@ def _candidate(group: Group, rank: int) -> Candidate:
         details["layers"] = [site.name for site in group.sites]
     saving = (group.parameters - made) * group.dtype.itemsize
     return Candidate(group.name, f"rank={rank}", saving, details)
-
-
-def _few(seen: Seen, most: int) -> Seen:
-    """As many directions as can be of use: the others are not kept."""
-    spectrum = Spectrum(np.ascontiguousarray(seen.spectrum.basis[:, :most]), seen.spectrum.energies)
-    return Seen(spectrum, seen.mean, seen.rows, seen.width)
-
-
-def _summed(grams: Sequence[Gram]) -> Gram:
-    matrix = sum((gram.matrix for gram in grams[1:]), grams[0].matrix)
-    total = sum((gram.total for gram in grams[1:]), grams[0].total)
-    return Gram(matrix, total, sum(gram.count for gram in grams))
-
-
-def _corrected(
-    group: Group, weight: np.ndarray, second: np.ndarray, seen: Seen
-) -> list[np.ndarray]:
-    """The biases that keep the mean of each output; none where there are none to correct."""
-    if not group.corrected or seen.mean is None:
-        return []
-    biases = [b for site in group.sites if (b := constant_array(site.bias)) is not None]
-    mean = seen.mean - biases[0] if group.convolves else seen.mean @ weight
-    shift = mean - (mean @ second.T.astype(np.float64)) @ second
-    parts = np.split(shift, np.cumsum(group.widths)[:-1])
-    return [(b + part).astype(b.dtype) for b, part in zip(biases, parts, strict=True)]
-
-
-# -- lowering --------------------------------------------------------------------------
-
-
-def _lower_linear(group: Group, made: Factors, rewriter: Rewriter) -> None:
-    """``MatMul(x, W)`` becomes ``MatMul(MatMul(x, A), B)``; layers of a group share the first."""
-    first = rewriter.initializer(f"{group.name}.weight_in", made.first)
-    between: dict[ir.Value, ir.Value] = {}
-    parts = np.split(made.second, np.cumsum(group.widths)[:-1], axis=1)
-    for index, (site, part) in enumerate(zip(group.sites, parts, strict=True)):
-        second = rewriter.initializer(f"{site.name}.weight_out", np.ascontiguousarray(part))
-        for use in site.uses:
-            node = use.nodes[0]
-            x, old = node.inputs[:2]
-            assert x is not None
-            if x not in between:
-                between[x] = _in_front(rewriter, node, [x, first])
-            rewriter.set_input(node, 0, between[x])
-            rewriter.set_input(node, 1, second)
-            rewriter.sweep([old])
-        _set_bias(site, made.biases[index : index + 1], rewriter)
-
-
-def _lower_conv(site: Site, made: Factors, rewriter: Rewriter) -> None:
-    """One of as many taps to fewer channels, then a 1x1 one with the bias."""
-    kernel, rank = kernel_shape(site), made.first.shape[1]
-    ones = [1] * (len(kernel) - 1)
-    taps, point = made.first.T.reshape(rank, *kernel), made.second.T.reshape(-1, rank, *ones)
-    first = rewriter.initializer(f"{site.name}.weight_in", np.ascontiguousarray(taps))
-    second = rewriter.initializer(f"{site.name}.weight_out", np.ascontiguousarray(point))
-    _set_bias(site, made.biases, rewriter)
-    for node in [use.nodes[0] for use in site.uses]:
-        read = list(node.inputs)
-        narrow = _in_front(rewriter, node, [read[0], first])
-        wide = [narrow, second, *read[2:]]
-        name, given = f"{node.name}_out", {"kernel_shape": ones}
-        out = rewriter.insert(
-            "Conv", wide, before=node, attributes=given, name=name, origins=[node]
-        )
-        rewriter.take_over(node.outputs[0], out.outputs[0])
-        rewriter.remove(node)
-        rewriter.sweep(read)
-
-
-def _in_front(rewriter: Rewriter, node: ir.Node, inputs: Sequence[ir.Value | None]) -> ir.Value:
-    """The output of a node of the same kind, in front of it."""
-    attributes = {name: attribute(node, name) for name in node.attributes}
-    attributes = {name: value for name, value in attributes.items() if value is not None}
-    made = rewriter.insert(
-        node.op_type, inputs, before=node, attributes=attributes, name=f"{node.name}_in",
-        origins=[node],
-    )  # fmt: skip
-    return made.outputs[0]
-
-
-def _set_bias(site: Site, biases: Sequence[np.ndarray], rewriter: Rewriter) -> None:
-    """Give the site a bias of its own; the old one may be shared."""
-    for bias in biases:
-        new = rewriter.initializer(f"{site.name}.bias_corrected", bias)
-        for node in [bias_node(site, use) for use in site.uses]:
-            rewriter.set_input(node, list(node.inputs).index(site.bias), new)
-        rewriter.sweep([site.bias])
 
 
 def _channel_axis(group: Group) -> int:

@@ -17,6 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 from ...ir.errors import InputError
 
 Doubles = NDArray[np.float64]
+FLOOR = 0.01
+"""What every output weighs at least, in units of the mean."""
 Shape = tuple[int, int]
 """Inputs and outputs."""
 
@@ -37,10 +39,11 @@ class Spectrum:
         total = float(self.energies.sum())
         return float(self.energies[rank:].sum()) / total if total > 0 else 0.0
 
-    def rank(self, energy: float) -> int:
-        """The fewest directions, at least one, that hold the share ``energy`` of the variance."""
-        held = np.cumsum(self.energies)
-        return int(np.searchsorted(held, energy * held[-1] * (1 - 1e-12))) + 1
+
+def energy_rank(energies: Doubles, share: float) -> int:
+    """The fewest directions, at least one, that hold a share of the variance."""
+    held = np.cumsum(energies)
+    return int(np.searchsorted(held, share * held[-1] * (1 - 1e-12))) + 1
 
 
 def output_pca(weight: ArrayLike, moments: ArrayLike | None = None) -> Spectrum:
@@ -60,6 +63,15 @@ def output_pca(weight: ArrayLike, moments: ArrayLike | None = None) -> Spectrum:
     return Spectrum(rows.T, values**2)
 
 
+def output_energies(weight: ArrayLike, moments: ArrayLike) -> Doubles:
+    """The energies of ``output_pca`` alone, descending: cheaper than its basis."""
+    w, c = _finite(weight), _finite(moments)
+    inputs, outputs = w.shape
+    rooted = w if outputs <= inputs else _root(c) @ w
+    spread = w.T @ c @ w if outputs <= inputs else rooted @ rooted.T
+    return np.clip(np.linalg.eigvalsh((spread + spread.T) / 2)[::-1], 0.0, None)
+
+
 def principal(moments: ArrayLike) -> Spectrum:
     """The same from the moments [outputs, outputs] of the outputs themselves; may be singular."""
     c = _finite(moments)
@@ -67,14 +79,26 @@ def principal(moments: ArrayLike) -> Spectrum:
     return Spectrum(vectors[:, ::-1], np.clip(values[::-1], 0.0, None))
 
 
-def factors(weight: ArrayLike, basis: Doubles) -> tuple[Doubles, Doubles]:
-    """A [inputs, rank] and B [rank, outputs] with A B = W U U^T, for the columns U of ``basis``.
+def factors(weight: ArrayLike, basis: Doubles, scale: ArrayLike = 1.0) -> tuple[Doubles, Doubles]:
+    """A [inputs, rank] and B [rank, outputs] with A B = W S U U^T S^-1, U the columns of ``basis``.
 
-    What passes between them is turned so that every channel has about the same range: in the
+    scale: diagonal of S, [outputs], none zero; ``basis`` then belongs to the outputs of W S. What
+    passes between the factors is turned so that every channel has about the same range: in the
     eigenvectors' own order the first would fill the range that 8 bits share out to all.
     """
-    turned = basis @ hartley(basis.shape[1])
-    return np.asarray(weight, np.float64) @ turned, turned.T
+    turned, sizes = basis @ hartley(basis.shape[1]), np.asarray(scale, np.float64)
+    return (np.asarray(weight, np.float64) * sizes) @ turned, (turned.T / sizes)
+
+
+def channel_scales(squares: ArrayLike) -> Doubles:
+    """The roots of what errors of each output weigh, float64 [outputs], none of them zero.
+
+    Where nothing counts, everything does: all ones. A hundredth of the mean is added to each: what
+    data says does not matter may matter to other data.
+    """
+    found = np.asarray(squares, np.float64)
+    mean = float(found.mean())
+    return np.sqrt(found / mean + FLOOR) if mean > 0 else np.ones_like(found)
 
 
 def hartley(size: int) -> Doubles:

@@ -257,6 +257,71 @@ def test_where_they_do_not_fit_together_each_is_on_its_own(graphs: ModuleType) -
     assert [edit.site for edit in outcome.edits] == [f"{site}.{role}" for role in "qvo"]
 
 
+POST_NORM = (
+    head("float[n, t, 64] x, float[n, t, 48] r", "float[n, t, 48] y")
+    + """{
+  p = MatMul(x, w) h = Add(p, b) s = Add(h, r)
+  y = LayerNormalization(s, gamma, beta)
+}"""
+)
+GAMMA = np.geomspace(10, 0.1, 48).astype(np.float32)
+
+
+def weighed(graphs: ModuleType, text: str, scale: Array, **tensors: Array) -> tuple[float, float]:
+    """Squared errors of the layer's outputs times a scale [48]: ours, and the least there is."""
+    feeds = [{**f, "r": array(*f["x"].shape[:2], 48)} for f in FEEDS]
+    feeds = feeds if " r" in text else FEEDS
+    bench = graphs.Bench(graphs.parse(text, w=W, b=B, **tensors), feeds, target=ONE_BY_ONE)
+    bench.run("low-rank", rank=8, exclude=("*.down",) if "down" in text else ())
+    names = list(bench.model.graph.initializers)
+    first, second = (stored(bench.model, next(n for n in names if n.endswith(f"weight_{end}")))
+                     for end in ("in", "out"))  # fmt: skip
+    x = rows(FEEDS)
+    x = x - x.mean(axis=0)
+    lost = ((x @ (first.astype(float) @ second - W) * scale) ** 2).sum()
+    y = x @ W.astype(float) * scale
+    return float(lost), float((np.linalg.svd(y, compute_uv=False)[8:] ** 2).sum())
+
+
+def test_a_norm_behind_a_residual_addition_weighs_the_outputs(graphs: ModuleType) -> None:
+    scale = np.sqrt(GAMMA.astype(float) ** 2 + 0.01 * (GAMMA.astype(float) ** 2).mean())
+    ours, least = weighed(graphs, POST_NORM, scale, gamma=GAMMA, beta=array(48))
+    assert ours == pytest.approx(least, rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        (
+            "y = LayerNormalization(s, gamma, beta)",
+            "z = LayerNormalization(s, gamma) y = Add(z, s)",
+        ),
+        ("LayerNormalization(s, gamma, beta)", "LayerNormalization <axis = 1> (s, other)"),
+    ],
+)
+def test_a_norm_that_is_not_all_that_reads_them_weighs_nothing(
+    graphs: ModuleType, change: tuple[str, str]
+) -> None:
+    text = POST_NORM.replace(*change)
+    tensors = {"gamma": GAMMA, "beta": array(48), "other": array(20, 48)}
+    tensors = {name: tensor for name, tensor in tensors.items() if name in text}
+    ours, least = weighed(graphs, text, np.ones(48), **tensors)
+    assert ours == pytest.approx(least, rel=1e-3)
+
+
+def test_the_next_layer_of_a_feed_forward_block_weighs_the_outputs(graphs: ModuleType) -> None:
+    text = (
+        head("float[n, t, 64] x", "float[n, t, 64] y")
+        + "{ p = MatMul(x, w) h = Add(p, b) g = Relu(h) y = MatMul(g, down) }"
+    )
+    down = array(48, 64) * GAMMA[:, None]
+    u = rows(FEEDS) @ W.astype(float) + B
+    squares = np.maximum(u, 0).var(axis=0) / u.var(axis=0) * (down.astype(float) ** 2).sum(axis=1)
+    scale = np.sqrt(squares / squares.mean() + 0.01)
+    ours, least = weighed(graphs, text, scale, down=down)
+    assert ours == pytest.approx(least, rel=2e-3)
+
+
 # -- how far it goes -------------------------------------------------------------------
 
 

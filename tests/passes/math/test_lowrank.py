@@ -10,11 +10,13 @@ from hypothesis import strategies as st
 from planish.ir.errors import InputError
 from planish.passes.math.bias import bias_correction_linear
 from planish.passes.math.lowrank import (
-    Spectrum,
+    channel_scales,
     down_to,
+    energy_rank,
     factors,
     hartley,
     most_rank,
+    output_energies,
     output_pca,
     principal,
     second_moments,
@@ -58,6 +60,8 @@ def test_it_is_the_whitened_svd(shape: tuple[int, int]) -> None:
     c = moments(x)
     spectrum = output_pca(w, c)
     assert spectrum.energies.sum() == pytest.approx(energy(w, c))
+    alone = output_energies(w, c)
+    np.testing.assert_allclose(alone, spectrum.energies, atol=1e-9 * energy(w, c))
     for rank in range(1, min(shape) + 1):
         first, second = factors(w, spectrum.basis[:, :rank])
         assert (first.shape, second.shape) == ((shape[0], rank), (rank, shape[1]))
@@ -91,6 +95,22 @@ def fitted(h: Array, y: Array) -> float:
     return float(((columns @ solution - y) ** 2).sum())
 
 
+def test_outputs_that_weigh_more_lose_less() -> None:
+    """Against the whitened SVD of the weight with its outputs scaled."""
+    x, w = problem(12, 9, seed=5)
+    scale, c = np.geomspace(10, 0.1, 9), moments(x)
+    first, second = factors(w, output_pca(w * scale, c).basis[:, :4], scale)
+    lost = energy((w - first @ second) * scale, c)
+    assert lost == pytest.approx(energy(w * scale - whitened(w * scale, c, 4), c), rel=1e-6)
+    unweighed, other = factors(w, output_pca(w, c).basis[:, :4])
+    assert lost < energy((w - unweighed @ other) * scale, c)
+
+
+def test_what_errors_weigh_is_never_nothing() -> None:
+    np.testing.assert_allclose(channel_scales([4.0, 0.0]) ** 2, [2.01, 0.01])
+    assert (channel_scales(np.zeros(3)) == 1).all()
+
+
 def test_without_a_bias_moments_about_zero_lose_least() -> None:
     x, w = problem(12, 7, seed=3)
     x += 4.0
@@ -117,7 +137,7 @@ def test_activations_that_are_all_the_same_leave_nothing_to_lose() -> None:
     _, w = problem(8, 6)
     spectrum = output_pca(w, np.zeros((8, 8)))
     assert spectrum.loss(1) == 0.0
-    assert spectrum.rank(0.9) == 1
+    assert energy_rank(spectrum.energies, 0.9) == 1
 
 
 def test_a_ridge_keeps_what_no_row_says_anything_about() -> None:
@@ -193,8 +213,8 @@ def test_the_figures_of_known_layers() -> None:
 
 
 def test_a_share_of_the_variance_takes_the_fewest_directions() -> None:
-    spectrum = Spectrum(np.eye(4), np.array([8.0, 1.0, 0.5, 0.5]))
-    ranks = [spectrum.rank(share) for share in (0.1, 0.8, 0.81, 0.9, 0.95, 0.99)]
+    energies = np.array([8.0, 1.0, 0.5, 0.5])
+    ranks = [energy_rank(energies, share) for share in (0.1, 0.8, 0.81, 0.9, 0.95, 0.99)]
     assert ranks == [1, 1, 2, 2, 3, 4]
 
 

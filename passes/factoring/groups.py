@@ -12,10 +12,10 @@ from math import prod
 import numpy as np
 import onnx_ir as ir
 
-from ..ir.facts import FACTORIZED, FLOAT, QUANTIZED
-from ..ir.graph import attribute, constant_array, constant_tensor, given
-from ..ir.sites import Site, Sites, Use
-from .api import Observed
+from ...ir.facts import FACTORIZED, FLOAT, QUANTIZED
+from ...ir.graph import attribute, constant_array, constant_tensor, given
+from ...ir.sites import Site, Sites, Use
+from ..api import Observed
 
 DTYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE)
 OPERATORS = {"linear": "MatMul", "conv": "Conv"}

@@ -1,0 +1,1 @@
+"""What turns layers into factors: which, how their outputs weigh, the graph with both."""
