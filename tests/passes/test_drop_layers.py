@@ -88,7 +88,7 @@ def weights(layers: int) -> dict[str, Array]:
     floats = {n: a.astype(np.float32) for n, a in made.items()}
     return floats | {
         "split": np.array([0, 0, HEADS, WIDTH // HEADS]), "join": np.array([0, 0, WIDTH]),
-        "scale": np.float32(0.35), "gain": np.ones(WIDTH, np.float32),
+        "scale": np.array(0.35, np.float32), "gain": np.ones(WIDTH, np.float32),
         "shift": np.zeros(WIDTH, np.float32),
     }  # fmt: skip
 

@@ -191,7 +191,7 @@ ENDS = ("", "Relu", "Clip", "HardSwish")
 
 def network(rng: np.random.Generator) -> tuple[str, dict[str, Array]]:
     """Residual, dense and shortcut blocks, one behind the other, in no particular style."""
-    made: dict[str, Array] = {"six": np.float32(6), "zero": np.float32(0)}
+    made: dict[str, Array] = {n: np.array(v, np.float32) for n, v in (("six", 6), ("zero", 0))}
     lines, channels = list[str](), 16
 
     def conv(x: str, inputs: int, outputs: int) -> str:
