@@ -73,7 +73,7 @@ class AxisGroup:
             f"AxisGroup({self.name!r}, {self.units} x {self.width}{self.code and ', '}{self.code})"
         )
 
-    @property
+    @cached_property
     def axes(self) -> frozenset[tuple[str, int]]:
         """The axes of stored tensors that a cut makes shorter, by name.
 

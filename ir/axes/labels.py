@@ -42,6 +42,7 @@ class Labels:
         self.folds: dict[Fold, None] = {}
         self.marks: set[str] = set()
         self.forked = False
+        self.joined = False
 
     def copy(self) -> Labels:
         """An independent state to go on from."""
@@ -51,10 +52,13 @@ class Labels:
         other.pending = deque(self.pending)
         other.folds = dict(self.folds)
         other.marks = set(self.marks)
+        other.joined = self.joined
         return other
 
     def find(self, labels: Index) -> Index:
         """The class of each label; ``NONE`` stays."""
+        if not self.joined:
+            return labels
         found = labels.copy()
         real = labels != NONE
         held = labels[real]
@@ -70,6 +74,9 @@ class Labels:
 
     def join(self, a: Index, b: Index) -> None:
         """Put pairs of labels into one class each; the smallest number stands for it."""
+        if np.array_equal(a, b):
+            return
+        self.joined = True
         while True:
             one, other = self.find(a), self.find(b)
             low, high = np.minimum(one, other), np.maximum(one, other)
@@ -84,6 +91,8 @@ class Labels:
             if (labels != NONE).any():
                 self.by_key[key] = labels
                 self.pending.append(key)
+            return
+        if held is labels or np.array_equal(held, labels):
             return
         if held.shape != labels.shape:
             raise CannotCutError("data-dependent", f"two sizes of one axis of {name_of(key)}")
