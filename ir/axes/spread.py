@@ -188,6 +188,9 @@ def _choose(fold: Fold, axis: int, labels: Labels) -> None:
         labels.put(key, labels.join_rows(rows))
     held = labels.by_key[key]
     _fits(held, size, key)
+    classes = labels.find(held)
+    if (classes == classes[0]).all():
+        raise CannotCutError("single", f"all positions of an axis of {name_of(key)} go together")
     shape = [size if i == axis else 1 for i in range(len(fold.parts))]
     labels.put(fold.flat, np.broadcast_to(held.reshape(shape), fold.shape).reshape(-1))
 
