@@ -144,7 +144,7 @@ def _reasons(site: Site) -> Iterator[Reason]:
         yield "not-float", "the layer is not in float any more"
     if FACTORIZED in site.facts:
         yield "already-factorized", "it is one of two factors already"
-    if site.nested:
+    if site.nested or len({use.nodes[0].graph for use in site.uses}) > 1:
         yield "subgraph", "it stands inside a branch or a loop, where nothing is observed"
     expected = OPERATORS[site.kind]
     others = {use.nodes[0].op_type for use in site.uses} - {expected}

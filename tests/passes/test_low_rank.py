@@ -469,6 +469,22 @@ def test_what_shares_its_weight_with_something_else_stays(graphs: ModuleType) ->
     assert codes == {"linear1": "shared"}
 
 
+def test_a_weight_that_a_branch_reads_too_stays(graphs: ModuleType) -> None:
+    text = (
+        head("float[n, 64] x, bool flag", "float[n, 64] y")
+        + """{
+      p = MatMul(x, w)
+      y = If (flag) <
+        then_branch = one () => (float[n, 64] a) { h = Abs(p) a = MatMul(h, w) },
+        else_branch = two () => (float[n, 64] b) { b = Neg(p) }
+      >
+    }"""
+    )
+    feeds = [{"x": array(9, 64), "flag": np.array(flag)} for flag in (True, False)]
+    codes = refused(graphs, text, {"ratio": 0.5}, feeds, w=array(64, 64))
+    assert codes == {"linear1": "subgraph"}
+
+
 def test_layers_that_are_no_plain_product_stay(graphs: ModuleType) -> None:
     text = head("float[n, 64, a, b] x", "float[n, 64, c, d] y") + (
         "{ p = Conv <group = 2> (x, k) y = ConvTranspose(p, t) }"
