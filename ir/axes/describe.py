@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
+import numpy as np
+import numpy.typing as npt
+
 from ..sites import Site, Sites
 from .groups import NONE, AxisGroup, Kind, Member
 from .labels import CannotCutError, Labels
@@ -36,29 +39,58 @@ def refused(start: Site, size: int, error: CannotCutError) -> AxisGroup:
     return AxisGroup(name, kind, size, 1, (), (start.name,), error.code, error.sentence)
 
 
-def told_apart(group: AxisGroup, others: Sequence[AxisGroup]) -> AxisGroup:
-    """Of several ways to cut one axis by heads only the first is called so.
+def told_apart(groups: Sequence[AxisGroup]) -> list[AxisGroup]:
+    """Of several ways to cut one axis only the first is called heads or channels.
 
-    With grouped keys and values these are whole groups; a query head of every group comes next.
+    With grouped keys and values the first one takes whole groups; a query head of every group is
+    another way. Of channels the one with the most units comes first; whole groups of a grouped
+    convolution are another way. Other ways are kept where all units are of one size.
     """
-    if group.kind != "heads" or all(other.kind != "heads" for other in others):
-        return group
-    name = group.name.removesuffix("heads") + "features"
-    return dataclasses.replace(group, name=name, kind="features")
+    first = max(groups, key=lambda group: (group.kind == "heads", _fineness(group)), default=None)
+    found: list[AxisGroup] = []
+    for group in groups:
+        if group is first or group.kind not in ("heads", "channels"):
+            found.append(group)
+        elif all((m.index != NONE).all() for m in group.members if m.stored):
+            name = f"{group.name.removesuffix(group.kind)}features"
+            found.append(dataclasses.replace(group, name=name, kind="features"))
+    return found
+
+
+def _fineness(group: AxisGroup) -> int:
+    """Heads come in the order in which they are found, outer before inner."""
+    return group.units if group.kind == "channels" else 0
 
 
 def distinct(groups: Sequence[AxisGroup]) -> list[AxisGroup]:
-    """The groups without those of which all units are units of another one, too.
+    """The groups without those that say again what another one of their kind says.
 
     A shortcut that is padded with channels makes such: the channels of the narrow part are some
-    of those of the wide part.
+    of those of the wide part. No position is left in two groups of heads, neurons or channels.
     """
     kept: list[AxisGroup] = []
+    taken: dict[tuple[str, int], npt.NDArray[np.bool_]] = {}
     for group in sorted(groups, key=lambda group: -group.units):
-        if not any(_within(group, other) for other in kept):
+        if group.kind == "features":
+            again = any(_within(group, other) for other in kept)
+        else:
+            again = not _claim(group, taken)
+        if not again:
             kept.append(group)
     left = {id(group) for group in kept}
     return [group for group in groups if id(group) in left]
+
+
+def _claim(group: AxisGroup, taken: dict[tuple[str, int], npt.NDArray[np.bool_]]) -> bool:
+    """Mark the positions of a group as taken; False where one was."""
+    members = [member for member in group.members if member.stored and not member.uses]
+    for member in members:
+        held = taken.setdefault((member.value, member.axis), np.zeros(member.size, np.bool_))
+        if held[member.index[member.index != NONE]].any():
+            return False
+    for member in members:
+        taken[member.value, member.axis][member.index[member.index != NONE]] = True
+    return True
 
 
 def _within(group: AxisGroup, other: AxisGroup) -> bool:

@@ -81,10 +81,12 @@ class _Finder:
             errors.append(CannotCutError(DATA, "the shape of the layer's output is not known"))
         for outcome in self.spreader.outcomes(start.key, start.size):
             try:
-                found.append(told_apart(self._group(outcome, start), found))
+                found.append(self._group(outcome, start))
             except CannotCutError as error:
                 errors.append(error)
-        self.found += found or [refused(start.site, start.size, error) for error in errors[:1]]
+        self.found += told_apart(found) or [
+            refused(start.site, start.size, error) for error in errors[:1]
+        ]
 
     def _group(self, outcome: Labels | CannotCutError, start: Start) -> AxisGroup:
         labels = outcome if isinstance(outcome, Labels) else outcome.labels

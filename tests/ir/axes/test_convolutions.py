@@ -102,7 +102,9 @@ def test_a_grouped_convolution_goes_by_groups_or_by_places_in_every_group(
         graph(body), first=array(6, 3, 1, 1), grouped=array(8, 3, 1, 1), head=array(5, 8)
     )
     groups = find(model).cuttable()
-    assert sorted((g.units, len(stored(g))) for g in groups) == [(2, 3), (3, 2), (4, 2)]
+    assert sorted((g.units, len(stored(g)), g.kind) for g in groups) == [
+        (2, 3, "features"), (3, 2, "channels"), (4, 2, "channels")
+    ]  # fmt: skip
     for group in groups:
         cut = against(model, group, [0], FEEDS)
         conv = next(n for n in cut.graph if n.inputs[1].name == "grouped")
