@@ -17,6 +17,7 @@ from ..math.bias import bias_correction_linear
 from ..math.pruning import Reader, Removal, by_score, magnitude, second_order, weighted
 from ..math.refit import Doubles, damped, refit
 from .consumers import Consumer, unit_weights
+from .norms import output_scale
 from .plan import Cut, Cuttable
 
 MAGNITUDE, VARIANCE, WANDA = "magnitude", "variance", "wanda"
@@ -108,7 +109,8 @@ class Ranking:
             assert tensor is not None
             seen = tuple(self.grams().origin(o) for o in consumer.observed)
             index = consumer.index.tobytes(), consumer.index.shape
-            about = consumer.turned, consumer.bias is None
+            scale = output_scale(consumer)
+            about = consumer.turned, consumer.bias is None, scale is not None and scale.tobytes()
             parts.append((tensor_digest(tensor), index, about, seen))
         return tuple(parts)
 
@@ -124,6 +126,8 @@ class Ranking:
 
     def _reader(self, consumer: Consumer) -> Reader:
         gram, weight = consumer.gram(self.grams()), consumer.matrix().astype(np.float64)
+        scale = output_scale(consumer)
+        weight = weight if scale is None else weight * scale
         if self.score == WANDA:
             return Reader(weight, gram.matrix / gram.count, consumer.index)
         moments = consumer.moments(gram)

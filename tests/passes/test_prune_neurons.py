@@ -273,6 +273,38 @@ def test_hidden_layers_in_a_row_are_one_edit(graphs: ModuleType) -> None:
     assert edit.loss < 0.5
 
 
+NORMED = (
+    head("float[n, t, 12] x", "float[n, t, 12] y")
+    + """{
+  a = MatMul(x, up) h = Relu(a) b = MatMul(h, down) c = Add(b, bias)
+  s = Add(x, c)
+  y = LayerNormalization(s, gamma, beta)
+}"""
+)
+
+
+def test_outputs_count_as_the_norm_behind_them_lets_them(graphs: ModuleType) -> None:
+    """Half of the neurons are heard in outputs only that the norm silences."""
+    down = array(WIDE, 12)
+    down[:16, :6], down[16:, 6:] = 0, 0
+    down[:16] *= 5
+    gamma = np.repeat(np.float32([1, 1e-3]), 6)
+    weights = {"up": UP, "down": down, "bias": array(12), "beta": array(12)}
+    gone = {}
+    for name, scale in (("normed", gamma), ("plain", np.ones(12, np.float32))):
+        bench = graphs.Bench(graphs.parse(NORMED, **weights, gamma=scale), FEEDS)
+        (edit,) = bench.run("prune-neurons", ratio=0.5).edits
+        (about,) = edit.details["groups"].values()
+        gone[name] = about["removed"]
+    assert gone["normed"] == list(range(16))
+    assert gone["plain"] != gone["normed"]
+    also_read = NORMED.replace("12] y)", "12] y, float[n, t, 12] s)")
+    bench = graphs.Bench(graphs.parse(also_read, **weights, gamma=gamma), FEEDS)
+    (edit,) = bench.run("prune-neurons", ratio=0.5).edits
+    (about,) = edit.details["groups"].values()
+    assert about["removed"] == gone["plain"]
+
+
 def test_a_layer_that_is_used_twice_is_fitted_to_both(graphs: ModuleType) -> None:
     text = (
         head("float[n, 12] x", "float[n, 12] y")
