@@ -34,8 +34,8 @@ class PruneNeurons(Prune):
     What it does: columns of the layers that make an axis (both of a gated block), and rows of
     those that read it, are cut; shapes become smaller and nothing else. The rows that stay are
     fitted by least squares to make up for those that go, and the bias takes up the mean; where
-    there is no bias, moments about zero decide. The fit gives more than the choice of neurons. Where
-    a norm alone reads the outputs, they count as much as its scale lets through.
+    there is no bias, moments about zero decide. The fit gives more than the choice of neurons.
+    Where a norm alone reads the outputs, they count as much as its scale lets through.
     When it applies: axes between float linear layers that nothing else reads, with calibration
     data. Without data only on request, by magnitude and without a fit. Before factorization and
     quantization: the fit would destroy their codes.

@@ -288,7 +288,7 @@ def test_outputs_count_as_the_norm_behind_them_lets_them(graphs: ModuleType) -> 
     down = array(WIDE, 12)
     down[:16, :6], down[16:, 6:] = 0, 0
     down[:16] *= 5
-    gamma = np.repeat(np.float32([1, 1e-3]), 6)
+    gamma = np.repeat(np.array([1, 1e-3], np.float32), 6)
     weights = {"up": UP, "down": down, "bias": array(12), "beta": array(12)}
     gone = {}
     for name, scale in (("normed", gamma), ("plain", np.ones(12, np.float32))):
