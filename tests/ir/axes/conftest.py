@@ -32,7 +32,7 @@ def groups_of(model: ir.Model) -> AxisGroups:
     return find_axis_groups(model, find_sites(model))
 
 
-def zeroed(model: ir.Model, group: AxisGroup, dropped: Sequence[int]) -> ir.Model:
+def multiplied_by_zero(model: ir.Model, group: AxisGroup, dropped: Sequence[int]) -> ir.Model:
     """A copy in which all that reads the dropped units multiplies them by zero."""
     full = model.clone()
     for member in group.of_role("consumes"):
@@ -54,7 +54,7 @@ class Against:
     ) -> ir.Model:
         """The cut model, after it was found to compute what the zeroed one does."""
         dropped = [unit for unit in range(group.units) if unit not in set(keep)]
-        expected = self.graphs.run(zeroed(model, group, dropped), feeds)
+        expected = self.graphs.run(multiplied_by_zero(model, group, dropped), feeds)
         before = self.graphs.snapshot(model)
         rewriter = Rewriter(model)
         mark = rewriter.checkpoint()
@@ -110,6 +110,12 @@ def against(graphs: ModuleType) -> Against:
 def find() -> Callable[[ir.Model], AxisGroups]:
     """The groups of a model."""
     return groups_of
+
+
+@pytest.fixture(scope="session")
+def zeroed() -> Callable[[ir.Model, AxisGroup, Sequence[int]], ir.Model]:
+    """A copy of a model in which all that reads the dropped units multiplies them by zero."""
+    return multiplied_by_zero
 
 
 Random = Callable[..., np.ndarray]

@@ -273,3 +273,24 @@ def test_a_thousand_nodes_take_less_than_a_second(
     groups = find_axis_groups(model, sites)
     assert time.process_time() - start < 1
     assert len(groups.cuttable("heads")) == 54
+
+
+@pytest.mark.torch
+def test_grouped_keys_and_values_with_rotary_embedding(
+    task: Callable[[str], Any], find: Find, against: Any
+) -> None:
+    """The Llama of 260 thousand parameters: eight query heads, four heads of keys and values."""
+    model = load_model(Path(task("stories260k").model)).model
+    groups = find(model)
+    heads = groups.cuttable("heads")
+    assert [(g.units, g.width) for g in heads] == [(4, 8)] * 5
+    assert [g.units for g in groups.cuttable("neurons")] == [172] * 5
+    (query,) = [m for m in heads[0].of_role("produces") if m.index.shape[1] == 16]
+    assert query.index[1].tolist() == list(range(16, 32))
+    names = [str(v.name) for v in model.graph.inputs]
+    feeds = {n: np.random.default_rng(0).integers(3, 500, (2, 9)) for n in names}
+    cut = against(model, heads[1], [0, 2, 3], feeds)
+    assert sum(m.value in cut.graph.initializers for m in heads[1].members if m.stored) >= 4
+    against(model, groups.cuttable("neurons")[4], range(20, 170), feeds)
+    other = next(g for g in groups.cuttable("features") if g.units == 2)
+    against(model, other, [1], feeds)  # one query head of each group
