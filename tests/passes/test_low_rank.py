@@ -21,11 +21,11 @@ from planish.ir.save import save_model
 from planish.ir.sites import find_sites
 from planish.passes.api import pass_class
 from planish.targets.loader import load_target
-from planish.targets.schema import Memory, Rates
+from planish.targets.schema import Memory, Rates, Target
 
 Array = np.ndarray[Any, Any]
 RNG = np.random.default_rng(7)
-ONE_BY_ONE = "x86-avx2"
+TARGET = "x86-avx2"
 """A target whose ranks are multiples of 8, and that has no figures to predict a time from."""
 
 
@@ -50,7 +50,7 @@ FEEDS = [{"x": array(4, 20, 64) + 1} for _ in range(3)]
 
 
 def plain(graphs: ModuleType, **settings: Any) -> Any:
-    settings = {"target": ONE_BY_ONE, **settings}
+    settings = {"target": TARGET, **settings}
     return graphs.Bench(graphs.parse(PLAIN, w=W, b=B), FEEDS, **settings)
 
 
@@ -107,7 +107,7 @@ def test_no_two_factors_of_that_rank_lose_less(graphs: ModuleType) -> None:
 
 def test_without_a_bias_there_is_none_afterwards(graphs: ModuleType) -> None:
     text = head("float[n, t, 64] x", "float[n, t, 48] y") + "{ [fc] y = MatMul(x, w) }"
-    bench = graphs.Bench(graphs.parse(text, w=W), FEEDS, target=ONE_BY_ONE)
+    bench = graphs.Bench(graphs.parse(text, w=W), FEEDS, target=TARGET)
     before = [bench.outputs(feed)["y"].astype(float) for feed in FEEDS]
     bench.run("low-rank", rank=8)
     assert graphs.ops(bench.model) == ["MatMul", "MatMul"]
@@ -139,7 +139,7 @@ def test_padding_says_nothing(graphs: ModuleType) -> None:
     mask = (np.arange(9) < RNG.integers(4, 9, (40, 1))).astype(np.int64)
     feed = {"ids": ids * mask, "mask": mask}
     bench = graphs.Bench(
-        graphs.parse(text, table=table, w=W, b=B), [feed], target=ONE_BY_ONE,
+        graphs.parse(text, table=table, w=W, b=B), [feed], target=TARGET,
         masking=Masking("mask", ("n", "s")),
     )  # fmt: skip
     before = bench.outputs(feed)["y"]
@@ -163,7 +163,7 @@ def test_a_convolution_becomes_one_of_fewer_channels_and_a_point(
     text = STEM if bias else STEM.replace(", b)", ")")
     tensors = {"k": kernel, "b": array(48)} if bias else {"k": kernel}
     feeds = [{"x": array(4, 8, 9, 11) + 0.5} for _ in range(2)]
-    bench = graphs.Bench(graphs.parse(text, **tensors), feeds, target=ONE_BY_ONE)
+    bench = graphs.Bench(graphs.parse(text, **tensors), feeds, target=TARGET)
     before = [bench.outputs(feed)["y"] for feed in feeds]
     edit = bench.run("low-rank", rank=16).edits[0]
     assert graphs.lines(bench.model) == [
@@ -195,7 +195,7 @@ def test_layers_of_one_weight_keep_one(graphs: ModuleType) -> None:
     }"""
     )
     feeds = [{"x": array(4, 30, 48)}]
-    bench = graphs.Bench(graphs.parse(text, w=uneven(48, 48), b=B), feeds, target=ONE_BY_ONE)
+    bench = graphs.Bench(graphs.parse(text, w=uneven(48, 48), b=B), feeds, target=TARGET)
     assert len(bench.run("low-rank", rank=16).edits) == 1
     assert len(bench.model.graph.initializers) == 3
     assert graphs.ops(bench.model) == ["MatMul", "MatMul", "Add", "Tanh", "MatMul", "MatMul", "Add"]
@@ -222,7 +222,7 @@ ATTENTION = (
 def attention(graphs: ModuleType) -> Any:
     tensors = {f"w{role}": uneven(64, 64) for role in "qkvo"}
     tensors |= {f"b{role}": array(64) for role in "qkv"}
-    return graphs.Bench(graphs.parse(ATTENTION, **tensors), FEEDS, target=ONE_BY_ONE)
+    return graphs.Bench(graphs.parse(ATTENTION, **tensors), FEEDS, target=TARGET)
 
 
 def test_query_key_and_value_may_share_their_first_factor(graphs: ModuleType) -> None:
@@ -271,7 +271,7 @@ def weighed(graphs: ModuleType, text: str, scale: Array, **tensors: Array) -> tu
     """Squared errors of the layer's outputs times a scale [48]: ours, and the least there is."""
     feeds = [{**f, "r": array(*f["x"].shape[:2], 48)} for f in FEEDS]
     feeds = feeds if " r" in text else FEEDS
-    bench = graphs.Bench(graphs.parse(text, w=W, b=B, **tensors), feeds, target=ONE_BY_ONE)
+    bench = graphs.Bench(graphs.parse(text, w=W, b=B, **tensors), feeds, target=TARGET)
     bench.run("low-rank", rank=8, exclude=("*.down",) if "down" in text else ())
     names = list(bench.model.graph.initializers)
     first, second = (stored(bench.model, next(n for n in names if n.endswith(f"weight_{end}")))
@@ -364,7 +364,7 @@ def test_total_shares_out_what_all_layers_have(graphs: ModuleType) -> None:
     )
     tensors = {"u": uneven(64, 256), "v": uneven(256, 128), "w": uneven(128, 96)}
     for exclude in ((), ("linear3",)):
-        bench = graphs.Bench(graphs.parse(text, **tensors), FEEDS, target=ONE_BY_ONE)
+        bench = graphs.Bench(graphs.parse(text, **tensors), FEEDS, target=TARGET)
         before = linear_parameters(bench.model)
         bench.run("low-rank", total=0.7, exclude=exclude)
         kept = linear_parameters(bench.model) / before
@@ -375,7 +375,7 @@ def test_total_shares_out_what_all_layers_have(graphs: ModuleType) -> None:
 def test_a_total_that_cannot_be_is_said(graphs: ModuleType) -> None:
     text = head("float[n, t, 64] x", "float[n, t, 48] y") + "{ p = MatMul(x, u) y = MatMul(p, w) }"
     tensors = {"u": uneven(64, 48), "w": uneven(48, 48)}
-    bench = graphs.Bench(graphs.parse(text, **tensors), FEEDS, target=ONE_BY_ONE)
+    bench = graphs.Bench(graphs.parse(text, **tensors), FEEDS, target=TARGET)
     bench.run("low-rank", total=0.3, exclude=("linear1",))
     assert bench.remarks("missed")["model"].code == "total"
     assert "too much stays whole" in bench.remarks("missed")["model"].sentence
@@ -411,7 +411,7 @@ def refused(
     """The codes by site; the graph must be as it was."""
     model = graphs.parse(text, **tensors)
     before = graphs.snapshot(model)
-    bench = graphs.Bench(model, feeds, **{"target": ONE_BY_ONE, **(settings or {})})
+    bench = graphs.Bench(model, feeds, **{"target": TARGET, **(settings or {})})
     assert bench.run("low-rank", **options).edits == []
     assert graphs.snapshot(model) == before
     found: dict[str, str] = bench.refusals()
@@ -512,7 +512,7 @@ def test_what_no_feed_reaches_is_missed(graphs: ModuleType) -> None:
         + "{ x = Gather(table, ids) y = MatMul(x, w) }"
     )
     feed = {"ids": np.ones((2, 3), np.int64), "mask": np.zeros((2, 3), np.int64)}
-    settings = {"target": ONE_BY_ONE, "masking": Masking("mask", ("n", "s"))}
+    settings = {"target": TARGET, "masking": Masking("mask", ("n", "s"))}
     model = graphs.parse(text, table=array(20, 64), w=W)
     before = graphs.snapshot(model)
     bench = graphs.Bench(model, [feed], **settings)
@@ -525,7 +525,7 @@ def test_what_no_feed_reaches_is_missed(graphs: ModuleType) -> None:
 
 def test_few_rows_are_said_and_do_not_decide_alone(graphs: ModuleType) -> None:
     feeds = [{"x": array(1, 20, 64)}]
-    bench = graphs.Bench(graphs.parse(PLAIN, w=W, b=B), feeds, target=ONE_BY_ONE)
+    bench = graphs.Bench(graphs.parse(PLAIN, w=W, b=B), feeds, target=TARGET)
     assert len(bench.run("low-rank", rank=24).edits) == 1
     remark = bench.remarks("note")["linear1"]
     assert remark.code == "few-rows"
@@ -539,7 +539,7 @@ def test_few_rows_are_said_and_do_not_decide_alone(graphs: ModuleType) -> None:
 
 def test_a_channel_that_is_always_zero(graphs: ModuleType) -> None:
     feeds = [{"x": np.where(np.arange(64) < 5, 0, f["x"]).astype(np.float32)} for f in FEEDS]
-    bench = graphs.Bench(graphs.parse(PLAIN, w=W, b=B), feeds, target=ONE_BY_ONE)
+    bench = graphs.Bench(graphs.parse(PLAIN, w=W, b=B), feeds, target=TARGET)
     before = bench.outputs(feeds[0])["y"]
     bench.run("low-rank", rank=24)
     lost = ((bench.outputs(feeds[0])["y"] - before) ** 2).sum() / (before**2).sum()
@@ -549,11 +549,16 @@ def test_a_channel_that_is_always_zero(graphs: ModuleType) -> None:
 # -- by the target's figures -----------------------------------------------------------
 
 
+def machine(bandwidth: float, rate: float) -> Target:
+    """One of that many GB/s and TFLOPS."""
+    memory, rates = Memory(bandwidth_gbs=bandwidth), Rates(fp32=rate)
+    return replace(load_target(TARGET), memory=memory, rates=rates)
+
+
 def predicting(graphs: ModuleType, bandwidth: float, rate: float) -> Any:
-    """A bench on a machine with that many GB/s and TFLOPS."""
+    """A bench on such a machine."""
     bench = plain(graphs)
-    figures = {"rates": Rates(fp32=rate), "memory": Memory(bandwidth_gbs=bandwidth)}
-    bench.context.target = replace(load_target(ONE_BY_ONE), **figures)
+    bench.context.target = machine(bandwidth, rate)
     return bench
 
 
@@ -584,9 +589,8 @@ def test_a_total_counts_what_would_be_slower_as_whole(graphs: ModuleType) -> Non
     )
     tensors = {"u": uneven(64, 1024), "v": uneven(1024, 1024), "w": uneven(1024, 64)}
     feeds = [{"x": array(4, 100, 64)}]
-    bench = graphs.Bench(graphs.parse(text, **tensors), feeds, target=ONE_BY_ONE)
-    figures = {"rates": Rates(fp32=1000.0), "memory": Memory(bandwidth_gbs=10.0)}
-    bench.context.target = replace(load_target(ONE_BY_ONE), **figures)
+    bench = graphs.Bench(graphs.parse(text, **tensors), feeds, target=TARGET)
+    bench.context.target = machine(bandwidth=10.0, rate=1000.0)
     before = linear_parameters(bench.model)
     outcome = bench.run("low-rank", total=0.7)
     assert [edit.site for edit in outcome.edits] == ["linear2"]
@@ -662,9 +666,9 @@ def test_an_outline_has_the_shapes_of_the_real_thing(graphs: ModuleType) -> None
     ):
         shapes = []
         for outlined in (False, True):
-            bench = graphs.Bench(graphs.parse(text, **tensors), feeds, target=ONE_BY_ONE)
+            bench = graphs.Bench(graphs.parse(text, **tensors), feeds, target=TARGET)
             cls = pass_class("low-rank")
-            made = cls(cls.Options(rank=16))  # type: ignore[call-arg]
+            made = cls(cls.Options(rank=16))
             (candidate,) = made.candidates(bench.model, bench.context)
             half = made.outline if outlined else made.perturb
             perturbation = half(bench.model, candidate, bench.context)  # type: ignore[arg-type]
@@ -680,7 +684,7 @@ def test_an_outline_has_the_shapes_of_the_real_thing(graphs: ModuleType) -> None
 def test_real_models(task: Any, graphs: ModuleType, name: str) -> None:
     made = task(name)
     model = load_model(made.model).model
-    bench = graphs.Bench(model, list(made.calibration(64)), target=ONE_BY_ONE)
+    bench = graphs.Bench(model, list(made.calibration(64)), target=TARGET)
     bench.run("canonicalize")
     outcome = bench.run("low-rank", ratio=0.75)
     assert bench.remarks("missed") == {}
