@@ -37,6 +37,7 @@ def multiplied_by_zero(model: ir.Model, group: AxisGroup, dropped: Sequence[int]
     full = model.clone()
     for member in group.of_role("consumes"):
         value = full.graph.initializers[member.value]
+        assert value.const_value is not None
         data = value.const_value.numpy().copy()
         np.moveaxis(data, member.axis, 0)[member.positions(dropped)] = 0
         value.const_value = ir.tensor(data, name=member.value)

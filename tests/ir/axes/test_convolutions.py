@@ -15,6 +15,7 @@ import pytest
 from planish.ir.axes.cut import cut_group
 from planish.ir.axes.groups import AxisGroup, AxisGroups
 from planish.ir.errors import PassError
+from planish.ir.graph import dims
 from planish.ir.load import load_model
 from planish.ir.rewriter import Rewriter
 
@@ -294,8 +295,9 @@ def test_an_old_softmax_computes_over_all_axes_behind(
 @pytest.mark.parametrize("name", ["squeezenet", "yolox_nano", "mnist_cnn"])
 def test_networks(name: str, task: Callable[[str], Any], find: Find, against: Any) -> None:
     model = load_model(Path(task(name).model)).model
-    shape = [d if isinstance(d, int) else 1 for d in model.graph.inputs[0].shape]
-    feeds = {str(model.graph.inputs[0].name): np.random.default_rng(0).random(shape, np.float32)}
+    (image,) = model.graph.inputs
+    shape = [d if isinstance(d, int) else 1 for d in dims(image) or ()]
+    feeds = {str(image.name): np.random.default_rng(0).random(shape, np.float32)}
     groups = find(model).cuttable("channels")
     assert len(groups) >= {"squeezenet": 25, "yolox_nano": 60, "mnist_cnn": 2}[name]
     for group in (groups[0], groups[len(groups) // 2]):

@@ -33,7 +33,8 @@ def between(graphs: ModuleType, array: Array, text: str, **more: np.ndarray) -> 
     """``a`` of 12 features from one layer, ``z`` into the next."""
     body = f"a = MatMul(x, first) \n {text} \n y = MatMul(z, last)"
     wide = more.pop("last", array(12, 5))
-    return graphs.parse(graph(body), first=array(8, 12), last=wide, **more)
+    model: ir.Model = graphs.parse(graph(body), first=array(8, 12), last=wide, **more)
+    return model
 
 
 def first_code(groups: AxisGroups) -> str:

@@ -90,11 +90,12 @@ def whole(*numbers: int) -> np.ndarray:
 
 def attention(graphs: ModuleType, array: Array, text: str = ATTENTION, **more: Any) -> ir.Model:
     """Four heads of three."""
-    return graphs.parse(
+    model: ir.Model = graphs.parse(
         text, wq=array(8, 12), wk=array(8, 12), wv=array(8, 12), wo=array(12, 8), bq=array(12),
         bv=array(12), bo=array(8), first=whole(0), second=whole(1), heads=whole(4),
         width=whole(3), hidden=whole(12), fixed=whole(0, -1, 4, 3), root=np.float32(1.7), **more,
     )  # fmt: skip
+    return model
 
 
 def attention_feeds(array: Array) -> dict[str, np.ndarray]:
@@ -206,7 +207,9 @@ def test_contents_can_be_given(graphs: ModuleType, array: Array, find: Find) -> 
     rewriter, given = Rewriter(model), array(6, 8)
     with rewriter.edit("cut"):
         cut_group(rewriter, find(model).cuttable("heads")[0], [1, 2], {"wo": given})
-    assert np.array_equal(model.graph.initializers["wo"].const_value.numpy(), given)
+    tensor = model.graph.initializers["wo"].const_value
+    assert tensor is not None
+    assert np.array_equal(tensor.numpy(), given)
 
 
 @pytest.fixture(scope="module")
@@ -250,7 +253,9 @@ def test_a_thousand_nodes_take_less_than_a_second(
     graphs: ModuleType, array: Array, find: Find
 ) -> None:
     """Time of this process: other load does not count."""
-    body, tensors, x = [], {}, "x"
+    body: list[str] = []
+    tensors: dict[str, np.ndarray] = {}
+    x = "x"
     lines = ATTENTION[ATTENTION.index("q0 =") : ATTENTION.index("    y = Add")]
     names = sorted(set(re.findall(r"\b(\w+) = ", lines)), key=len, reverse=True)
     for block in range(54):
