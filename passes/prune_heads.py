@@ -35,8 +35,7 @@ class PruneHeads(Prune):
     rows of the output projection that read it, are cut, with the shapes and attributes between.
     Where several query heads share a key and value, they go together. The rows that stay are
     fitted by least squares to make up for those that go, and the bias takes up the mean; where
-    there is no bias, moments about zero decide. Where a norm alone reads the outputs, they count as
-    much as its scale lets through.
+    there is no bias, moments about zero decide.
     When it applies: float attention blocks whose heads nothing else reads, as caches of keys and
     values would that enter or leave the model, with calibration data. Without data only on
     request, by magnitude and without a fit. Before factorization and quantization: the fit would

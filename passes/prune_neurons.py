@@ -50,5 +50,6 @@ class PruneNeurons(Prune):
     kind = "neurons"
     multiple = "channels"
     noun = "neurons"
+    normed = True
     Options = PruneNeuronsOptions
     options: PruneNeuronsOptions

@@ -73,11 +73,14 @@ class Prune(Pass):
     """Base of the passes that remove units of one ``kind``.
 
     multiple: which of the target's multiples the kept number is rounded to. noun: of units.
+    normed: whether outputs count as a norm behind them lets them; measured, it serves neurons, and
+    heads not.
     """
 
     kind: ClassVar[Kind]
     multiple: ClassVar[Literal["channels", "heads"]]
     noun: ClassVar[str]
+    normed: ClassVar[bool] = False
     semantics = Semantics.LOSSY
     requires = frozenset({FLOAT})
     produces = frozenset({PRUNED})
@@ -171,7 +174,8 @@ class Prune(Pass):
         options = self.options
         looked_at = chosen if options.needs_data else ()
         seen = tuple(dict.fromkeys(o for found in looked_at for o in found.observed))
-        self._ranking = ranking = Ranking(options.score, options.refit, model, ctx, seen)
+        ranking = Ranking(options.score, options.refit, self.normed, model, ctx, seen)
+        self._ranking = ranking
         multiple = getattr(ctx.target.multiples, self.multiple) if options.multiples else 1
         ladders = [ladder(found.units, multiple) for found in chosen]
         if options.together:

@@ -30,12 +30,14 @@ MOST = 1e6
 class Ranking:
     """Numbers for the groups of one graph.
 
-    refit: whether the rows that stay are fitted. wanted: all activations that will be looked at,
-    in the order in which they are needed; they are collected together.
+    refit: whether the rows that stay are fitted. normed: whether outputs count as a norm behind
+    them lets them. wanted: all activations that will be looked at, in the order in which they are
+    needed; they are collected together.
     """
 
     score: str
     refit: bool
+    normed: bool
     model: ir.Model
     ctx: Context
     wanted: tuple[Observed, ...] = ()
@@ -78,7 +80,7 @@ class Ranking:
             change = self.ctx.analysis(CHANGED, self.tensors(cut))
             return min(change, MOST) if np.isfinite(change) else MOST
 
-        key = ("change", self.score, self.refit, found.group.name, count, self._digest)
+        key = ("change", self.score, self.refit, self.normed, found.group.name, count, self._digest)
         known: float = self.ctx.analysis(REMEMBERED, (key, measured))
         return known
 
@@ -109,7 +111,7 @@ class Ranking:
             assert tensor is not None
             seen = tuple(self.grams().origin(o) for o in consumer.observed)
             index = consumer.index.tobytes(), consumer.index.shape
-            scale = output_scale(consumer)
+            scale = self._scale(consumer)
             about = consumer.turned, consumer.bias is None, scale is not None and scale.tobytes()
             parts.append((tensor_digest(tensor), index, about, seen))
         return tuple(parts)
@@ -124,9 +126,12 @@ class Ranking:
             return by_score(weighted(readers), count)
         return second_order(readers, count)
 
+    def _scale(self, consumer: Consumer) -> Doubles | None:
+        return output_scale(consumer) if self.normed else None
+
     def _reader(self, consumer: Consumer) -> Reader:
         gram, weight = consumer.gram(self.grams()), consumer.matrix().astype(np.float64)
-        scale = output_scale(consumer)
+        scale = self._scale(consumer)
         weight = weight if scale is None else weight * scale
         if self.score == WANDA:
             return Reader(weight, gram.matrix / gram.count, consumer.index)
