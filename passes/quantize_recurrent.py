@@ -23,7 +23,7 @@ STEPS = 256
 
 @dataclass(frozen=True)
 class RecurrentOptions:
-    """exclude: selectors (names, ``*`` and ``?``) of layers to leave float."""
+    """exclude: selectors of layers to leave float, by name or with wildcards."""
 
     exclude: tuple[str, ...] = ()
 
