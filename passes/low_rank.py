@@ -111,7 +111,7 @@ class LowRank(Pass):
     site as relative squared error of its output. From fewer rows of data than channels (remark
     ``few-rows``) directions are learnt with a ridge.
     Guarantee: the factors are those whose loss was measured.
-    Example: ``low-rank{total=0.8 gain=size exclude=classifier}``
+    Example: ``low-rank{total=0.8 share=qkv exclude=*.attention.output.dense}``
     """
 
     name = "low-rank"
