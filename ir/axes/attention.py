@@ -12,11 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from ..graph import attribute, constant_tensor, given, operator
+from ..graph import attribute, constant_tensor, given
 from .relations import DATA, UNKNOWN, Contract, Holder, Inner, Key, Relations, Same, operand, reason
 from .sizes import SizeTable
-
-MICROSOFT = "com.microsoft"
 
 
 @dataclass(frozen=True)
@@ -253,16 +251,3 @@ def rotary(found: Relations, table: SizeTable) -> None:
     found.stop(found.otherwise, inner[1])
     for value in (x, y):
         found.fold((value, 2), [(inner[0], heads), (inner[1], size // heads)])
-
-
-def is_fused(node: ir.Node) -> bool:
-    """Whether the node holds numbers of heads as attributes."""
-    return operator(node) in FUSED
-
-
-FUSED = frozenset(
-    {
-        *(("", "Attention"), ("", "RotaryEmbedding"), (MICROSOFT, "RotaryEmbedding")),
-        *((MICROSOFT, name) for name in ("Attention", "MultiHeadAttention", "GroupQueryAttention")),
-    }
-)

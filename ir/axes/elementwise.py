@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from ..graph import operator
 from .relations import DATA, Key, Relations, operand, reason
 from .sizes import ONE, Size, SizeTable
 
@@ -82,13 +81,3 @@ def _blur(found: Relations, table: SizeTable, output: ir.Value) -> None:
     why = reason(DATA, found.node, "reads a value whose rank is not known")
     found.otherwise = why
     found.stop(why, *((output, axis) for axis in range(len(sizes or ()))))
-
-
-def family(node: ir.Node) -> str:
-    """``unary``, ``nary`` or nothing."""
-    domain, name = operator(node)
-    if not domain:
-        return "unary" if name in UNARY | SCALED else "nary" if name in NARY else ""
-    if domain != "com.microsoft":
-        return ""
-    return "unary" if name in CONTRIB_UNARY else "nary" if name in CONTRIB_NARY else ""
