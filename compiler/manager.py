@@ -133,7 +133,7 @@ class PassManager:
                 self.context.remark("refused", offer.site, offer.code, offer.sentence)
             elif offer.site in exclude:
                 self.context.remark(
-                    "refused", offer.site, GIVEN_BACK, "left float to hold the quality bound"
+                    "refused", offer.site, GIVEN_BACK, "left as it was to hold the quality bound"
                 )
             elif reason := self.context.no_room(offer):
                 self.context.remark("refused", offer.site, "memory", reason)
