@@ -167,12 +167,14 @@ def _of_site(name: str, ctx: Context) -> Rounded:
 def _branches(value: ir.Value) -> Iterator[Branch]:
     """One for each join that reads the value in float."""
     for node in consumers(value):
+        if node.graph is not value.graph:
+            continue  # inside a body, where the pair is not seen
         steps = list[ir.Node]()
         reader: ir.Node | None = node
         while reader is not None and _moves(reader, steps[-1].outputs[0] if steps else value):
             steps.append(reader)
             reader = single_consumer(reader.outputs[0])
-        if reader is not None and joins(reader) and reader.graph is node.graph:
+        if reader is not None and joins(reader) and reader.graph is value.graph:
             yield Branch(tuple(steps), reader)
 
 

@@ -169,6 +169,21 @@ def test_a_sum_that_nothing_rounds_is_left_alone(graphs: ModuleType) -> None:
     assert block.refusals()["conv1"] == "float-sum"
 
 
+def test_what_a_branch_of_control_reads_stays(graphs: ModuleType) -> None:
+    body = (
+        FRONT
+        + BLOCK.format(v="r")
+        + "k = Conv<pads=[1,1,1,1]>(ry, ryw) which = ReduceMax(k, every) "
+        "some = Greater(which, nothing) "
+        "y = If (some) <then_branch = t () => (float[n, c, h, v] p) { p = Add(k, ry) }, "
+        "else_branch = e () => (float[n, c, h, v] q) { q = Identity(k) }>"
+    )
+    made = weights(body) | {"every": np.array([0, 1, 2, 3]), "nothing": np.zeros((1, 1, 1, 1), "f")}
+    block = graphs.Bench(graphs.parse(text(body), **made), FEEDS)
+    block.run("quantize", scheme="static", calibrator="minmax")
+    assert all(edit.site != "conv4" for edit in block.run("quantize-residuals").edits)
+
+
 def test_excluded_layers_are_left_alone(graphs: ModuleType) -> None:
     body = FRONT + BLOCK.format(v="r") + BLOCK.format(v="ry") + "y = Conv(ryy, w4)"
     block = bench(graphs, body)
