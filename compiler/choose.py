@@ -10,14 +10,14 @@ import onnx_ir as ir
 
 from ..ir.errors import PassError, TargetError, VerifyError
 from ..ir.rewriter import Rewriter
-from .backends.spellings import SPELLINGS, may_apply
+from .backends.spellings import APPROXIMATE, SPELLINGS, may_apply
 from .policy import Goal
 from .quality.drift import DriftMeter, OutputDrift
 from .quality.judge import Judge
 from .quality.statistics import Ratio
 from .result import Speed, SpeedVerdict, Trial
 from .timing import Paired, time_alternating
-from .workshop import Judged, Workshop
+from .workshop import Build, Judged, Workshop
 
 TIE = 0.03
 """Two candidates within 3 % are equally fast: the smaller wins."""
@@ -100,6 +100,8 @@ def write_as(judged: Judged, names: Sequence[str], workshop: Workshop) -> Judged
     take it, or where it does not compute the same. The quality is not judged again here.
     """
     names = [name for name in names if may_apply(name, judged.build.model.graph)]
+    if _is_lossless(judged.build):
+        names = [name for name in names if name not in APPROXIMATE]
     if not names:
         return None
     rewriter = Rewriter(judged.build.model.clone())
@@ -256,6 +258,11 @@ def _trial(candidate: Judged, chosen: bool, speed: float | None) -> Trial:
         chosen,
         candidate.quality.sentence,
     )
+
+
+def _is_lossless(build: Build) -> bool:
+    """Whether no edit lost anything."""
+    return all(edit.loss is None for edit in build.edits)
 
 
 def _agrees(before: Judged, after: Judged) -> bool:

@@ -47,6 +47,9 @@ SPELLINGS: Mapping[str, Spelling] = {
     "fused-activation": fuse_activations,
     "integer-bias": fuse_integer_bias,
 }
+APPROXIMATE = frozenset({"fused-activation"})
+"""Kernels that round otherwise than the operators that they stand for (FastGelu: up to 1.5e-5 of
+the largest output on Magika): not for builds that are called lossless."""
 NEEDED: Mapping[str, tuple[frozenset[str], ...]] = {
     "sum-before-norm": (frozenset({"Add", "LayerNormalization"}),),
     "fused-attention": (frozenset({"Softmax", "MatMul", "Reshape", "Transpose"}),),

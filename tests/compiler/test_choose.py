@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -443,6 +444,24 @@ def test_a_spelling_that_breaks_the_budget_is_not_kept(
     assert rejudged(lost, written, ("fast",), strict)[1] == ("fast",)
     strict.shapes_hold = lambda _: False
     assert rejudged(lost, written, ("fast",), strict) == (lost, ())
+
+
+def test_kernels_that_round_otherwise_are_not_for_lossless_builds(
+    kit: ModuleType, tmp_path: Path
+) -> None:
+    model = kit.graph(
+        "g = Mul(x, r) t = Erf(g) u = Add(t, one) v = Mul(u, x) y = Mul(v, half)",
+        {n: np.float32(v) for n, v in (("r", 0.5**0.5), ("one", 1), ("half", 0.5))},
+        'float["batch", 64] x', 'float["batch", 64] y',
+    )  # fmt: skip
+    shop = kit.workshop(model, tmp_path)
+    plain = shop.judged(shop.build_untouched())
+    assert choosing.write_as(plain, ("fused-activation",), shop) is None
+    lost = Edit("1", "quantize", "s", "int8", (), (), (), loss=0.01, saving=0)
+    lossy = replace(plain, build=replace(plain.build, edits=(lost,)))
+    written = choosing.write_as(lossy, ("fused-activation",), shop)
+    assert written is not None
+    assert [node.op_type for node in written.build.model.graph] == ["Gelu"]
 
 
 def test_class_numbers_in_another_shape_do_not_agree(kit: ModuleType, tmp_path: Path) -> None:
