@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 from typing import Any, TypeVar, cast
 
@@ -254,30 +255,24 @@ class CompileContext:
         )
 
     def _bypassed(self, bypasses: tuple[tuple[str, str], ...]) -> float:
-        """Each question is a run of the model; the outputs as they were are kept for the pass."""
+        """Each question is a run of the model."""
+        return self._output_change(partial(bypassed.bypassed, self.before, bypasses))
+
+    def _changed(self, tensors: Mapping[str, np.ndarray]) -> float:
+        return self._output_change(partial(bypassed.replaced, self.before, tensors))
+
+    def _output_change(self, changed: Callable[[], ir.Model]) -> float:
+        """Of a changed copy of ``before``, against its outputs, which are kept for the pass."""
         if self.limit is not None:
             raise PassError(
-                "leaving blocks out takes runs of the whole model, which does not fit",
+                "how much outputs change takes runs of the whole model, which does not fit",
                 where=self.pass_name,
                 hint="give more with --max-memory, or name what is to go",
             )
-        return self._output_change(bypassed.bypassed(self.before, bypasses))
-
-    def _changed(self, tensors: Mapping[str, np.ndarray]) -> float:
-        if self.limit is not None:
-            raise PassError(
-                "what outputs say of other weights takes runs of the whole model, which do not fit",
-                where=self.pass_name,
-                hint="give more with --max-memory",
-            )
-        return self._output_change(bypassed.replaced(self.before, tensors))
-
-    def _output_change(self, model: ir.Model) -> float:
-        """Of a changed copy of ``before``, against its outputs, which are kept for the pass."""
         feeds = [self.sample_feed()]
         if self._outputs is None:
             self._outputs = bypassed.outputs(self.before, feeds, self.threads)
-        return bypassed.change(self._outputs, bypassed.outputs(model, feeds, self.threads))
+        return bypassed.change(self._outputs, bypassed.outputs(changed(), feeds, self.threads))
 
     def _predicted(self, asked: tuple[Observed, Sequence[LayerSize]]) -> float | None:
         """Milliseconds of layers on the rows of a value in the first feed."""

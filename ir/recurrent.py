@@ -67,8 +67,10 @@ def rounds_activations(node: ir.Node) -> bool:
 
 def in_float(model: ir.Model) -> None:
     """Write every such operator of the main graph as the ``LSTM`` whose weights its codes are."""
-    rewriter = Rewriter(model)
-    for node in [node for node in model.graph if rounds_activations(node)]:
+    found = [node for node in model.graph if rounds_activations(node)]
+    rewriter = Rewriter(model) if found else None
+    for node in found:
+        assert rewriter is not None
         w, r = (_widened(node, weight, scale) for weight, scale in ((1, 8), (2, 10)))
         inputs = [*node.inputs[:FIRST_QUANTIZED]]
         inputs[1:3] = [rewriter.initializer(f"{node.name}.{n}", a) for n, a in (("w", w), ("r", r))]

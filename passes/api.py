@@ -143,6 +143,10 @@ class Gram:
         """E[x], float64 [K]."""
         return np.asarray(self.total / self.count)
 
+    def __add__(self, other: Gram) -> Gram:
+        """Of the rows of both."""
+        return Gram(self.matrix + other.matrix, self.total + other.total, self.count + other.count)
+
 
 @dataclass(frozen=True)
 class AnalysisKey(Generic[T]):

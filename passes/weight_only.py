@@ -5,9 +5,10 @@ Linear layers become MatMulNBits, embeddings GatherBlockQuantized; what was stor
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+import operator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import partial, reduce
 from typing import Literal, TypedDict
 
 import numpy as np
@@ -248,7 +249,8 @@ class WeightOnly(Pass):
         if not planned.group.multiplied or not ctx.analysis(CALIBRATED):
             return None
         grams = self._grams(ctx)
-        return _summed([gram for o in _observed(planned) if (gram := grams.get(o)) is not None])
+        found = [gram for o in _observed(planned) if (gram := grams.get(o)) is not None]
+        return reduce(operator.add, found) if found else None
 
     def _grams(self, ctx: Context) -> GramTable:
         """Of all activations, in the order of the candidates: they are collected together."""
@@ -258,17 +260,6 @@ class WeightOnly(Pass):
 
 def _observed(planned: Planned) -> list[Observed]:
     return [use.observed for use in planned.applied if use.observed is not None]
-
-
-def _summed(grams: Sequence[Gram]) -> Gram | None:
-    if len(grams) < 2:
-        return grams[0] if grams else None
-    first, *others = grams
-    return Gram(
-        sum((gram.matrix for gram in others), first.matrix),
-        sum((gram.total for gram in others), first.total),
-        sum((gram.count for gram in others), first.count),
-    )
 
 
 def _with_lookups(matrix: np.ndarray) -> np.ndarray:

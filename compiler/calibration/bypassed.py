@@ -47,11 +47,8 @@ def change(before: Sequence[Sequence[np.ndarray]], after: Sequence[Sequence[np.n
     for old, new in zip(zip(*before, strict=True), zip(*after, strict=True), strict=True):
         if not np.issubdtype(old[0].dtype, np.floating):
             continue
-        pairs = [
-            (a.astype(np.float64), b.astype(np.float64)) for a, b in zip(old, new, strict=True)
-        ]
-        noise = sum(float(np.sum((a - b) ** 2)) for a, b in pairs)
-        signal = sum(float(np.sum(a**2)) for a, _ in pairs)
+        noise = sum(_energy(b.astype(np.float64) - a) for a, b in zip(old, new, strict=True))
+        signal = sum(map(_energy, old))
         share = noise / signal if signal > 0 else float(noise > 0)
         worst = max(worst, share if np.isfinite(share) else float("inf"))
     return worst

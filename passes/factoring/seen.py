@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import reduce
 
 import numpy as np
 
@@ -58,7 +60,7 @@ def look(group: Group, reader: Reader | None, grams: Mapping[Observed, Gram]) ->
     known = [gram for observed in group.observed if (gram := grams.get(observed)) is not None]
     if len(known) < len(group.observed):
         return None
-    gram, scale = _summed(known), np.ones(group.shape[1])
+    gram, scale = reduce(operator.add, known), np.ones(group.shape[1])
     ridge = RIDGE_FEW if gram.count < len(gram.matrix) else RIDGE
     moments = second_moments(
         gram.matrix, gram.total, gram.count, centred=group.corrected, ridge=ridge
@@ -91,9 +93,3 @@ def _few(seen: Seen, group: Group) -> Seen:
     """As many directions as can be of use: the others are not kept."""
     basis = np.ascontiguousarray(seen.spectrum.basis[:, : most_rank(group.shape)])
     return replace(seen, spectrum=Spectrum(basis, seen.spectrum.energies))
-
-
-def _summed(grams: Sequence[Gram]) -> Gram:
-    matrix = sum((gram.matrix for gram in grams[1:]), grams[0].matrix)
-    total = sum((gram.total for gram in grams[1:]), grams[0].total)
-    return Gram(matrix, total, sum(gram.count for gram in grams))
