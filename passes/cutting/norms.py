@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import onnx_ir as ir
 
-from ...ir.graph import constant_array, is_constant, single_consumer
+from ...ir.graph import constant_array
+from ...ir.norms import scale_behind
 from ..math.refit import Doubles
 from .consumers import Consumer
-
-_THROUGH = frozenset({"Dropout", "Cast", "Identity"})
-_NORMS = frozenset({"LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"})
 
 
 def output_scale(consumer: Consumer) -> Doubles | None:
@@ -21,19 +18,6 @@ def output_scale(consumer: Consumer) -> Doubles | None:
     """
     if len(consumer.site.uses) != 1:
         return None
-    node = _behind(consumer.site.uses[0].output)
-    if node is not None and node.op_type == "Add" and not any(map(is_constant, node.inputs)):
-        node = _behind(node.outputs[0])
-    if node is None or node.op_type not in _NORMS or len(node.inputs) < 2:
-        return None
-    scale = constant_array(node.inputs[1])
-    outputs = consumer.matrix().shape[1]
-    return None if scale is None or scale.shape != (outputs,) else np.abs(scale.astype(np.float64))
-
-
-def _behind(value: ir.Value) -> ir.Node | None:
-    """The only node that reads a value, past those that hand it on."""
-    node = single_consumer(value)
-    while node is not None and node.op_type in _THROUGH:
-        node = single_consumer(node.outputs[0])
-    return node
+    output = consumer.site.uses[0].output
+    scale = constant_array(scale_behind(output, consumer.matrix().shape[1]))
+    return None if scale is None else np.abs(scale.astype(np.float64))

@@ -13,13 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from ...ir.graph import attribute, constant_array, constant_tensor, dims, given, single_consumer
+from ...ir.graph import constant_array, dims
+from ...ir.norms import scale_behind
 from ...ir.sites import Site, Sites
 from ..api import Gram, Observed
 from ..math.lowrank import Doubles, channel_scales
 from .groups import reason
-
-NORMS = frozenset({"LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization"})
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +37,9 @@ def reader_of(site: Site, sites: Sites) -> Reader | None:
     block = sites.by_name.get(site.parent or "")
     if block is not None and site.name in (block.roles.get("up"), block.roles.get("gate")):
         return _next_layer(site, sites.by_name.get(block.roles.get("down", "")))
-    return _norm(site)
+    outputs = _outputs(site)
+    scale = scale_behind(site.output, outputs) if isinstance(outputs, int) else None
+    return None if scale is None else Reader(scale)
 
 
 def importance(reader: Reader, spread: Doubles, grams: Mapping[Observed, Gram]) -> Doubles:
@@ -67,20 +68,6 @@ def _next_layer(site: Site, down: Site | None) -> Reader | None:
     if shape is None or shape[0] != _outputs(site) or x is None or x.shape is None:
         return None
     return Reader(down.weight, (str(x.name), len(x.shape) - 1))
-
-
-def _norm(site: Site) -> Reader | None:
-    """A norm over the outputs that alone reads their sum with something."""
-    assert site.output is not None
-    add = single_consumer(site.output)
-    norm = single_consumer(add.outputs[0]) if add is not None and add.op_type == "Add" else None
-    if norm is None or norm.op_type not in NORMS or norm.inputs[0] is not add.outputs[0]:  # type: ignore[union-attr]
-        return None
-    scale, rank = given(norm, 1), len(site.output.shape or ())
-    last = attribute(norm, "axis", -1) in (-1, rank - 1)
-    if scale is None or not last or dims(scale) != (_outputs(site),):
-        return None
-    return Reader(scale) if constant_tensor(scale) is not None else None
 
 
 def _outputs(site: Site) -> int | str | None:
