@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,8 @@ import onnx_ir as ir
 
 from ...ir.axes.groups import NONE, AxisGroup, Member
 from ...ir.facts import FLOAT, QUANTIZED
-from ...ir.graph import attribute, constant_array, constant_tensor, operator, rank
+from ...ir.graph import attribute, constant_array, constant_tensor, rank
+from ...ir.graph import operator as operator_of
 from ...ir.sites import Site, Sites
 from ..api import Gram, GramTable, Observed
 from ..math.refit import Doubles, centred
@@ -67,11 +70,7 @@ class Consumer:
         found = [gram for seen in self.observed if (gram := grams.get(seen)) is not None]
         if len(found) < len(self.observed) or not found or min(g.count for g in found) <= 0:
             raise UnfitError("not-observed", f"no calibration feed reached {self.site.name}")
-        return Gram(
-            sum((gram.matrix for gram in found[1:]), found[0].matrix),
-            sum((gram.total for gram in found[1:]), found[0].total),
-            sum(gram.count for gram in found),
-        )
+        return reduce(operator.add, found)
 
     def check_rank(self) -> None:
         """Raise UnfitError where what it reads cannot be looked at."""
@@ -133,7 +132,7 @@ def _own_bias(site: Site) -> ir.Value | None:
 
 def _scales(node: ir.Node) -> bool:
     factors = attribute(node, "alpha", 1.0), attribute(node, "beta", 1.0)
-    return operator(node) == ("", "Gemm") and factors != (1.0, 1.0)
+    return operator_of(node) == ("", "Gemm") and factors != (1.0, 1.0)
 
 
 def check_layers(group: AxisGroup, sites: Sites) -> None:
