@@ -51,6 +51,7 @@ BENCHMARKS = {
     "cost-model": "cost_model:cost_model",
     "replay": "replay:replay",
     "net-cost": "scaling:net_cost",
+    "coupling": "scaling:coupling",
     "scaling": "scaling:scaling",
     "scaling-sites": "scaling:sites",
     "big-model": "large:large",

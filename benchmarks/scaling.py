@@ -38,6 +38,8 @@ BLOCKS = 640
 """Transformer blocks with eight sites each: more than 5,000 sites."""
 LOCAL_EDITS = 200
 MAX_MS, MAX_FULL_MS, MAX_LOCAL_MS, MAX_SHARE = 1.0, 200.0, 50.0, 10.0
+COUPLED, MAX_COUPLING = 34, 1.0
+"""Blocks of more than 1,000 nodes, and the seconds that their coupling analysis may take."""
 MAX_SLOPE = 1.2
 """Exponent of time over size; 2 would be quadratic. Caches and noise cost more than nothing."""
 
@@ -245,6 +247,32 @@ def sites(settings: Settings) -> Outcome:
     runs = [("sites", size, _fresh("sites", size, DYNAMIC, settings)) for size in SITES]
     figures = _slopes("sites", [r for _, _, r in runs], "edits")
     return _outcome("Dynamic int8 of many layers, one thread", runs, "edits", figures)
+
+
+def coupling(settings: Settings) -> Outcome:
+    """CPU seconds in which the axes that are cut together are found."""
+    runs = [(blocks, *_coupled(blocks)) for blocks in (COUPLED // 2, COUPLED, 4 * COUPLED)]
+    seconds = {blocks: taken for blocks, _, _, taken in runs}
+    return Outcome(
+        "Coupling analysis of transformers, one thread, median of 5",
+        ("blocks", "nodes", "groups", "seconds"),
+        tuple((str(b), str(n), str(g), f"{taken:.3f}") for b, n, g, taken in runs),
+        (at_most("coupling analysis of 1,000 nodes", seconds[COUPLED], MAX_COUPLING, "s"),),
+    )
+
+
+def _coupled(blocks: int) -> tuple[int, int, float]:
+    """Nodes, groups that can be cut, and seconds of the analysis, sites known."""
+    from planish.ir.axes.find import find_axis_groups
+    from planish.ir.load import load_model
+    from planish.ir.sites import find_sites
+
+    loaded = load_model(transformer(blocks)).model
+    known, taken, groups = find_sites(loaded), list[float](), 0
+    for _ in range(5):
+        with _stopwatch(taken):
+            groups = len(find_axis_groups(loaded, known).cuttable())
+    return len(loaded.graph), groups, statistics.median(taken)
 
 
 def net_cost(settings: Settings) -> Outcome:
