@@ -18,9 +18,9 @@ from ..ir.facts import FLOAT
 from ..ir.graph import constant_tensor, opset
 from ..ir.sites import Site, find_sites
 from ..passes.api import registered
-from ..passes.quantize import is_narrow
 from ..passes.quantize_recurrent import is_recurrent
 from ..passes.quantize_residuals import joins
+from ..passes.quantizing.layers import is_narrow
 from ..targets.schema import Target
 from ..targets.techniques import TECHNIQUES, one
 from .moves import (

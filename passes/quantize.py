@@ -8,9 +8,8 @@ hurts most there (``quantize-residuals`` takes the additions).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -18,17 +17,8 @@ import onnx_ir as ir
 
 from ..ir.facts import FLOAT, QUANTIZED
 from ..ir.graph import attribute, constant_array, constant_tensor, opset
-from ..ir.qdq import (
-    activated,
-    dynamic_view,
-    redirect_elementwise,
-    rounding_of,
-    static_view,
-    weight_view,
-)
 from ..ir.rewriter import Rewriter
 from ..ir.sites import Site, Sites
-from ..targets.schema import Target
 from .api import (
     CALIBRATED,
     SITES,
@@ -44,19 +34,28 @@ from .api import (
     ValueStats,
     register,
 )
+from .biases import bias_node
 from .math.affine import affine_params, dequantize, quantize_weight
 from .math.bias import bias_correction_conv, bias_correction_linear
 from .math.calibrate import CALIBRATORS
 from .pairsums import paired_codes
+from .quantizing.layers import (
+    activated_output,
+    elements,
+    given_range,
+    holds_mask,
+    input_of,
+    is_narrow,
+    observed,
+    refuse_any,
+    weight_of,
+)
+from .quantizing.lowering import LayerCodes, lower_dynamic, lower_static, lower_table
 
 MIN_TABLE_BYTES = 1 << 16
 """Tables smaller than this save less than the two extra nodes are worth."""
-IN_BODY = "it stands inside a branch or a loop, where ranges are not observed; left in float"
 DYNAMIC_DTYPE = "uint8"
 """DynamicQuantizeLinear makes no other."""
-MASK_MAGNITUDE = 1e4
-"""A value this far below zero, alone in its range, is an additive mask, not an activation."""
-
 Requests = tuple[Observed, ...]
 """Activations by name, each with the axis of its channels."""
 
@@ -80,17 +79,6 @@ class QuantizeOptions:
     bias_correction: bool = True
     narrow: bool = False
     sums: Literal["safe", "emulated"] = "safe"
-
-
-@dataclass(frozen=True)
-class LayerCodes:
-    """What lowering builds from: int8 codes, float32 scales per output channel, new bias."""
-
-    codes: np.ndarray
-    scale: np.ndarray
-    bias: np.ndarray | None
-    activation: FakeQuant
-    output: FakeQuant | None = None
 
 
 OPSET = 13
@@ -154,8 +142,8 @@ class Quantize(Pass):
         stats = ctx.analysis(STATS, self._requests(ctx))
         output = None
         if site.kind == "conv" and ctx.target.int8.conv_needs_output_quant:
-            output = self._range(stats[str(_activated(site).name), 1], ctx)
-        activation = _given_range(site, ctx) or self._range(stats[_observed(site)], ctx)
+            output = self._range(stats[str(activated_output(site).name), 1], ctx)
+        activation = given_range(site, ctx) or self._range(stats[observed(site)], ctx)
         return self._perturb_layer(site, activation, output, ctx)
 
     def outline(self, model: ir.Model, candidate: Candidate, ctx: Context) -> Perturbation:
@@ -174,7 +162,7 @@ class Quantize(Pass):
             FakeQuant(dtype) if candidate.setting == "dynamic" else fixed,
             fixed if rounded else None,
         )
-        return Perturbation((str(_input(site).name),), (str(site.output.name),), payload=payload)
+        return Perturbation((str(input_of(site).name),), (str(site.output.name),), payload=payload)
 
     def lower(
         self,
@@ -187,32 +175,32 @@ class Quantize(Pass):
         assert perturbation is not None
         site = ctx.analysis(SITES).by_name[candidate.site]
         if site.kind == "embedding":
-            _lower_table(site, perturbation.payload, rewriter)
+            lower_table(site, perturbation.payload, rewriter)
         elif candidate.setting == "dynamic":
-            _lower_dynamic(site, perturbation.payload, rewriter)
+            lower_dynamic(site, perturbation.payload, rewriter)
         else:
-            _lower_static(site, perturbation.payload, rewriter)
+            lower_static(site, perturbation.payload, rewriter)
 
     # -- candidates --------------------------------------------------------------------
 
     def _judge(self, site: Site, ctx: Context) -> Candidate | Refusal:
-        refusal = _refuse_any(site, ctx)
+        refusal = refuse_any(site, ctx)
         if refusal is None and site.kind == "embedding":
             refusal = self._refuse_table(site)
         elif refusal is None:
             refusal = self._refuse_layer(site, ctx)
         if refusal is not None:
             return refusal
-        saving = 3 * _elements(site)
+        saving = 3 * elements(site)
         setting = "int8-rows" if site.kind == "embedding" else self.options.scheme
         return Candidate(site.name, setting, saving)
 
     def _refuse_table(self, site: Site) -> Refusal | None:
         if not self.options.embeddings:
             return Refusal(site.name, "excluded", "embedding tables were switched off")
-        if 4 * _elements(site) < MIN_TABLE_BYTES:
+        if 4 * elements(site) < MIN_TABLE_BYTES:
             return Refusal(
-                site.name, "too-small", f"a table of {4 * _elements(site)} bytes saves too little"
+                site.name, "too-small", f"a table of {4 * elements(site)} bytes saves too little"
             )
         return None
 
@@ -234,7 +222,7 @@ class Quantize(Pass):
             return Refusal(site.name, "too-small", small)
         if self.options.scheme == "static":
             return self._refuse_range(site, ctx)
-        if _given_range(site, ctx) is not None:
+        if given_range(site, ctx) is not None:
             sentence = "its input has 8 bits already, with a fixed range that scheme=static keeps"
             return Refusal(site.name, "already-quantized", sentence)
         return None
@@ -250,12 +238,12 @@ class Quantize(Pass):
         return None
 
     def _refuse_range(self, site: Site, ctx: Context) -> Refusal | None:
-        if _input(site).shape is None or _activated(site).shape is None:
+        if input_of(site).shape is None or activated_output(site).shape is None:
             return Refusal(site.name, "unknown-rank", "shape inference does not get through it")
-        stats = ctx.analysis(STATS, self._requests(ctx)).get(_observed(site))
+        stats = ctx.analysis(STATS, self._requests(ctx)).get(observed(site))
         if stats is None:
             return Refusal(site.name, "not-observed", "no calibration feed reached this layer")
-        if _holds_mask(stats):
+        if holds_mask(stats):
             return Refusal(
                 site.name,
                 "mask-in-range",
@@ -265,9 +253,9 @@ class Quantize(Pass):
 
     def _own_statistics(self, site: Site, ctx: Context) -> ValueStats | None:
         """Of its input, along its own channels; a given range may have kept it from being asked."""
-        if _input(site).shape is None:
+        if input_of(site).shape is None:
             return None
-        own, wanted = _observed(site), self._requests(ctx)
+        own, wanted = observed(site), self._requests(ctx)
         return ctx.analysis(STATS, wanted if own in wanted else (own,)).get(own)
 
     def _requests(self, ctx: Context) -> Requests:
@@ -282,13 +270,13 @@ class Quantize(Pass):
         for site in sites:
             if site.kind not in ("linear", "conv") or FLOAT not in site.facts:
                 continue
-            if _refuse_any(site, ctx) is not None or self._too_small(site, ctx) is not None:
+            if refuse_any(site, ctx) is not None or self._too_small(site, ctx) is not None:
                 continue
-            if _input(site).shape is None or _activated(site).shape is None:
+            if input_of(site).shape is None or activated_output(site).shape is None:
                 continue
-            wanted.add(_observed(site))
+            wanted.add(observed(site))
             if site.kind == "conv" and ctx.target.int8.conv_needs_output_quant:
-                wanted.add((str(_activated(site).name), 1))
+                wanted.add((str(activated_output(site).name), 1))
         return tuple(sorted(wanted))
 
     # -- perturbation ------------------------------------------------------------------
@@ -304,7 +292,7 @@ class Quantize(Pass):
     def _perturb_layer(
         self, site: Site, activation: FakeQuant, output: FakeQuant | None, ctx: Context
     ) -> Perturbation:
-        weight = _weight(site)
+        weight = weight_of(site)
         axis = 1 if site.kind == "linear" else 0
         int8, emulate = ctx.target.int8, self.options.sums == "emulated"
         if int8.saturates:
@@ -313,14 +301,14 @@ class Quantize(Pass):
             codes, scale = quantize_weight(weight, axis, int8.weight_bits)
         rounded = dequantize(codes, scale, 0, axis)
         bias = self._corrected_bias(site, weight, rounded, ctx)
-        x, y = _input(site), site.output
+        x, y = input_of(site), site.output
         assert site.weight is not None and y is not None
         tensors = {str(site.weight.name): rounded}
         if bias is not None and site.bias is not None:
             tensors[str(site.bias.name)] = bias
         quants = {str(x.name): activation}
         if output is not None:
-            y = _activated(site)
+            y = activated_output(site)
             quants[str(y.name)] = output
         payload = LayerCodes(codes, scale, bias, activation, output)
         depth = weight.size // weight.shape[axis]
@@ -333,7 +321,7 @@ class Quantize(Pass):
         bias = constant_array(site.bias) if site.bias is not None else None
         if bias is None or not self.options.bias_correction or not ctx.analysis(CALIBRATED):
             return None
-        if site.bias not in _bias_node(site).inputs:  # behind a node that moves it
+        if site.bias not in bias_node(site, site.uses[0]).inputs:  # behind a node that moves it
             return None
         stats = self._own_statistics(site, ctx)
         if stats is None:
@@ -346,215 +334,15 @@ class Quantize(Pass):
         return (bias + shift).astype(bias.dtype)
 
 
-# -- lowering --------------------------------------------------------------------------
-
-
-def _lower_static(site: Site, codes: LayerCodes, rewriter: Rewriter) -> None:
-    node = site.nodes[0]
-    x, quant = _present(node.inputs[0]), codes.activation
-    assert quant.scale is not None and quant.zero_point is not None
-    view = static_view(rewriter, x, quant.scale, quant.zero_point, quant.dtype)
-    axis = 1 if site.kind == "linear" else 0
-    weight = weight_view(rewriter, node, _weight_hint(site), codes.codes, codes.scale, axis)
-    old = node.inputs[1]
-    rewriter.set_input(node, 0, view)
-    rewriter.set_input(node, 1, weight)
-    rewriter.sweep([old])
-    _set_bias(site, codes.bias, rewriter)
-    if codes.output is not None:
-        _quantize_output(site, codes.output, rewriter)
-
-
-def _quantize_output(site: Site, quant: FakeQuant, rewriter: Rewriter) -> None:
-    y = _activated(site)
-    assert quant.scale is not None and quant.zero_point is not None
-    if y.is_graph_output() and not y.uses():
-        return
-    view = static_view(rewriter, y, quant.scale, quant.zero_point, quant.dtype)
-    redirect_elementwise(rewriter, y, view)
-
-
-def _lower_dynamic(site: Site, codes: LayerCodes, rewriter: Rewriter) -> None:
-    """DynamicQuantizeLinear, MatMulInteger, Cast, Mul by both scales: one fused kernel."""
-    node, hint = site.nodes[0], _weight_hint(site)
-    x = _present(node.inputs[0])
-    q, x_scale, x_zero = dynamic_view(rewriter, x)
-    weight = rewriter.initializer(f"{hint}_quantized", codes.codes)
-    zero = rewriter.initializer(f"{hint}_zero_point", np.zeros(codes.scale.shape, np.int8))
-    scale = rewriter.initializer(f"{hint}_scale", codes.scale)
-    insert = partial(_in_front, rewriter, node)
-    product = insert("MatMulInteger", [q, weight, x_zero, zero])
-    scales = insert("Mul", [x_scale, scale])
-    real = insert("Cast", [product], to=int(ir.DataType.FLOAT))
-    result = insert("Mul", [real, scales])
-    _give_way(rewriter, node, result)
-    _set_bias(site, codes.bias, rewriter)
-
-
-def _set_bias(site: Site, bias: np.ndarray | None, rewriter: Rewriter) -> None:
-    """Give the site a bias of its own; the old one may be shared."""
-    if bias is None or site.bias is None:
-        return
-    old, node = site.bias, _bias_node(site)
-    new = rewriter.initializer(f"{old.name}_corrected", bias)
-    rewriter.set_input(node, list(node.inputs).index(old), new)
-    rewriter.sweep([old])
-
-
 def _perturb_table(site: Site) -> Perturbation:
-    weight = _weight(site)
+    weight = weight_of(site)
     codes, scale = quantize_weight(weight, 0)
     assert site.weight is not None and site.output is not None
     payload = LayerCodes(codes, scale, None, FakeQuant())
     return Perturbation(
-        (str(_input(site).name),),
+        (str(input_of(site).name),),
         (str(site.output.name),),
         {str(site.weight.name): dequantize(codes, scale, 0, 0)},
         {},
         payload,
     )
-
-
-def _lower_table(site: Site, codes: LayerCodes, rewriter: Rewriter) -> None:
-    """Gather codes and scales, then multiply: only the rows asked for are widened."""
-    node, hint = site.nodes[0], _weight_hint(site)
-    index = node.inputs[1]
-    table = rewriter.initializer(f"{hint}_quantized", codes.codes)
-    scales = rewriter.initializer(f"{hint}_scale", codes.scale[:, None])
-    insert = partial(_in_front, rewriter, node)
-    rows = insert("Cast", [insert("Gather", [table, index], axis=0)], to=int(ir.DataType.FLOAT))
-    result = insert("Mul", [rows, insert("Gather", [scales, index], axis=0)])
-    _give_way(rewriter, node, result)
-
-
-def _in_front(
-    rewriter: Rewriter,
-    node: ir.Node,
-    op: str,
-    inputs: Sequence[ir.Value | None],
-    **attributes: int,
-) -> ir.Value:
-    """The output of a new node in front of the layer that it helps to replace."""
-    name = f"{node.name}_{op.lower()}"
-    made = rewriter.insert(
-        op, inputs, before=node, attributes=attributes, name=name, origins=[node]
-    )
-    return made.outputs[0]
-
-
-def _give_way(rewriter: Rewriter, node: ir.Node, result: ir.Value) -> None:
-    """Let ``result`` stand for the node's output; the node goes, with what it alone read."""
-    read = list(node.inputs)
-    rewriter.take_over(node.outputs[0], result)
-    rewriter.remove(node)
-    rewriter.sweep(read)
-
-
-def _observed(site: Site) -> Observed:
-    """Its input, along the channels that it reads; the rank must be known."""
-    x = _input(site)
-    assert x.shape is not None
-    return str(x.name), 1 if site.kind == "conv" else len(x.shape) - 1
-
-
-def _bias_node(site: Site) -> ir.Node:
-    """The node that adds the bias."""
-    return site.nodes[-1] if site.kind == "linear" else site.nodes[0]
-
-
-# -- questions about a site ------------------------------------------------------------
-
-
-def _refuse_any(site: Site, ctx: Context) -> Refusal | None:
-    if not ctx.target.int8.supported:
-        return Refusal(site.name, "target", f"no integer kernels are known for {ctx.target.name}")
-    if QUANTIZED in site.facts:
-        return Refusal(site.name, "already-quantized", "its weight has 8 bits or fewer already")
-    if FLOAT not in site.facts:
-        return Refusal(site.name, "not-float", "the layer is not in float any more")
-    if site.nested:
-        return Refusal(site.name, "subgraph", IN_BODY)
-    tensor = constant_tensor(site.weight)
-    if tensor is None or tensor.dtype != ir.DataType.FLOAT:
-        found = "not constant" if tensor is None else tensor.dtype.name.lower()
-        return Refusal(site.name, "dtype", f"its weight is {found}; only float32 is quantized")
-    if site.nodes[0].op_type not in ("MatMul", "Conv", "Gather"):
-        return Refusal(
-            site.name, "unsupported-op", f"{site.nodes[0].op_type} has no integer kernel"
-        )
-    if len(site.uses) > 1:
-        return Refusal(
-            site.name, "shared", f"its weight is used {len(site.uses)} times; not handled yet"
-        )
-    if site.ties:
-        return Refusal(
-            site.name, "tied", f"its weight is also that of {site.ties[0]} and would be kept twice"
-        )
-    if site.weight is not None and len(site.weight.uses()) > 1:
-        return Refusal(
-            site.name, "shared", "other nodes read its weight, too, and it would be kept twice"
-        )
-    if site.weight_path:
-        return Refusal(site.name, "not-canonical", "its weight stands behind a reshape")
-    return None
-
-
-def is_narrow(site: Site, target: Target) -> bool:
-    """Whether a convolution has too few channels to pay alone; depthwise ones have one each."""
-    tensor = constant_tensor(site.weight)
-    if site.kind != "conv" or tensor is None:
-        return False
-    outputs, inputs = tensor.shape.numpy()[:2]
-    return bool(inputs > 1 and min(outputs, inputs) < target.min_conv_channels)
-
-
-def _holds_mask(stats: ValueStats) -> bool:
-    """Whether a large negative constant stands far below everything else in the range.
-
-    A channel that is merely wide fills the range; a mask leaves a gap above its constant.
-    """
-    if stats.histogram.minimum > -MASK_MAGNITUDE:
-        return False
-    counts = stats.histogram.counts
-    spike, gap = counts.size // 100, counts.size // 2
-    return bool(counts[:spike].sum() > 0 and counts[spike:gap].sum() == 0)
-
-
-def _input(site: Site) -> ir.Value:
-    assert site.input is not None
-    return site.input
-
-
-def _present(value: ir.Value | None) -> ir.Value:
-    """The input as it is now: an edit of the layer in front may have replaced it."""
-    assert value is not None
-    return value
-
-
-def _given_range(site: Site, ctx: Context) -> FakeQuant | None:
-    """The range that the input was rounded to by an earlier tool, where it fits the target."""
-    found = rounding_of(_input(site))
-    if found is None or found[2] != ctx.target.int8.activation_dtype:
-        return None
-    return FakeQuant(found[2], found[0], found[1])
-
-
-def _activated(site: Site) -> ir.Value:
-    """The output behind the activation that the runtime absorbs, else the layer's output."""
-    assert site.output is not None
-    return activated(site.output) if site.kind == "conv" else site.output
-
-
-def _elements(site: Site) -> int:
-    tensor = constant_tensor(site.weight)
-    return int(tensor.size) if tensor is not None else 0
-
-
-def _weight(site: Site) -> np.ndarray:
-    array = constant_array(site.weight)
-    assert array is not None
-    return array
-
-
-def _weight_hint(site: Site) -> str:
-    return f"{site.name}.weight"

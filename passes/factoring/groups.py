@@ -16,6 +16,7 @@ from ...ir.facts import FACTORIZED, FLOAT, QUANTIZED
 from ...ir.graph import attribute, constant_array, constant_tensor, given
 from ...ir.sites import Site, Sites, Use
 from ..api import Observed
+from ..biases import bias_node
 
 DTYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE)
 OPERATORS = {"linear": "MatMul", "conv": "Conv"}
@@ -184,11 +185,6 @@ def _own_bias(site: Site) -> bool:
     return site.bias is not None and all(
         use.bias is site.bias and site.bias in bias_node(site, use).inputs for use in site.uses
     )
-
-
-def bias_node(site: Site, use: Use) -> ir.Node:
-    """The node that adds the bias."""
-    return use.nodes[0] if site.kind == "conv" else use.nodes[-1]
 
 
 def kernel_shape(site: Site) -> tuple[int, ...]:

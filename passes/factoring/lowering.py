@@ -11,7 +11,8 @@ import onnx_ir as ir
 from ...ir.graph import attribute
 from ...ir.rewriter import Rewriter
 from ...ir.sites import Site
-from .groups import Group, bias_node, kernel_shape
+from ..biases import set_bias
+from .groups import Group, kernel_shape
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +40,7 @@ def lower_linear(group: Group, made: Factors, rewriter: Rewriter) -> None:
             rewriter.set_input(node, 0, between[x])
             rewriter.set_input(node, 1, second)
             rewriter.sweep([old])
-        _set_bias(site, made.biases[index : index + 1], rewriter)
+        set_bias(site, made.biases[index] if made.biases else None, rewriter)
 
 
 def lower_conv(site: Site, made: Factors, rewriter: Rewriter) -> None:
@@ -49,7 +50,7 @@ def lower_conv(site: Site, made: Factors, rewriter: Rewriter) -> None:
     taps, point = made.first.T.reshape(rank, *kernel), made.second.T.reshape(-1, rank, *ones)
     first = rewriter.initializer(f"{site.name}.weight_in", np.ascontiguousarray(taps))
     second = rewriter.initializer(f"{site.name}.weight_out", np.ascontiguousarray(point))
-    _set_bias(site, made.biases, rewriter)
+    set_bias(site, made.biases[0] if made.biases else None, rewriter)
     for node in [use.nodes[0] for use in site.uses]:
         read = list(node.inputs)
         narrow = _in_front(rewriter, node, [read[0], first])
@@ -72,12 +73,3 @@ def _in_front(rewriter: Rewriter, node: ir.Node, inputs: Sequence[ir.Value | Non
         origins=[node],
     )  # fmt: skip
     return made.outputs[0]
-
-
-def _set_bias(site: Site, biases: Sequence[np.ndarray], rewriter: Rewriter) -> None:
-    """Give the site a bias of its own; the old one may be shared."""
-    for bias in biases:
-        new = rewriter.initializer(f"{site.name}.bias_corrected", bias)
-        for node in [bias_node(site, use) for use in site.uses]:
-            rewriter.set_input(node, list(node.inputs).index(site.bias), new)
-        rewriter.sweep([site.bias])

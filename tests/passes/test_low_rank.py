@@ -83,7 +83,7 @@ def test_a_linear_layer_becomes_two(graphs: ModuleType) -> None:
     assert graphs.lines(bench.model) == [
         "fc_in = MatMul(x, linear1.weight_in)",
         "p = MatMul(fc_in, linear1.weight_out)",
-        "y = Add(p, linear1.bias_corrected)",
+        "y = Add(p, b_corrected)",
     ]
     assert stored(bench.model, "linear1.weight_in").shape == (64, 16)
     assert stored(bench.model, "linear1.weight_out").shape == (16, 48)
@@ -168,7 +168,7 @@ def test_a_convolution_becomes_one_of_fewer_channels_and_a_point(
     edit = bench.run("low-rank", rank=16).edits[0]
     assert graphs.lines(bench.model) == [
         "stem_in = Conv(x, conv1.weight_in)",
-        f"y = Conv(stem_in, conv1.weight_out{', conv1.bias_corrected' if bias else ''})",
+        f"y = Conv(stem_in, conv1.weight_out{', b_corrected' if bias else ''})",
     ]
     assert stored(bench.model, "conv1.weight_in").shape == (16, 8, 3, 3)
     assert stored(bench.model, "conv1.weight_out").shape == (48, 16, 1, 1)

@@ -1,0 +1,1 @@
+"""What turns layers into 8-bit ones: which, and the graph with integers in it."""
