@@ -44,7 +44,7 @@ from .reporting.unrun import without_runs
 from .result import Built, Kernels, Plan, Speed, Trial
 from .staging import staging
 from .workload import parse_workloads
-from .workshop import MODEL, Judged, instantiate
+from .workshop import MODEL, REFERENCE, Judged, Workshop, instantiate
 
 STREAMED = 1 << 24
 """Bytes of weights above which a model is not saved as one file where memory is short."""
@@ -164,7 +164,7 @@ def _search(prepared: Prepared) -> Finished:
         held = workshop.hold(request.pipeline)
         return _finish(held, Choice(held, ()), prepared)
     told: list[str] = []
-    lossless = _taken(lambda: workshop.judged(workshop.build(LOSSLESS)), LOSSLESS, told)
+    lossless = _taken(lambda: _lossless_build(workshop), LOSSLESS, told)
     lossless = lossless or workshop.judged(workshop.build_untouched())
     proposed = propose(
         workshop.rewriter.model,
@@ -186,6 +186,11 @@ def _search(prepared: Prepared) -> Finished:
         found = _lossless(lossless, choice, finished, prepared)
         finished = replace(found, refused=_refused(candidates[1:]))
     return replace(finished, notes=(*told, *finished.notes))
+
+
+def _lossless_build(workshop: Workshop) -> Judged:
+    """Without any lossy pass; where a backend narrows floats, they are given back if need be."""
+    return workshop.hold(LOSSLESS) if workshop.for_tensorrt else workshop.judged(workshop.build(LOSSLESS))
 
 
 def _predictor(prepared: Prepared) -> Callable[[ir.Model], float | None]:
@@ -332,16 +337,26 @@ def _emit(finished: Finished, prepared: Prepared, folder: Path) -> tuple[Finishe
             record=known,
             hash_tensors=fits,
         )
+    _emit_twin(finished, folder, known)
     return (_loaded(finished, prepared, folder) if fits else finished), known
 
 
+def _emit_twin(finished: Finished, folder: Path, known: dict[Path, str]) -> None:
+    """What is run in the place of the model, where no runtime here runs it."""
+    twin = finished.judged.build.twin
+    if twin is not None:
+        with without_implied_origins(twin):
+            save_model(twin, folder / REFERENCE, record=known)
+
+
 def _loaded(finished: Finished, prepared: Prepared, folder: Path) -> Finished:
-    session = open_session(folder / MODEL, threads=prepared.request.threads)
+    name = MODEL if finished.judged.build.twin is None else REFERENCE
+    session = open_session(folder / name, threads=prepared.request.threads)
     return replace(finished, judged=replace(finished.judged, loaded=session))
 
 
 def _kernels(finished: Finished, prepared: Prepared, folder: Path) -> Kernels:
-    if not prepared.estimate.fits:
+    if not prepared.estimate.fits or finished.judged.build.twin is not None:
         return Kernels()
     return count_kernels(
         folder / MODEL,

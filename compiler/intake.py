@@ -25,11 +25,18 @@ SHAPES_SEEN = 64
 """Held-out feeds whose shapes are looked at where no workload is stated."""
 
 
-def raised_for_integers(model: ir.Model) -> tuple[ir.Model, list[Remark]]:
-    """The model at an opset that can be quantized; as it is where an op cannot be converted."""
+def raised_for_integers(
+    model: ir.Model, versions: Sequence[int] = (QDQ_OPSET,)
+) -> tuple[ir.Model, list[Remark]]:
+    """The model at an opset that can be quantized; as it is where an op cannot be converted.
+
+    versions: tried in order, the last of them is the least that will do.
+    """
     try:
-        newer = raised(model, QDQ_OPSET)
+        newer = raised(model, versions[0])
     except InputError as error:
+        if len(versions) > 1:
+            return raised_for_integers(model, versions[1:])
         sentence = f"{error.what}; nothing is quantized"
         return model, [Remark("note", "import", "model", "opset-kept", sentence)]
     if newer is model:

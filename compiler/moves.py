@@ -61,7 +61,8 @@ def options_text(bits: int, target: Target, *more: str) -> str:
 def _static(target: Target, convolutions: Convolutions) -> tuple[tuple[str, str], ...]:
     plain = "quantize{scheme=static}"
     wide = "quantize{scheme=static narrow=true}" if convolutions.narrow else plain
-    behind = ",quantize-residuals" if convolutions.joined else ""
+    rounded = convolutions.joined and target.int8.conv_needs_output_quant
+    behind = ",quantize-residuals" if rounded else ""
     reason = "static ranges cost nothing at run time"
     tighter = "scales moved from activations into weights make static ranges tighter"
     each = [(f"{plain}{behind}", reason), (f"equalize,{wide}{behind}", tighter)]

@@ -30,7 +30,7 @@ from .prepare import Prepared
 from .quality.states import one_step_note
 from .reporting.unreached import unreached
 from .result import CompileResult, Kernels, Plan, Sample, Speed
-from .workshop import Build, Judged
+from .workshop import REFERENCE, Build, Judged
 
 SAMPLES = 3
 SAMPLE_ROWS = 2
@@ -72,7 +72,7 @@ def describe(
         kernels=kernels,
         plan=Plan(build.pipeline, build.given_back, finished.spellings),
         bytes_before=prepared.bytes_before,
-        bytes_after=sum(f.stat().st_size for f in folder.iterdir()),
+        bytes_after=_bytes_of(folder),
         parameters_before=prepared.parameters_before,
         parameters_after=parameters(build.model),
         edits=build.edits,
@@ -96,6 +96,12 @@ def describe(
         settings={"threads": request.threads, "seed": request.seed, "goal": request.goal},
         memory=_memory(prepared),
     )
+
+
+def _bytes_of(folder: Path) -> int:
+    """Of the model with its weights; what only stands in for it here does not count."""
+    files = (f for f in folder.iterdir() if f.is_file())
+    return sum(f.stat().st_size for f in files if not f.name.startswith(REFERENCE))
 
 
 def _memory(prepared: Prepared) -> dict[str, Any]:

@@ -19,6 +19,9 @@ from ..ir.signature import Signature
 from ..ir.storage.filesize import model_bytes
 from ..ir.types.bound import symbols
 from ..targets.schema import Target
+from ..targets.techniques import runs_on_tensorrt
+from .backends.tensorrt.precision import QDQ_OPSET as TYPED_OPSET
+from .backends.tensorrt.standard import BLOCKED_OPSET
 from .baseline import check_generated, open_baseline, own_file, undivided
 from .checking.regionruns import RegionRuns
 from .context import CompileContext
@@ -36,7 +39,7 @@ from .instruments import (
 )
 from .intake import SHAPES_SEEN, TIMING_FEEDS, feeds_for, masking_of, raised_for_integers
 from .memory import Estimate, estimate
-from .policy import Goal
+from .policy import QDQ_OPSET, Goal
 from .ports import check_ports
 from .progress import Progress
 from .quality.drift import DriftGate
@@ -124,7 +127,7 @@ def prepare(request: Request, scratch: Path, progress: Progress) -> Prepared:
     check_sizes(source.imported.model, available_memory(), source.label)
     signature = Signature.of(source.imported.model)
     check_ports(signature, source.label)
-    model, kept = raised_for_integers(source.imported.model)
+    model, kept = raised_for_integers(source.imported.model, _opsets_for(request.target))
     workloads = parse_workloads(request.workload or (), symbols(model))
     calibration, holdout = feeds_for(
         model, signature, request.calibration, request.holdout, workloads, request.seed
@@ -194,6 +197,14 @@ def prepare(request: Request, scratch: Path, progress: Progress) -> Prepared:
         workloads or workloads_of(islice(holdout, SHAPES_SEEN), signature),
         elsewhere,
     )
+
+
+def _opsets_for(target: Target) -> tuple[int, ...]:
+    """What the target's backend wants: TensorRT scales of half precision, and blocks of 4 bits."""
+    if not runs_on_tensorrt(target):
+        return (QDQ_OPSET,)
+    blocked = (BLOCKED_OPSET,) if target.weight_only.bits else ()
+    return (*blocked, TYPED_OPSET, QDQ_OPSET)
 
 
 def _refuse_data(request: Request, room: Estimate) -> None:
