@@ -123,7 +123,9 @@ class Workshop:
     def __post_init__(self) -> None:
         self._start = self.rewriter.checkpoint()
         self._signature = Signature.of(self.rewriter.model)
-        self._emitter = Emitter(self.context)
+        judge = self.bench
+        original, holdout = (judge.original, judge.holdout) if judge else (None, ())
+        self._emitter = Emitter(self.context, original, holdout)
 
     @property
     def judge(self) -> Judge:

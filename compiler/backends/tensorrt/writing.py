@@ -45,6 +45,26 @@ def twin(model: ir.Model, precision: Precision) -> ir.Model:
     return _Twin(model.clone(), precision).write()
 
 
+def without_rounding(model: ir.Model) -> ir.Model:
+    """The graph without the Q/DQ pairs of activations; the model itself where there are none."""
+    if not any(_rounds(node) for node in model.graph):
+        return model
+    copy = model.clone()
+    rewriter = Rewriter(copy)
+    for node in [n for n in copy.graph if _rounds(n)]:
+        x = node.inputs[0]
+        assert x is not None
+        for back in consumers(node.outputs[0]):
+            if operator(back) == ("", "DequantizeLinear"):
+                rewriter.replace_uses(back.outputs[0], x)
+                rewriter.sweep(back.outputs)
+    return copy
+
+
+def _rounds(node: ir.Node) -> bool:
+    return operator(node) == ("", "QuantizeLinear") and not is_constant(node.inputs[0])
+
+
 @dataclass
 class _Writer:
     model: ir.Model
