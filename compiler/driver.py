@@ -24,7 +24,9 @@ from ..ir.storage.stamp import check_unchanged
 from ..targets.loader import load_target, require_backend
 from ..targets.runtime import open_session
 from ..targets.schema import Target
+from ..targets.techniques import runs_on_tensorrt
 from .available import parse_size
+from .backends.tensorrt.profiles import parse_profile
 from .backends.kernels import UNEXPLAINED, count_kernels
 from .backends.spellings import SPELLINGS
 from .choose import ACCEPTABLE, Choice, choose, choose_spellings, measure_speed, rejudged, write_as
@@ -87,6 +89,7 @@ def compile_model(
     command: str = "",
     max_memory: str | int | float | None = None,
     workload: str | Sequence[str] | None = None,
+    profile: str | None = None,
 ) -> Built:
     """Compile ``source`` for ``target`` into the folder ``output``; see ``planish.compile``.
 
@@ -115,6 +118,7 @@ def compile_model(
         command,
         max_memory,
         workload,
+        profile,
     )
     replayed = _check(request, plan)
     with _rarely_collecting(), staging(output, force) as folder, _scratch(folder) as scratch:
@@ -393,6 +397,9 @@ def _check(request: Request, given: Path | str | Mapping[str, Any] | None) -> Pl
         what = f"snapshots cannot go to {str(request.snapshots)!r}, which is a file"
         raise UsageError(what, hint="give a folder")
     parse_workloads(request.workload or ())
+    if parse_profile(request.profile) and not runs_on_tensorrt(request.target):
+        what = f"--profile is for engines that TensorRT builds, not for {request.target.name}"
+        raise UsageError(what, hint="leave it out, or state shapes with --workload")
     if request.max_memory is not None:
         parse_size(request.max_memory)
     if request.threads < 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..ir.counting.count import parameters
-from ..ir.errors import InputError
+from ..ir.errors import InputError, TargetError
 from ..ir.importing.limits import check_sizes
 from ..ir.provenance import Remark
 from ..ir.rewriter import Rewriter
@@ -21,6 +21,7 @@ from ..ir.types.bound import symbols
 from ..targets.schema import Target
 from ..targets.techniques import runs_on_tensorrt
 from .backends.tensorrt.precision import QDQ_OPSET as TYPED_OPSET
+from .backends.tensorrt.profiles import Profile, axes_of, parse_profile, profile_of
 from .backends.tensorrt.standard import BLOCKED_OPSET
 from .baseline import check_generated, open_baseline, own_file, undivided
 from .checking.regionruns import RegionRuns
@@ -78,6 +79,7 @@ class Request:
     command: str
     max_memory: str | int | float | None = None
     workload: str | Sequence[str] | None = None
+    profile: str | None = None
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,8 @@ class Prepared:
 
     estimate: of memory; where the whole model does not fit, none is run, and ``regions`` tells
     what was checked instead. workloads: as given, else the shapes of the held-out feeds.
-    elsewhere: why this machine is not the target, "" where it is.
+    elsewhere: why this machine is not the target, "" where it is. profile: the shapes of inputs
+    that an engine is built for, where the target's runtime builds one.
     """
 
     request: Request
@@ -104,6 +107,7 @@ class Prepared:
     regions: RegionRuns | None = None
     workloads: tuple[Workload, ...] = ()
     elsewhere: str = ""
+    profile: Profile = field(default_factory=dict)
 
 
 def prepare(request: Request, scratch: Path, progress: Progress) -> Prepared:
@@ -135,6 +139,7 @@ def prepare(request: Request, scratch: Path, progress: Progress) -> Prepared:
     room = estimate(model, request.max_memory, islice(holdout, TIMING_FEEDS))
     progress.note(room.sentence)
     _refuse_data(request, room)
+    profile = _profile(request, signature, (calibration, holdout), workloads, room)
     masking, found = masking_of(model, signature, calibration or holdout, request.token_mask)
     remarks = [*source.imported.remarks, *standing(model), *kept, *found]
     mended: list[Remark] = []
@@ -196,7 +201,29 @@ def prepare(request: Request, scratch: Path, progress: Progress) -> Prepared:
         regions,
         workloads or workloads_of(islice(holdout, SHAPES_SEEN), signature),
         elsewhere,
+        profile,
     )
+
+
+def _profile(
+    request: Request,
+    signature: Signature,
+    feeds: tuple[FeedSet | None, FeedSet],
+    workloads: tuple[Workload, ...],
+    room: Estimate,
+) -> Profile:
+    """What an engine is built for. Raises UsageError where shapes are unknown, TargetError where
+    the model cannot be run here: what TensorRT gets is checked on whole models."""
+    given = parse_profile(request.profile, axes_of(signature))
+    if not runs_on_tensorrt(request.target):
+        return {}
+    if not room.fits:
+        raise TargetError(
+            f"artifacts for TensorRT are checked by running the whole model: {room.reason}",
+            where=f"target {request.target.name}",
+            hint="give more with --max-memory, or use a larger machine",
+        )
+    return profile_of(signature, [f for f in feeds if f is not None], workloads, given)
 
 
 def _opsets_for(target: Target) -> tuple[int, ...]:
