@@ -26,9 +26,9 @@ from ..targets.runtime import open_session
 from ..targets.schema import Target
 from ..targets.techniques import runs_on_tensorrt
 from .available import parse_size
-from .backends.tensorrt.profiles import parse_profile
 from .backends.kernels import UNEXPLAINED, count_kernels
 from .backends.spellings import SPELLINGS
+from .backends.tensorrt.profiles import parse_profile
 from .choose import ACCEPTABLE, Choice, choose, choose_spellings, measure_speed, rejudged, write_as
 from .elsewhere import predicted_speed
 from .manager import GIVEN_BACK
@@ -194,7 +194,11 @@ def _search(prepared: Prepared) -> Finished:
 
 def _lossless_build(workshop: Workshop) -> Judged:
     """Without any lossy pass; where a backend narrows floats, they are given back if need be."""
-    return workshop.hold(LOSSLESS) if workshop.for_tensorrt else workshop.judged(workshop.build(LOSSLESS))
+    return (
+        workshop.hold(LOSSLESS)
+        if workshop.for_tensorrt
+        else workshop.judged(workshop.build(LOSSLESS))
+    )
 
 
 def _predictor(prepared: Prepared) -> Callable[[ir.Model], float | None]:

@@ -22,10 +22,10 @@ from ..ir.signature import Signature
 from ..targets.host import read_machine
 from ..targets.schema import Target
 from .backends.pairsums import integer_layers
+from .backends.tensorrt.presence import how_to_build, typed_runs
 from .calibration.coverage import coverage, static_ranges
 from .choose import Choice
 from .context import head
-from .backends.tensorrt.presence import how_to_build, typed_runs
 from .elsewhere import reference_runtime, sums_of
 from .prepare import Prepared
 from .quality.states import one_step_note
@@ -121,7 +121,7 @@ def _engine_tolerance(build: Build, samples: Sequence[Sample]) -> dict[str, floa
     """How far an engine may be off: the distance of the compiled from the original model.
 
     Behind quantizers the least difference in half precision moves whole steps. Where ONNX Runtime
-    runs the typed model, at least twice what was seen there; never below 1e-2 of the largest output.
+    runs the typed model, at least twice what was seen there; never below 1e-2 of the largest.
     """
     tolerance: dict[str, float] = {}
     runs = typed_runs(build.path)

@@ -22,7 +22,6 @@ from ..targets.schema import Target
 from ..targets.techniques import runs_on_tensorrt
 from .backends.tensorrt.precision import QDQ_OPSET as TYPED_OPSET
 from .backends.tensorrt.profiles import Profile, axes_of, parse_profile, profile_of
-from .backends.tensorrt.standard import BLOCKED_OPSET
 from .baseline import check_generated, open_baseline, own_file, undivided
 from .checking.regionruns import RegionRuns
 from .context import CompileContext
@@ -227,11 +226,10 @@ def _profile(
 
 
 def _opsets_for(target: Target) -> tuple[int, ...]:
-    """What the target's backend wants: TensorRT scales of half precision, and blocks of 4 bits."""
+    """What the target's backend wants: TensorRT's has scales of half precision."""
     if not runs_on_tensorrt(target):
         return (QDQ_OPSET,)
-    blocked = (BLOCKED_OPSET,) if target.weight_only.bits else ()
-    return (*blocked, TYPED_OPSET, QDQ_OPSET)
+    return (TYPED_OPSET, QDQ_OPSET)
 
 
 def _refuse_data(request: Request, room: Estimate) -> None:

@@ -14,7 +14,10 @@ from ..execution import running
 
 
 def peaks(
-    model: ir.Model, names: Iterable[str], feeds: Iterable[Mapping[str, np.ndarray]], threads: int = 0
+    model: ir.Model,
+    names: Iterable[str],
+    feeds: Iterable[Mapping[str, np.ndarray]],
+    threads: int = 0,
 ) -> dict[str, float]:
     """max |x| of float values of the main graph by name, padding included; NaN where any is.
 

@@ -123,7 +123,9 @@ class Artifact:
         return (self.path / REPORT).read_text("utf8")
 
     def session(self, threads: int = 0) -> Session:
-        """The compiled model, loaded; for TensorRT the reference model. threads: 0 = the runtime's default, one per core.
+        """The compiled model, loaded; for TensorRT the reference model.
+
+        threads: 0 = the runtime's default, one per core.
 
         Raises InputError or TargetError where the runtime does not load it.
         """

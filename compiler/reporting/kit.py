@@ -14,7 +14,9 @@ BUILD, BUILD_PYTHON, RUN, PROFILES = "build.sh", "build_engine.py", "run.py", "p
 
 def write_kit(engine: Engine, folder: Path) -> None:
     """Write the scripts and the profile beside the model."""
-    profile = {name: {k: list(v) for k, v in shapes.items()} for name, shapes in engine.profile.items()}
+    profile = {
+        name: {k: list(v) for k, v in shapes.items()} for name, shapes in engine.profile.items()
+    }
     _write(folder / PROFILES, json.dumps(profile, indent=2) + "\n")
     for name, template in (
         (BUILD, "tensorrt_build.sh.j2"),
@@ -38,11 +40,15 @@ def shape_text(engine: Engine, which: str) -> str:
 
 def _rendered(template: str, engine: Engine) -> str:
     shapes = {which: shape_text(engine, which) for which in ("min", "opt", "max")}
-    return environment().get_template(template).render(
-        engine=engine,
-        shapes=shapes,
-        open=is_open(engine),
-        logic=Path(selftest.__file__).read_text("utf8"),
+    return (
+        environment()
+        .get_template(template)
+        .render(
+            engine=engine,
+            shapes=shapes,
+            open=is_open(engine),
+            logic=Path(selftest.__file__).read_text("utf8"),
+        )
     )
 
 

@@ -73,8 +73,8 @@ def check(
     """Check the artifact in ``folder``; ``open_model`` loads a file and returns what runs it.
 
     original: the file that was compiled, to compare the answers with; of the two models one is in
-    memory at a time. tolerance: instead of that in the manifest. Raises BrokenArtifactError where there is no manifest or a model does not
-    load.
+    memory at a time. tolerance: instead of that in the manifest. Raises BrokenArtifactError where
+    there is no manifest or a model does not load.
     """
     manifest = read_manifest(folder)
     outcome = Outcome([f"planish verify: {folder}"])

@@ -79,7 +79,9 @@ def uneven_shape(site: Site, target: Target) -> str:
     known = rows is not None and all(isinstance(size, int) for size in rows)
     count = prod(size for size in rows or () if isinstance(size, int))
     if int8.min_rows and known and count < int8.min_rows:
-        return f"{count} row{'' if count == 1 else 's'} of activations are no matrix: read as a vector"
+        return (
+            f"{count} row{'' if count == 1 else 's'} of activations are no matrix: read as a vector"
+        )
     return ""
 
 

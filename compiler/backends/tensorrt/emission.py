@@ -11,7 +11,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -92,13 +92,14 @@ class Emitter:
             return WIDE
         missing = [name for name in float_values(lowered) if name not in self._peaks]
         self.context.progress.phase("measuring magnitudes")
-        self._peaks |= peaks(lowered, missing, self.context.feeds, self.context.threads)
+        feeds = chain(self.context.feeds, self.holdout)
+        self._peaks |= peaks(lowered, missing, feeds, self.context.threads)
         return decide(lowered, self.context.target, self._peaks)
 
     def _compared(self, model: ir.Model, reference: ir.Model) -> tuple[str, str]:
-        """How far the typed model is from the original, beside its twin, and what speaks against it.
+        """How far the typed model is from the original, and what speaks against it ("" if nothing).
 
-        Not typed against twin: behind Q/DQ the least difference moves whole steps.
+        Its twin sets the bar. They are not held against each other: behind Q/DQ the least difference moves whole steps.
         """
         if self.original is None:
             return "model.onnx was not run", ""
@@ -120,11 +121,11 @@ class Emitter:
             if (loss := _decibels(twin_drift) - _decibels(typed_drift)) > MOST_LOSS:
                 return "", f"half precision costs {typed_drift.name} {loss:.1f} dB"
         least = min((_decibels(drift) for _, drift in pairs), default=ENOUGH)
-        said = "as the original" if least >= ENOUGH else f"{least:.1f} dB to the original"
-        return f"model.onnx itself was run by ONNX Runtime on the CPU: {said}", ""
+        said = f"more than {ENOUGH:.0f}" if least >= ENOUGH else f"{least:.1f}"
+        return _RAN.format(f"{said} dB from the original"), ""
 
     def _edit(self, lowered: ir.Model, model: ir.Model, precision: Precision) -> Edit:
-        """The conversion of floats. loss: of it alone, the rounding of activations to 8 bits left out."""
+        """The conversion of floats. loss: of it alone, the Q/DQ of activations left out."""
         plain = without_rounding(lowered)
         narrow = model if plain is lowered else typed(plain, precision)
         threads, feed = self.context.threads, self.context.sample_feed()
@@ -148,11 +149,17 @@ class Emitter:
             return (Remark("refused", PASS, SITE, "no-calibration", sentence),)
         reached = [n for n in lowered.graph if precision.kept.get(str(n.name)) == "range"]
         return tuple(
-            Remark("note", PASS, str(node.name), "out-of-range", _RANGE.format(NAMES[precision.dtype]))
+            Remark(
+                "note", PASS, str(node.name), "out-of-range", _RANGE.format(NAMES[precision.dtype])
+            )
             for node in reached
         )
 
 
+_RAN = (
+    "model.onnx itself was run by ONNX Runtime on the CPU, which keeps some values in float32 "
+    "between operators: {}"
+)
 _RANGE = "it stays float32, as its values come too near to the end of {}'s range"
 
 
@@ -189,7 +196,9 @@ def _within_rules(model: ir.Model, target: Target) -> str:
 
 def _listed(errors: Iterable[Violation], most: int = 3) -> str:
     known = list(errors)
-    texts = [f"{e.op} {e.node!r}: {e.reason}{f' ({e.value})' if e.value else ''}" for e in known[:most]]
+    texts = [
+        f"{e.op} {e.node!r}: {e.reason}{f' ({e.value})' if e.value else ''}" for e in known[:most]
+    ]
     more = f"; and {len(known) - most} more" if len(known) > most else ""
     return "; ".join(texts) + more
 
@@ -206,7 +215,7 @@ def _error(before: list[np.ndarray], after: list[np.ndarray]) -> float:
 
 
 def _decibels(drift: OutputDrift) -> float:
-    """How near an output is, in dB; where it holds no floats, as near as can be told apart or not."""
+    """How near an output is, in dB; where it holds no floats, near or not."""
     if drift.sqnr_db is None:
         return ENOUGH if (drift.top1 or 0.0) >= LEAST_TOP1 else 0.0
     return min(drift.sqnr_db, ENOUGH)

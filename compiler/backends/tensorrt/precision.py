@@ -7,6 +7,7 @@ data may be exceeded later: half of that range is used. bfloat16 has float32's r
 from __future__ import annotations
 
 import functools
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
@@ -16,28 +17,43 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from ....ir.graph import attribute, constant_array, constant_tensor, dims, operator, opset, producer
-from ....ir.graph import subgraphs
+from ....ir.graph import (
+    attribute,
+    constant_array,
+    constant_tensor,
+    dims,
+    operator,
+    opset,
+    producer,
+    subgraphs,
+)
 from ....targets.schema import Target
 
+FLOAT = ir.DataType.FLOAT
 MARGIN = 2.0
 LIMITS = {ir.DataType.FLOAT16: 65504.0 / MARGIN, ir.DataType.BFLOAT16: 3e38}
 NAMES = {ir.DataType.FLOAT16: "float16", ir.DataType.BFLOAT16: "bfloat16"}
-NUMPY = {ir.DataType.FLOAT16: np.dtype(np.float16), ir.DataType.BFLOAT16: np.dtype(ml_dtypes.bfloat16)}
+NUMPY = {
+    ir.DataType.FLOAT16: np.dtype(np.float16),
+    ir.DataType.BFLOAT16: np.dtype(ml_dtypes.bfloat16),
+}
 NEAR = {ir.DataType.FLOAT16: 2.0**-10, ir.DataType.BFLOAT16: 2.0**-8}
 """Relative error of a number that counts as held."""
 FEW = 16
 """Constants of at most so many numbers are looked at one by one: weights may lose small ones."""
 RANGE_SHARE = 0.1
 """Part of the products out of float16's range from which on bfloat16 is taken instead."""
-SQUARING = frozenset({"ReduceL2", "ReduceSumSquare", "LpNormalization", "LpPool"})
-SUMMING = frozenset({"ReduceSum", "ReduceMean", "GlobalAveragePool", "AveragePool", "CumSum", "ReduceL1"})
+SQUARING = frozenset({"ReduceL2", "ReduceSumSquare"})
+SUMMING = frozenset(
+    {"ReduceSum", "ReduceMean", "GlobalAveragePool", "AveragePool", "CumSum", "ReduceL1"}
+)
 PRODUCTS = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose"})
 AGNOSTIC = frozenset({"Shape", "Size", "QuantizeLinear", "DequantizeLinear"})
 """Read any type as it comes; Q/DQ follow the layers that read them."""
 QDQ_OPSET = 19
 """The first in which Q/DQ take half-precision scales."""
 
+Dims = tuple[int | str | None, ...]
 Peaks = Mapping[str, float]
 """Largest magnitude of each float value on calibration data, by name."""
 
@@ -54,10 +70,10 @@ class Precision:
     @property
     def converts(self) -> bool:
         """Whether anything is in half precision at all."""
-        return self.dtype != ir.DataType.FLOAT
+        return self.dtype != FLOAT
 
 
-WIDE = Precision(ir.DataType.FLOAT, {})
+WIDE = Precision(FLOAT, {})
 
 
 def decide(model: ir.Model, target: Target, peaks: Peaks) -> Precision:
@@ -91,16 +107,15 @@ def _with(model: ir.Model, dtype: ir.DataType, peaks: Peaks) -> Precision:
 def _reason(
     node: ir.Node, dtype: ir.DataType, peaks: Peaks, scales: frozenset[str], version: int
 ) -> str:
-    """Why a node stays float32: "range", "constant", "scale", "type", "body"; "" where it need not."""
+    """Why a node stays float32: range, constant, scale, type, body; "" where it need not."""
     if any(True for _ in subgraphs(node)):
         return "body"
-    if operator(node)[1] in AGNOSTIC:
+    floats = [v for v in (*node.inputs, *node.outputs) if v is not None and v.dtype == FLOAT]
+    if operator(node)[1] in AGNOSTIC or not floats:
         return ""
     if not _takes(node, dtype, version):
         return "type"
-    for value in (*node.inputs, *node.outputs):
-        if value is None or value.dtype != ir.DataType.FLOAT:
-            continue
+    for value in floats:
         if constant_tensor(value) is not None:
             if not _constant_fits(value, dtype):
                 return "constant"
@@ -130,13 +145,18 @@ def _inner(node: ir.Node, peaks: Peaks) -> float:
     before, after = dims(node.inputs[0]), dims(node.outputs[0])
     if before is None or after is None:
         return np.inf
-    known = [d for d in before if isinstance(d, int)]
-    left = prod(d for d in after if isinstance(d, int)) if len(after) == len(before) else 1
-    terms = max(1.0, prod(known) / max(1, left))
-    if any(not isinstance(d, int) for d in before) and node.op_type not in ("GlobalAveragePool",):
-        reduced = sum(not isinstance(d, int) for d in before) != sum(not isinstance(d, int) for d in after)
-        terms = np.inf if reduced else terms
-    return terms * (peak * peak if node.op_type in SQUARING else peak)
+    return _terms(node, before, after) * (peak * peak if node.op_type in SQUARING else peak)
+
+
+def _terms(node: ir.Node, before: Dims, after: Dims) -> float:
+    """How many numbers a sum adds; infinite where an axis of open size is summed over."""
+    if node.op_type == "AveragePool":
+        return float(prod(attribute(node, "kernel_shape", ())))
+    left = Counter(before) - Counter(after)
+    summed = [d for d, count in left.items() for _ in range(count)]
+    if any(not isinstance(d, int) for d in summed):
+        return np.inf
+    return float(prod(d for d in summed if isinstance(d, int)))
 
 
 def _constant_fits(value: ir.Value, dtype: ir.DataType) -> bool:
@@ -166,8 +186,8 @@ def _takes(node: ir.Node, dtype: ir.DataType, version: int) -> bool:
         return False
     if op == "Cast":
         return True
-    floats = [v for v in node.inputs if v is not None and v.dtype == ir.DataType.FLOAT]
-    made = [v for v in node.outputs if v.dtype == ir.DataType.FLOAT]
+    floats = [v for v in node.inputs if v is not None and v.dtype == FLOAT]
+    made = [v for v in node.outputs if v.dtype == FLOAT]
     if made and not floats:
         return False
     if op == "LayerNormalization" and attribute(node, "stash_type", 1) != 1:
@@ -175,7 +195,7 @@ def _takes(node: ir.Node, dtype: ir.DataType, version: int) -> bool:
     return all(
         accepts(op, version, i, dtype, output=True)
         for i, v in enumerate(node.outputs)
-        if v.dtype == ir.DataType.FLOAT
+        if v.dtype == FLOAT
     ) and any(accepts(op, version, i, dtype) for i, v in enumerate(node.inputs) if v in floats)
 
 

@@ -14,7 +14,10 @@ from ....targets.runtime import open_session
 from .emission import ENTRIES
 
 Arrays = Mapping[str, np.ndarray]
-KIT = "`./build.sh` or `python build_engine.py` builds the engine, `python run.py` compares and times it"
+KIT = (
+    "`./build.sh` or `python build_engine.py` builds the engine, `python run.py` compares and "
+    "times it"
+)
 
 
 def how_to_build() -> str:
@@ -25,7 +28,8 @@ def how_to_build() -> str:
     lacking = " and ".join(
         name for name, there in (("tensorrt", package), ("an NVIDIA GPU", has_gpu())) if not there
     )
-    return f"not built here, where {lacking} is missing: on the target {KIT}"
+    verb = "are" if " and " in lacking else "is"
+    return f"not built here, as {lacking} {verb} missing: on the target {KIT}"
 
 
 def has_gpu() -> bool:
@@ -35,7 +39,11 @@ def has_gpu() -> bool:
     except OSError:
         return False
     count = ctypes.c_int(0)
-    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+    return (
+        driver.cuInit(0) == 0
+        and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
+        and count.value > 0
+    )
 
 
 def typed_runs(path: Path) -> Callable[[Arrays], dict[str, np.ndarray]] | None:

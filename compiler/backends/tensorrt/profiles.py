@@ -128,8 +128,8 @@ def _refuse_unknown(signature: Signature, sizes: Mapping[Axis, Sizes]) -> None:
             if isinstance(size, int) or _axis(spec.name, i, size) in sizes:
                 continue
             raise UsageError(
-                f"the axis {size or i!r} of input {spec.name!r} is open, and nothing says how large "
-                "it gets: TensorRT builds engines for a range of shapes",
+                f"the axis {size or i!r} of input {spec.name!r} is open, and nothing says how "
+                "large it gets: TensorRT builds engines for a range of shapes",
                 where=f"input {spec.name!r}",
                 hint=f"give --calibration, --workload or --profile; {FORM}",
             )

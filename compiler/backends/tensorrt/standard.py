@@ -8,13 +8,11 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 import onnx_ir as ir
 
-from ....ir.graph import attribute, constant_array, given, operator, opset
+from ....ir.graph import attribute, given, operator, opset
 from ....ir.rewriter import Rewriter
 from ..legalise import Legalised
 
 CONTRIB = "com.microsoft"
-BLOCKED_OPSET = 21
-"""The first whose DequantizeLinear has blocks and 4-bit integers."""
 Writer = Callable[[Rewriter, ir.Node], list[ir.Value] | None]
 
 
@@ -69,7 +67,9 @@ def _quick_gelu(rewriter: Rewriter, node: ir.Node) -> list[ir.Value]:
 
 def _skip_layer_norm(rewriter: Rewriter, node: ir.Node) -> list[ir.Value] | None:
     """LayerNormalization(x + skip + bias); only where nobody reads mean and variance."""
-    if opset(rewriter.model) < 17 or any(v.uses() or v.is_graph_output() for v in node.outputs[1:3]):
+    if opset(rewriter.model) < 17 or any(
+        v.uses() or v.is_graph_output() for v in node.outputs[1:3]
+    ):
         return None
     x, skip, gamma, beta, bias = (given(node, i) for i in range(5))
     total = _put(rewriter, node, "Add", x, skip)
@@ -110,30 +110,6 @@ def _fused_matmul(rewriter: Rewriter, node: ir.Node) -> list[ir.Value] | None:
     return [product]
 
 
-def _matmul_nbits(rewriter: Rewriter, node: ir.Node) -> list[ir.Value] | None:
-    """DequantizeLinear of int4 weights in blocks along K, then MatMul: TensorRT's weight-only form.
-
-    Only for symmetric 4-bit codes whose blocks divide K: MatMulNBits stores code + 8 as uint8
-    [N, K/block, block/2], the low nibble first.
-    """
-    width, block, k, n = (int(attribute(node, a)) for a in ("bits", "block_size", "K", "N"))
-    packed, scales = constant_array(node.inputs[1]), constant_array(node.inputs[2])
-    if width != 4 or k % block or packed is None or scales is None or given(node, 3) is not None:
-        return None
-    if opset(rewriter.model) < BLOCKED_OPSET or given(node, 4) is not None:
-        return None
-    raw = packed.reshape(n, -1)
-    codes = np.stack([raw & 15, raw >> 4], axis=-1).reshape(n, -1)[:, :k].astype(np.int8) - 8
-    turned = np.ascontiguousarray(codes.T)
-    w = rewriter.initializer(f"{node.name}_codes", ir.tensor(turned, dtype=ir.DataType.INT4))
-    grid = np.ascontiguousarray(scales.reshape(n, k // block).T.astype(np.float32))
-    s = rewriter.initializer(f"{node.name}_scale", grid)
-    wide = _put(rewriter, node, "DequantizeLinear", w, s, axis=0, block_size=block)
-    product = _put(rewriter, node, "MatMul", node.inputs[0], wide)
-    bias = given(node, 5)
-    return [product if bias is None else _put(rewriter, node, "Add", product, bias)]
-
-
 def _number(rewriter: Rewriter, number: float) -> ir.Value:
     return rewriter.initializer("number", np.asarray(number, np.float32))
 
@@ -155,5 +131,4 @@ _WRITERS: Mapping[str, Writer] = {
     "QuickGelu": _quick_gelu,
     "SkipLayerNormalization": _skip_layer_norm,
     "FusedMatMul": _fused_matmul,
-    "MatMulNBits": _matmul_nbits,
 }

@@ -138,7 +138,7 @@ class _Writer:
         return made.outputs[0]
 
     def scale(self, node: ir.Node, dtype: ir.DataType) -> ir.Value:
-        """The scale of a Q or DQ in a type: rounded where the half type holds it, even in float32."""
+        """The scale of a Q or DQ in a type; as the half type holds it where it does, also in float32."""
         scale = node.inputs[1]
         assert scale is not None
         key = (scale, dtype)
@@ -214,7 +214,11 @@ class _Writer:
 
     def _held(self, node: ir.Node) -> bool:
         scale = given(node, 1)
-        return self.precision.converts and scale is not None and str(scale.name) in self.precision.scales
+        return (
+            self.precision.converts
+            and scale is not None
+            and str(scale.name) in self.precision.scales
+        )
 
     def _keep_outputs(self) -> None:
         """Outputs that a node in half precision makes leave the graph through a cast."""
@@ -235,7 +239,7 @@ class _Writer:
 
 
 class _Twin(_Writer):
-    """Float32 throughout: constants go through the half type, Q/DQ of activations are spelled out."""
+    """Float32 throughout: constants go through the half type, Q/DQ of activations are spelled."""
 
     def _keep_outputs(self) -> None:
         return
@@ -256,7 +260,9 @@ class _Twin(_Writer):
             code = self._put(node, "Cast", [steps], to=int(zero.dtype))
             grid = self._put(node, "Cast", [code], to=int(FLOAT))
         else:
-            low, high = (self.constant("limit", np.asarray(v, np.float32)) for v in LIMITS[zero.dtype])
+            low, high = (
+                self.constant("limit", np.asarray(v, np.float32)) for v in LIMITS[zero.dtype]
+            )
             grid = self._put(node, "Clip", [self._put(node, "Round", [steps]), low, high])
         rounded = self._put(node, "Mul", [grid, scale])
         for back in consumers(node.outputs[0]):
@@ -273,7 +279,9 @@ class _Twin(_Writer):
     def narrow(self, value: ir.Value) -> ir.Value:
         return super().cast(super().narrow(value), FLOAT)
 
-    def _put(self, node: ir.Node, op: str, inputs: Sequence[ir.Value | None], **attributes: int) -> ir.Value:
+    def _put(
+        self, node: ir.Node, op: str, inputs: Sequence[ir.Value | None], **attributes: int
+    ) -> ir.Value:
         made = self.rewriter.insert(
             op, inputs, before=node, attributes=attributes, name=f"{node.name}_{op.lower()}",
             origins=[node],
