@@ -34,7 +34,9 @@ from ..passes.api import (
     AnalysisKey,
     Candidate,
     Gram,
+    Looked,
     Observed,
+    Patches,
     ValueStats,
 )
 from ..targets.cost.predict import LayerSize, layers_ms
@@ -231,13 +233,13 @@ class CompileContext:
             advance=self.progress.advance,
         )
 
-    def _gram_matrices(self, requests: tuple[Observed, ...]) -> Mapping[Observed, Gram]:
+    def _gram_matrices(self, requests: tuple[Looked, ...]) -> Mapping[Looked, Gram]:
         """Gram matrices of the graph as the pass found it; kept while the input cone is the same,
         as far as there is room."""
         values = {r: self.values_before[r[0]] for r in requests}
         cones = cone_digests(list(values.values()))
-        keys = {r: (cone, r[1]) for r, cone in zip(requests, cones, strict=True)}
-        widths = {r: _width(value, r[1]) for r, value in values.items()}
+        keys = {r: (cone, *r[1:]) for r, cone in zip(requests, cones, strict=True)}
+        widths = {r: _width(value, r) for r, value in values.items()}
         return Grams(keys, widths, self._grams, self._collect_grams)
 
     def _collect_grams(self, requests: Sequence[Columns]) -> Mapping[str, Gram]:
@@ -335,9 +337,11 @@ def _one_axis_each(requests: Sequence[Request]) -> list[list[Request]]:
     return [list(held.values()) for held in lists]
 
 
-def _width(value: ir.Value, axis: int) -> int:
-    """Channels along an axis."""
-    found = dict(enumerate(dims(value) or ())).get(axis)
+def _width(value: ir.Value, looked: Looked) -> int:
+    """Columns of a row."""
+    if isinstance(looked, Patches):
+        return looked.window.width
+    found = dict(enumerate(dims(value) or ())).get(looked[1])
     return found if isinstance(found, int) else UNKNOWN_WIDTH
 
 

@@ -14,7 +14,8 @@ import importlib
 import pkgutil
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+from math import prod
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -165,16 +166,50 @@ STATS: AnalysisKey[Mapping[Observed, ValueStats]] = AnalysisKey("stats")
 """Statistics of what was asked for and could be observed; the argument is a tuple of Observed."""
 
 
-class GramTable(Mapping[Observed, Gram]):
+@dataclass(frozen=True)
+class Window:
+    """How a convolution slides over its input.
+
+    operator: Conv or ConvTranspose. channels: of the input. kernel: its sizes. settings: the
+    attributes that place it (strides, pads, …), sorted by name.
+    """
+
+    operator: str
+    channels: int
+    kernel: tuple[int, ...]
+    settings: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def width(self) -> int:
+        """Numbers that one output is made of."""
+        return self.channels * prod(self.kernel)
+
+
+class Patches(NamedTuple):
+    """What a convolution multiplies by its weight: a row for each place of its output.
+
+    value, axis: as in Observed. Column c * taps + t of a row is channel c where tap t of the
+    kernel, counted in C order, meets it, zeros of the padding included.
+    """
+
+    value: str
+    axis: int
+    window: Window
+
+
+Looked: TypeAlias = Observed | Patches
+
+
+class GramTable(Mapping[Looked, Gram]):
     """Gram matrices by what was observed."""
 
     @abc.abstractmethod
-    def origin(self, observed: Observed) -> Hashable:
+    def origin(self, observed: Looked) -> Hashable:
         """What a matrix is computed from: equal where the matrix is, and known without it."""
 
 
 GRAMS: AnalysisKey[GramTable] = AnalysisKey("grams")
-"""Gram matrices of what was asked for and could be observed; the argument is a tuple of Observed in
+"""Gram matrices of what was asked for and could be observed; the argument is a tuple of Looked in
 the order in which they are needed. They are collected when first looked up, as many at a time as
 memory allows: look each up once, in order."""
 SAMPLES: AnalysisKey[Mapping[str, np.ndarray]] = AnalysisKey("samples")

@@ -113,10 +113,9 @@ class Prune(Pass):
     def perturb(self, model: ir.Model, candidate: Candidate, ctx: Context) -> Perturbation:
         cuts, region = self._cuts[candidate.site]
         assert self._ranking is not None
-        tensors: dict[str, np.ndarray] = {}
         for cut in cuts:
             self._say_few_rows(cut, self._ranking)
-            tensors |= self._ranking.tensors(cut)
+        tensors = self._ranking.tensors(cuts)
         return Perturbation(
             region.inputs, region.outputs, tensors, payload=cuts, contraction=region.contraction
         )
