@@ -47,6 +47,8 @@ BENCHMARKS = {
     "int4-minilm": "weight_only:minilm",
     "smaller-minilm": "smaller:quality",
     "smaller-speed": "smaller:speed",
+    "smaller-tsp": "smaller_tasks:tsp",
+    "smaller-stories": "smaller_tasks:stories",
     "cost": "cost:cost",
     "cost-model": "cost_model:cost_model",
     "replay": "replay:replay",
@@ -155,6 +157,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--timeout", type=float, default=default.timeout, help="seconds that a task may take"
     )
+    parser.add_argument(
+        "--resume", action="store_true", help="of smaller-*, keep artifacts that are in --workdir"
+    )
     return parser.parse_args(arguments)  # fmt: skip
 
 
@@ -174,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     settings = Settings(
         options.split, options.workdir.resolve(), options.threads, options.rounds, options.target,
-        tuple(options.task), options.lossless_only, options.timeout,
+        tuple(options.task), options.lossless_only, options.timeout, options.resume,
     )  # fmt: skip
     return run(names, settings, console, options.json)
 
