@@ -127,8 +127,10 @@ def _sparse(technique: str, target: Target) -> Support:
         return _refused(technique, UNKNOWN, target)
     if technique not in target.sparse.patterns:
         return _refused(technique, NO_SPARSE, target)
-    rate = target.sparse.rate
+    rate, whole = target.sparse.rate, target.sparse.end_to_end
     said = "kernels skip the zeros" if rate is None else f"up to {rate:g} times the dense rate"
+    if whole is not None:
+        said += f", up to {whole:g} times for whole models"
     return Support(technique, True, "", said)
 
 
