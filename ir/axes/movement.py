@@ -200,6 +200,27 @@ def gather_elements(found: Relations, table: SizeTable) -> None:
             found.same((indices, other), (y, other))
 
 
+def gather_nd(found: Relations, table: SizeTable) -> None:
+    """The first axes are looked up by tuples of indices; those behind stay."""
+    node = found.node
+    data, indices, y = node.inputs[0], node.inputs[1], node.outputs[0]
+    sizes, places = table.of(data), table.of(indices)
+    depth = number(places[-1]) if places else None
+    if data is None or indices is None or sizes is None or places is None or depth is None:
+        return
+    if attribute(node, "batch_dims", 0):
+        return
+    found.stop(
+        reason(DATA, node, "picks positions along the axis"), *((data, i) for i in range(depth))
+    )
+    for axis in range(depth, len(sizes)):
+        found.same((data, axis), (y, axis - depth + len(places) - 1))
+        found.roles[data, axis] = "produces"
+    for axis in range(len(places) - 1):
+        if constant_array(indices) is None:
+            found.same((indices, axis), (y, axis))
+
+
 def _gathered(found: Relations, table: SizeTable, a: Key, b: Key) -> None:
     node, array = found.node, constant_array(found.node.inputs[1])
     total = table.length(found.node.inputs[0], a[1])  # type: ignore[arg-type]
