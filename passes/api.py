@@ -222,6 +222,17 @@ of the first get the second, an earlier value, instead."""
 CHANGED: AnalysisKey[float] = AnalysisKey("changed")
 """The same when stored tensors of the main graph have other contents; the argument is a mapping
 from their names to arrays of the same shapes and dtypes."""
+FLOPS: AnalysisKey[Mapping[str, int | None]] = AnalysisKey("flops")
+"""Operations of each layer in one run on the first feed, by name of the site, as ``inspect`` counts
+them; None where a size is not known (no arguments)."""
+MATCHED: AnalysisKey[Mapping[str, tuple[np.ndarray, np.ndarray]]] = AnalysisKey("matched")
+"""What gives channels back their mean and variance on the calibration data when stored tensors have
+other contents: by name of a value, factor and summand, float64 [channels] along axis 1. The
+argument is (tensors as for ``CHANGED``, names of values in graph order); each value is put right
+before the next is looked at. Takes two runs over as many feeds as can be held."""
+CHOSEN: AnalysisKey[tuple[str, ...]] = AnalysisKey("chosen")
+"""The sites that the running pass is about to edit, of those that it offered: what a user selected
+and no quality bound took back (no arguments). Known in ``perturb`` and later."""
 REMEMBERED: AnalysisKey[Any] = AnalysisKey("remembered")
 """What a pure function gives; the argument is (key, function without arguments). The key holds all
 that the result depends on. A compile that builds a pipeline several times computes it once."""
@@ -260,6 +271,8 @@ class Pass:
     invalidates: ClassVar[frozenset[str]] = frozenset()
     narrowing: ClassVar[frozenset[str]] = frozenset({"exclude"})
     """Options that leave sites to later passes, where they are given."""
+    joint: ClassVar[bool] = False
+    """Whether numbers of an edit depend on which others are made beside it."""
     Options: ClassVar[type]
 
     def __init__(self, options: Any) -> None:

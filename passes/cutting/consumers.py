@@ -119,7 +119,7 @@ def consumers_of(group: AxisGroup, sites: Sites) -> tuple[Consumer, ...]:
 
 
 def _consumer(site: Site, member: Member) -> Consumer:
-    form = _form(site)
+    form = form_of(site)
     if member.axis != form.axis:
         raise UnfitError("not-canonical", f"the rows of {site.name} do not fall into units")
     seen = (looked_at(form, use) for use in site.uses)
@@ -127,7 +127,7 @@ def _consumer(site: Site, member: Member) -> Consumer:
     return Consumer(site, form, member.index, own_bias(site), observed)
 
 
-def _form(site: Site) -> Form:
+def form_of(site: Site) -> Form:
     """How all uses of a weight read it. Raises UnfitError where they differ."""
     tensor = constant_tensor(site.weight)
     assert tensor is not None
@@ -154,7 +154,7 @@ def own_bias(site: Site) -> ir.Value | None:
     shared = any(use.bias is not bias for use in site.uses)
     foreign = any(use.node not in known for use in bias.uses())
     scaled = any(_scales(use.nodes[0]) for use in site.uses)
-    wrong = tensor.size != _form(site).outputs or tensor.dtype not in FITTED
+    wrong = tensor.size != form_of(site).outputs or tensor.dtype not in FITTED
     unfit = wrong or not bias.is_initializer()
     return None if shared or foreign or scaled or unfit else bias
 

@@ -68,6 +68,11 @@ class Form:
         return 1 if self.coarse else prod(self.kernel)
 
     @property
+    def taps_each(self) -> int:
+        """Columns of an output."""
+        return prod(self.kernel) if self.coarse else 1
+
+    @property
     def width(self) -> int:
         """Columns of a row of data, of all groups."""
         return self.inputs * self.rows_each
@@ -75,9 +80,8 @@ class Form:
     def matrices(self, array: Array) -> Array:
         """The weight as [groups, rows, outputs of a row], in its own dtype."""
         apart = self._apart(array)
-        groups, channels, taps, outputs = apart.shape
-        last = taps * outputs if self.coarse else outputs
-        return apart.reshape(groups, channels * self.rows_each, last)
+        groups, channels, _, outputs = apart.shape
+        return apart.reshape(groups, channels * self.rows_each, outputs * self.taps_each)
 
     def stored(self, matrices: Array) -> Array:
         """The inverse of ``matrices``."""
