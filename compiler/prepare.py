@@ -20,6 +20,7 @@ from ..ir.storage.filesize import model_bytes
 from ..ir.types.bound import symbols
 from ..targets.schema import Target
 from .baseline import check_generated, open_baseline, own_file, undivided
+from .checking.patterns import KeepsPatterns
 from .checking.regionruns import RegionRuns
 from .context import CompileContext
 from .data.feeds import FeedSet, available_memory
@@ -220,7 +221,8 @@ def _instruments(
     reproducer = Reproducer(
         request.output.with_name(request.output.name + "-repro"), request.command
     )
-    instruments: list[Instrument] = [VerifyEach(signature), check, timing, reproducer]
+    checks: list[Instrument] = [VerifyEach(signature), KeepsPatterns(), check]
+    instruments = [*checks, timing, reproducer]
     if request.snapshots is not None:
         instruments.append(Snapshots(request.snapshots))
     if request.bisect_limit is not None:

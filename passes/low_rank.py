@@ -15,7 +15,7 @@ from typing import Any, Literal, cast
 import numpy as np
 import onnx_ir as ir
 
-from ..ir.facts import FACTORIZED, FLOAT
+from ..ir.facts import FACTORIZED, FLOAT, SPARSE
 from ..ir.graph import constant_tensor
 from ..ir.rewriter import Rewriter
 from ..ir.sites import Site
@@ -49,6 +49,7 @@ from .math.lowrank import (
     shared_ranks,
     up_to,
 )
+from .zeros import filled
 
 ENERGY = 0.99
 """Share of the variance that is kept where no option says how far to go."""
@@ -118,6 +119,7 @@ class LowRank(Pass):
     semantics = Semantics.LOSSY
     requires = frozenset({FLOAT})
     produces = frozenset({FACTORIZED})
+    invalidates = frozenset({SPARSE})
     Options = LowRankOptions
     options: LowRankOptions
 
@@ -209,7 +211,7 @@ class LowRank(Pass):
             return "excluded", "convolutions were switched off"
         if self.options.method == "pca" and not ctx.analysis(CALIBRATED):
             return "no-calibration", NO_DATA
-        return reason(site)
+        return reason(site) or filled(site, ctx.target, "factors")
 
     def _ranks(
         self, groups: Sequence[Group], layers: Sequence[Site], ctx: Context

@@ -36,6 +36,11 @@ def patterns(layer: Layer) -> tuple[str, ...]:
     axis, tensor = _reduced(layer), constant_tensor(layer.weight.value)
     if axis is None or tensor is None or not _zero_is_zero(layer):
         return ()
+    return along(tensor, axis)
+
+
+def along(tensor: ir.TensorProtocol, axis: int) -> tuple[str, ...]:
+    """The patterns that stored numbers keep along an axis, none that follows from another."""
     try:
         known = _known.setdefault(tensor, {})
     except TypeError:  # a foreign tensor class without weak references
@@ -46,8 +51,11 @@ def patterns(layer: Layer) -> tuple[str, ...]:
 
 
 def follows(pattern: str, given_pattern: str) -> bool:
-    """Whether every weight with ``given_pattern`` also has ``pattern``: 4:8 follows from 2:4."""
+    """Whether every weight with ``given_pattern`` also has ``pattern``: 4:8 follows from 2:4, and
+    2:4 from 2:8."""
     (keep, group), (n, m) = (map(int, text.split(":")) for text in (pattern, given_pattern))
+    if m % group == 0:
+        return n <= keep
     return group % m == 0 and n * (group // m) <= keep
 
 
@@ -60,6 +68,8 @@ def _found(tensor: ir.TensorProtocol, axis: int) -> tuple[str, ...]:
     if not any(_keeps(probe, axis, *pattern) for pattern in fits):
         return ()
     array = array_of(tensor)
+    if not array.any():  # nothing that could be kept
+        return ()
     names = [f"{n}:{m}" for n, m in fits if _keeps(array, axis, n, m)]
     return tuple(x for x in names if not any(y != x and follows(x, y) for y in names))
 
