@@ -17,7 +17,7 @@ import onnx_ir as ir
 from ..ir.axes.cut import cut_group
 from ..ir.axes.groups import AxisGroup, Kind
 from ..ir.errors import UsageError
-from ..ir.facts import FLOAT, PRUNED
+from ..ir.facts import FLOAT, PRUNED, SPARSE
 from ..ir.rewriter import Rewriter
 from ..ir.sites import Sites
 from .api import (
@@ -39,6 +39,7 @@ from .cutting.plan import Cut, Cuttable, joined, title
 from .cutting.ranking import MAGNITUDE, Ranking
 from .cutting.region import CutRegion, cut_region
 from .math.pruning import Indices
+from .zeros import filled
 
 _NEAR = 0.02
 """By what share a request may be missed without a word: counts are whole, and multiples."""
@@ -89,6 +90,7 @@ class Prune(Pass):
     semantics = Semantics.LOSSY
     requires = frozenset({FLOAT})
     produces = frozenset({PRUNED})
+    invalidates = frozenset({SPARSE})
     options: PruneOptions
 
     def __init__(self, options: PruneOptions) -> None:
@@ -154,6 +156,11 @@ class Prune(Pass):
         if not excluded.isdisjoint(group.sites):
             raise UnfitError("excluded", "left whole on request")
         check_layers(group, sites)
+        sparse = (
+            filled(sites.by_name[name], ctx.target, "a cut and a fit") for name in group.sites
+        )
+        for reason in filter(None, sparse):
+            raise UnfitError(*reason)
         if self.options.needs_data and not ctx.analysis(CALIBRATED):
             raise UnfitError(
                 "no-calibration",
