@@ -39,6 +39,7 @@ from .api import (
 )
 from .cutting.consumers import UnfitError
 from .cutting.region import CutRegion, cut_region
+from .math.sparse import pattern_mask
 from .math.sparse_order import Order
 from .sparse.gate import STORAGE, Reason, layer_of, no_gain, no_kernel, unfit
 from .sparse.layers import Layer
@@ -155,10 +156,14 @@ class Sparsify(Pass):
         )  # fmt: skip
 
     def outline(self, model: ir.Model, candidate: Candidate, ctx: Context) -> Perturbation:
-        """Weights of zeros, in the order that channels have."""
-        layer = self._layers[candidate.site]
-        zeros = layer.stored(np.zeros_like(layer.matrices()))
-        return Perturbation((), (), payload=({_name(layer.reader.weight): zeros}, None))
+        """Ones and zeros in the pattern, in the order that channels have."""
+        layer, pattern = self._layers[candidate.site], self._method.grouped
+        made = np.ones_like(layer.matrices())
+        if pattern is not None:
+            made *= pattern_mask(made[0], pattern)
+        return Perturbation(
+            (), (), payload=({_name(layer.reader.weight): layer.stored(made)}, None)
+        )
 
     def lower(
         self,
