@@ -45,6 +45,7 @@ BENCHMARKS = {
     "tiny": "guards:tiny",
     "int4-stories": "weight_only:stories",
     "int4-minilm": "weight_only:minilm",
+    "sparse-minilm": "sparse:minilm",
     "smaller-minilm": "smaller:quality",
     "smaller-speed": "smaller:speed",
     "smaller-tsp": "smaller_tasks:tsp",
