@@ -3,7 +3,19 @@
 from __future__ import annotations
 
 from ..rule import Rule
-from . import codes, fewbits, layers, limits, operators, shapes, sparse, special, types
+from . import (
+    codes,
+    fewbits,
+    gains,
+    layers,
+    limits,
+    operators,
+    scales,
+    shapes,
+    sparse,
+    special,
+    types,
+)
 
 RULES: tuple[Rule, ...] = (
     *operators.RULES,
@@ -11,7 +23,9 @@ RULES: tuple[Rule, ...] = (
     *special.RULES,
     *types.RULES,
     *codes.RULES,
+    *scales.RULES,
     *layers.RULES,
+    *gains.RULES,
     *fewbits.RULES,
     *shapes.RULES,
     *sparse.RULES,

@@ -26,6 +26,12 @@ def known(view: View) -> Iterator[tuple[ir.Node, Operator]]:
             yield node, found
 
 
+def refused(node: ir.Node) -> bool:
+    """Whether a rule of this file refuses the operator, so that no other need speak of it."""
+    found = table().operators.get(operator(node))
+    return found is None or not found.supported
+
+
 def _old_opset(view: View) -> Iterator[Finding]:
     found, least = opset(view.model), table().opsets[0]
     if found < least:

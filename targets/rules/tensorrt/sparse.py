@@ -150,6 +150,8 @@ def _codes(view: View) -> Iterator[Finding]:
 
 def _no_pattern(view: View) -> Iterator[Finding]:
     for found in view.once(pruned):
+        if found.codes:
+            continue  # small weights may have been rounded to 0
         if not holds(found.kept, view.target) and not holds(found.across, view.target):
             yield Finding(found.node, f"{found.zeros:.0%} zeros")
 

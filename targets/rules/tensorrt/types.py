@@ -12,7 +12,7 @@ from ...schema import Target
 from ..layers import PRODUCTS
 from ..rule import Finding, Rule, View
 from .limits import dtype_of
-from .operators import known
+from .operators import known, refused
 from .scope import on_tensorrt, where
 from .signatures import data, groups
 
@@ -39,7 +39,7 @@ def _values(node: ir.Node) -> list[ir.Value]:
 
 def _foreign_types(view: View) -> Iterator[Finding]:
     for node in view.nodes:
-        if quantizer(node):
+        if quantizer(node) or refused(node):
             continue
         found = {dtype for v in _values(node) if (dtype := dtype_of(v)) is not None}
         for dtype in sorted(found - _TENSORS - _ELSEWHERE):
@@ -66,9 +66,8 @@ def _quantizer_input(view: View) -> Iterator[Finding]:
 def _bytes(view: View) -> Iterator[Finding]:
     for node in view.nodes:
         found = [v for v in _values(node) if dtype_of(v) == ir.DataType.UINT8]
-        if quantizer(node) or (node.op_type == "Cast" and all(map(_at_the_edge, found))):
-            continue
-        if found:
+        taken = node.op_type == "Cast" and all(map(_at_the_edge, found))
+        if found and not taken and not quantizer(node) and not refused(node):
             yield Finding(node, f"{_name(found[0])} is uint8")
 
 
