@@ -17,23 +17,26 @@ from .scope import oldest, on_tensorrt
 Said: TypeAlias = Callable[[ir.Node, Limit], str]
 """What of a node breaks a limit, "" where nothing does or the limit is of another kind."""
 
-_RANDOM = frozenset(
-    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform"}
-    | {"RandomUniformLike"}
+_UNKNOWN = frozenset(
+    "Bernoulli If Loop Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike "
+    "Scan".split()
 )
-_DEPTH = 64
+"""Operators of whose results nothing is known, whatever they read."""
 
 
-def built(value: ir.Value | None, depth: int = _DEPTH) -> bool:
+def built(value: ir.Value | None) -> bool:
     """Whether a value is known when the engine is built: a constant, or computed of constants."""
-    if is_constant(value):
-        return True
-    node = None if value is None else value.producer()
-    if node is None or depth == 0 or node.op_type in _RANDOM:
-        return False
-    if node.op_type in ("Loop", "If", "Scan"):
-        return False
-    return all(built(v, depth - 1) for v in node.inputs if v is not None)
+    pending, seen = [value], set[ir.Value]()
+    while pending:
+        found = pending.pop()
+        if is_constant(found) or found in seen:
+            continue
+        node = None if found is None else found.producer()
+        if found is None or node is None or node.op_type in _UNKNOWN:
+            return False
+        seen.add(found)
+        pending += [v for v in node.inputs if v is not None]
+    return True
 
 
 def _checked(said: Said) -> Callable[[View], Iterator[Finding]]:
