@@ -7,9 +7,8 @@ takes less (``math.sparse_order``).
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -23,14 +22,9 @@ from .api import (
     AXES,
     CALIBRATED,
     CHOSEN,
-    GRAMS,
-    REMEMBERED,
     SITES,
     Candidate,
     Context,
-    Gram,
-    GramTable,
-    Looked,
     Pass,
     Perturbation,
     Refusal,
@@ -40,10 +34,9 @@ from .api import (
 from .cutting.consumers import UnfitError
 from .cutting.region import CutRegion, cut_region
 from .math.sparse import pattern_mask
-from .math.sparse_order import Order
 from .sparse.gate import STORAGE, Reason, layer_of, no_gain, no_kernel, unfit
 from .sparse.layers import Layer
-from .sparse.numbers import Method, order_of, thinned
+from .sparse.numbers import Method, Numbers
 from .sparse.orders import free_axes, reorder
 
 NO_DATA = (
@@ -136,24 +129,25 @@ class Sparsify(Pass):
         for name, found in judged.items():
             yield self._candidate(name) if isinstance(found, Layer) else Refusal(name, *found)
 
-    def perturb(self, model: ir.Model, candidate: Candidate, ctx: Context) -> Perturbation:
+    def perturb(self, model: ir.Model, candidate: Candidate, ctx: Context) -> Perturbation | None:
         layer, free = self._layers[candidate.site], self._free.get(candidate.site)
+        numbers = Numbers(self._method, tuple(self._layers.values()), ctx)
+        try:
+            order = None if free is None else numbers.order(layer)
+            made = numbers.thinned(layer if order is None else layer.reordered(order))
+        except UnfitError as reason:
+            ctx.remark("missed", candidate.site, reason.code, str(reason))
+            return None
+        if few := numbers.few(layer):
+            ctx.remark("note", candidate.site, "few-rows", few)
         if free is None:
-            made = self._thinned(layer, ctx)
-            inputs, outputs = (dict.fromkeys(map(_name, values)) for values in _ends(layer))
-            return Perturbation(
-                tuple(inputs), tuple(outputs), made, payload=(made, None), contraction=layer.size[0]
-            )
-        order = self._order(layer, ctx)
-        made = self._thinned(layer.reordered(order), ctx)
-        chosen, beside = ctx.analysis(CHOSEN), dict[str, np.ndarray]()
-        for maker in free.makers:
-            beside |= self._thinned(maker, ctx) if maker.site.name in chosen else {}
-        region = free.region
-        return Perturbation(
-            region.inputs, region.outputs, beside | made, payload=(made, order),
-            contraction=region.contraction,
-        )  # fmt: skip
+            read, written = (tuple(dict.fromkeys(map(_name, ends))) for ends in _ends(layer))
+            return Perturbation(read, written, made, {}, (made, None), layer.size[0])
+        region, chosen = free.region, ctx.analysis(CHOSEN)
+        beside = [numbers.found(maker) for maker in free.makers if maker.site.name in chosen]
+        tensors = {name: array for found in (*beside, made) for name, array in found.items()}
+        payload = made, order
+        return Perturbation(region.inputs, region.outputs, tensors, {}, payload, region.contraction)
 
     def outline(self, model: ir.Model, candidate: Candidate, ctx: Context) -> Perturbation:
         """Ones and zeros in the pattern, in the order that channels have."""
@@ -173,7 +167,8 @@ class Sparsify(Pass):
         rewriter: Rewriter,
         ctx: Context,
     ) -> None:
-        assert perturbation is not None
+        if perturbation is None:
+            return
         tensors, order = perturbation.payload
         for name, array in tensors.items():
             rewriter.set_tensor(model.graph.initializers[name], array)
@@ -248,47 +243,6 @@ class Sparsify(Pass):
         if self._layers and self.options.pattern not in STORAGE and gain is not None:
             said = f"whole models became up to {gain:g} times as fast elsewhere, most of them less"
             ctx.remark("note", "model", "sparse-gain", f"{said} ({source})")
-
-    # -- numbers -----------------------------------------------------------------------
-
-    def _order(self, reader: Layer, ctx: Context) -> Order:
-        """The new order of the channels that a layer reads."""
-        compute = partial(order_of, reader, self._method, self._gram(reader, ctx))
-        order: Order = ctx.analysis(REMEMBERED, (("order", *self._key(reader, ctx)), compute))
-        return order
-
-    def _thinned(self, layer: Layer, ctx: Context) -> dict[str, np.ndarray]:
-        gram = self._gram(layer, ctx)
-        self._say_few_rows(layer, gram, ctx)
-        compute = partial(thinned, layer, self._method, gram)
-        key = ("weights", *self._key(layer, ctx))
-        found: dict[str, np.ndarray] = ctx.analysis(REMEMBERED, (key, compute))
-        return found
-
-    def _gram(self, layer: Layer, ctx: Context) -> Gram | None:
-        return layer.gram(self._grams(ctx)) if self._method.needs_data else None
-
-    def _grams(self, ctx: Context) -> GramTable:
-        """Of all layers, in graph order: they are collected together."""
-        wanted: dict[Looked, None] = {}
-        for layer in self._layers.values():
-            wanted |= dict.fromkeys(layer.reader.observed)
-        return ctx.analysis(GRAMS, tuple(wanted))
-
-    def _key(self, layer: Layer, ctx: Context) -> tuple[Hashable, ...]:
-        """All that the numbers of a layer depend on."""
-        seen: tuple[Hashable, ...] = ()
-        if self._method.needs_data:
-            seen = tuple(self._grams(ctx).origin(o) for o in layer.reader.observed)
-        bias = layer.reader.bias
-        named = str(layer.reader.weight.name), None if bias is None else str(bias.name)
-        about = layer.reader.form, layer.order.tobytes(), named, self._method
-        return (self.name, layer.digest(), about, seen)
-
-    def _say_few_rows(self, layer: Layer, gram: Gram | None, ctx: Context) -> None:
-        if gram is not None and gram.count < len(gram.mean):
-            why = f"{gram.count:.0f} rows of data for {len(gram.mean)} inputs: a ridge stands in"
-            ctx.remark("note", layer.site.name, "few-rows", why)
 
 
 def _ends(layer: Layer) -> tuple[list[ir.Value], list[ir.Value]]:

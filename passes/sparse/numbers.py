@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Any, Literal, cast
 
 import numpy as np
 
-from ..api import Gram
+from ...ir.errors import InputError
+from ..api import GRAMS, REMEMBERED, Context, Gram, GramTable
+from ..cutting.consumers import UnfitError
 from ..math.refit import Doubles, damped
 from ..math.sparse import (
     Mask,
@@ -24,6 +28,7 @@ from .gate import STORAGE, Shape
 from .layers import Layer
 
 Score = Literal["sparsegpt", "wanda", "magnitude"]
+Tensors = dict[str, np.ndarray]
 BLOCK = 16
 """Inputs, and outputs, of a block that becomes zero as a whole."""
 
@@ -49,7 +54,68 @@ class Method:
         return None if self.pattern in STORAGE else Pattern.of(self.pattern)
 
 
-def thinned(layer: Layer, method: Method, gram: Gram | None) -> dict[str, np.ndarray]:
+Compute = Callable[[Layer, Method, Gram | None], Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Numbers:
+    """Those of the layers of one graph. layers: all that will be asked for, in that order; what
+    they read is collected together."""
+
+    method: Method
+    layers: tuple[Layer, ...]
+    ctx: Context
+
+    def order(self, layer: Layer) -> Order:
+        """The new order of the channels that a layer reads. Raises UnfitError where no data
+        reached it, or none that can be used."""
+        return cast(Order, self._recalled("order", order_of, layer))
+
+    def thinned(self, layer: Layer) -> Tensors:
+        """The weight with zeros, and the bias, by name. Raises UnfitError as ``order`` does."""
+        return cast(Tensors, self._recalled("weights", thinned, layer))
+
+    def found(self, layer: Layer) -> Tensors:
+        """The same, and nothing where there are no numbers."""
+        try:
+            return self.thinned(layer)
+        except UnfitError:
+            return {}
+
+    def few(self, layer: Layer) -> str:
+        """What is said of a layer that fewer rows of data met than it has inputs, else nothing."""
+        gram = self._gram(layer)
+        if gram is None or gram.count >= len(gram.mean):
+            return ""
+        return f"{gram.count:.0f} rows of data for {len(gram.mean)} inputs: a ridge stands in"
+
+    def _recalled(self, what: str, compute: Compute, layer: Layer) -> Any:
+        """Computed once for each weight and what it meets."""
+        gram = self._gram(layer)
+        numbers = partial(compute, layer, self.method, gram)
+        try:
+            return self.ctx.analysis(REMEMBERED, ((what, *self._key(layer)), numbers))
+        except InputError as error:
+            raise UnfitError("not-usable", error.what) from error
+
+    def _gram(self, layer: Layer) -> Gram | None:
+        return layer.gram(self._grams()) if self.method.needs_data else None
+
+    def _grams(self) -> GramTable:
+        wanted = (o for layer in self.layers for o in layer.reader.observed)
+        return self.ctx.analysis(GRAMS, tuple(dict.fromkeys(wanted)))
+
+    def _key(self, layer: Layer) -> tuple[Hashable, ...]:
+        seen: tuple[Hashable, ...] = ()
+        if self.method.needs_data:
+            seen = tuple(self._grams().origin(o) for o in layer.reader.observed)
+        bias = layer.reader.bias
+        named = str(layer.reader.weight.name), None if bias is None else str(bias.name)
+        about = layer.reader.form, layer.order.tobytes(), named, self.method
+        return ("sparsify", layer.digest(), about, seen)
+
+
+def thinned(layer: Layer, method: Method, gram: Gram | None) -> Tensors:
     """The weight with zeros, and the bias that keeps the mean, by their names.
 
     gram: of what the layer reads, None where no data is looked at.

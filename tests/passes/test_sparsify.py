@@ -425,6 +425,20 @@ def test_few_rows_are_said(graphs: ModuleType) -> None:
     assert "9 rows of data for 32 inputs" in bench.remarks("note")["linear1"].sentence
 
 
+def test_data_that_says_nothing_leaves_layers_whole(graphs: ModuleType) -> None:
+    """Sums of squares beyond float32; and a layer that no feed reaches."""
+    bench = graphs.Bench(
+        graphs.parse(PLAIN, w=W, b=B), [{"x": array(9, 32) * np.float32(1e30)}], target=GPU
+    )
+    assert bench.run("sparsify", **SMALL).edits == []
+    assert bench.remarks("missed")["linear1"].code == "not-observed"
+    assert bench.run("sparsify", score="magnitude", refit=False, **SMALL).edits
+    offset = array(90, 32) + np.float32(1e5)  # sums in float32 leave nothing of the variance
+    bench = graphs.Bench(graphs.parse(PLAIN, w=W, b=B), [{"x": offset}], target=GPU)
+    assert bench.run("sparsify", **SMALL).edits == []
+    assert bench.remarks("missed")["linear1"].code == "not-usable"
+
+
 def test_a_second_run_finds_the_zeros_there(graphs: ModuleType) -> None:
     bench = block(graphs)
     bench.run("sparsify", **SMALL)
