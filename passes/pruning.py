@@ -34,7 +34,7 @@ from .api import (
 from .cutting.budget import Budget, amounts
 from .cutting.consumers import UnfitError, check_layers, consumers_of
 from .cutting.counts import ladder, nearest, shared
-from .cutting.missed import missed_blocks
+from .cutting.missed import missed_blocks, stacked_layers
 from .cutting.plan import Cut, Cuttable, joined, title
 from .cutting.ranking import MAGNITUDE, Ranking
 from .cutting.region import CutRegion, cut_region
@@ -108,6 +108,7 @@ class Prune(Pass):
             except UnfitError as reason:
                 yield Refusal(title(group, sites), reason.code, str(reason))
         yield from missed_blocks(self.kind, sites, groups)
+        yield from stacked_layers(self.kind, model)
         self._check_keep([found.units for found in chosen])
         cuts = list[Cut]()
         for found, verdict in zip(chosen, self._decided(model, chosen, ctx), strict=True):

@@ -31,6 +31,9 @@ def squeeze(found: Relations, table: SizeTable) -> None:
     axes = None if sizes is None else given_axes(found.node, len(sizes))
     if sizes is None or axes is None:
         return
+    found.stop(
+        reason("single", found.node, "takes one position of the axis"), *((x, a) for a in axes)
+    )
     for place, axis in enumerate(a for a in range(len(sizes)) if a not in axes):
         found.same((x, axis), (y, place))
 

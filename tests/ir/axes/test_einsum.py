@@ -89,6 +89,18 @@ def test_heads_between_einsums(graphs: ModuleType, array: Array, find: Find, aga
     assert find(model).cuttable("features") == []  # queries and keys are summed over their width
 
 
+def test_the_reason_is_that_of_the_heads_and_not_of_three_packed_in_one(
+    graphs: ModuleType, array: Array, find: Find
+) -> None:
+    text = HEADS.replace('"bhqd,qkd->bhqk"', '"...qd,qkd->...qk"')
+    groups = find(graphs.parse(
+        text, w=array(8, 36), wo=array(12, 8), table=array(6, 6, 4), to5=whole(-1, 6, 3, 3, 4),
+        to3=whole(-1, 6, 12), zero=whole(0),
+    ))  # fmt: skip
+    first = next(iter(groups.values()))
+    assert (first.code, "Einsum" in first.sentence) == ("unknown-op", True)
+
+
 @pytest.mark.parametrize(
     ("product", "code"),
     [
