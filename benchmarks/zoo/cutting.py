@@ -59,8 +59,8 @@ class Compared:
     """What one model gave.
 
     difference: between the cut graph and the full one with zeros, effect: between that and the
-    graph as it was; both of the largest element, the worst of all outputs and feeds (of the effect
-    the least). Without cuts both are 0.
+    graph as it was; both of the largest element of an output, the largest of all outputs; the worst
+    of all feeds, which is the least effect. Without cuts both are 0.
     """
 
     heads: Found
@@ -127,7 +127,7 @@ def compared(path: Path, feeds: Sequence[Feeds]) -> Compared:
     for feed in feeds if dropped else ():
         as_it_was, wanted, cut = (outputs(m, feed) for m in (full, zeroed, subject.model))
         differences += [relative(a, b) for a, b in zip(wanted, cut, strict=True)]
-        effects += [relative(a, b) for a, b in zip(as_it_was, wanted, strict=True)]
+        effects.append(max(relative(a, b) for a, b in zip(as_it_was, wanted, strict=True)))
     return Compared(found["heads"], found["neurons"], max(differences), min(effects, default=0.0))
 
 

@@ -1,4 +1,4 @@
-"""Decoders: the next token's logits for a whole text, without a cache.
+"""Decoders: the next token's logits for a whole text; one with keys and values of a past, too.
 
 Where keys and values are grouped, four query heads share two of them, of width 6; the hidden size
 is 20, so that it is not the heads' width taken together.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .family import WORDS, Family
+from .family import WORDS, Family, Input
 from .texts import IDS, MASK
 
 _WHOLE: dict[str, Any] = {"use_cache": False}
@@ -38,6 +38,11 @@ def _causal(
     )  # fmt: skip
 
 
+_PAST = tuple(
+    Input(f"past_{what}_{layer}", ("batch", 2, "past", 6), "floats")
+    for layer in range(2)
+    for what in ("keys", "values")
+)
 DECODERS = (
     Family(
         "GPT-2", "GPT2LMHeadModel", "GPT2Config",
@@ -48,6 +53,10 @@ DECODERS = (
     _causal("OPT", "OPT", {
         **_SIZES, "hidden_size": 24, "ffn_dim": 40, "word_embed_proj_dim": 10}, 4, 40),
     _causal("Llama", "Llama", _GROUPED, 2, 36),
+    Family(
+        "Llama with past", "LlamaForCausalLM", "LlamaConfig", _GROUPED, (IDS, *_PAST), (2, 2),
+        (36, 36), outputs=("logits",), settings={"use_cache": True}, cached=True, required=False,
+    ),
     _causal("Mistral", "Mistral", {**_GROUPED, "sliding_window": 4}, 2, 36),
     _causal("Qwen2", "Qwen2", {**_PLAIN, "num_key_value_heads": 2}, 2, 40),
     _causal("Qwen3", "Qwen3", _GROUPED, 2, 36),

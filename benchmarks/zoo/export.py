@@ -5,7 +5,9 @@ torch and transformers are imported where they are used.
 
 from __future__ import annotations
 
+import hashlib
 import math
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,7 @@ def module_of(family: Family, attention: str) -> Any:
     inner = whole
     for name in filter(None, family.part.split(".")):
         inner = getattr(inner, name)
-    names = [each.name for each in family.inputs]
+    call = _with_past if family.cached else _plainly
 
     class Called(torch.nn.Module):
         def __init__(self) -> None:
@@ -39,10 +41,28 @@ def module_of(family: Family, attention: str) -> Any:
             self.inner = inner
 
         def forward(self, *inputs: Any) -> Any:
-            found = self.inner(**dict(zip(names, inputs, strict=True)), **family.settings)
-            return tuple(getattr(found, name) for name in family.outputs)
+            return call(self.inner, family, inputs)
 
     return Called().eval()
+
+
+def _plainly(inner: Any, family: Family, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    names = [each.name for each in family.inputs]
+    found = inner(**dict(zip(names, inputs, strict=True)), **family.settings)
+    return tuple(getattr(found, name) for name in family.outputs)
+
+
+def _with_past(inner: Any, family: Family, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Keys and values of the past come in, by layer, and those of the present go out."""
+    from transformers import DynamicCache
+
+    cache = DynamicCache()
+    for layer, (keys, values) in enumerate(zip(inputs[1::2], inputs[2::2], strict=True)):
+        cache.update(keys, values, layer)
+    first = {family.inputs[0].name: inputs[0]}
+    found = inner(**first, past_key_values=cache, **family.settings)
+    present = [tensor for each in cache.layers for tensor in (each.keys, each.values)]
+    return (*(getattr(found, name) for name in family.outputs), *present)
 
 
 def _randomise(module: Any) -> None:
@@ -59,7 +79,8 @@ def _randomise(module: Any) -> None:
 
 def exported(family: Family, opset: int, attention: str, folder: Path) -> Path:
     """The ONNX file, made unless it lies there. Raises NotExportedError."""
-    path = folder / f"{family.name.lower().replace(' ', '-')}-{opset}-{attention}.onnx"
+    name = family.name.lower().replace(" ", "-")
+    path = folder / f"{name}-{opset}-{attention}-{_stamp(family)}.onnx"
     if path.exists():
         return path
     folder.mkdir(parents=True, exist_ok=True)
@@ -73,6 +94,12 @@ def exported(family: Family, opset: int, attention: str, folder: Path) -> Path:
         raise NotExportedError(why) from error
     made.rename(path)
     return path
+
+
+def _stamp(family: Family) -> str:
+    """Of all that an export depends on, so that none of an older table is taken for it."""
+    versions = [version(package) for package in ("torch", "onnxscript", "transformers")]
+    return hashlib.sha256(repr((family, versions)).encode()).hexdigest()[:8]
 
 
 def _export(family: Family, opset: int, module: Any, path: Path) -> None:

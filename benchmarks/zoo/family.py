@@ -12,8 +12,8 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 Feeds = Mapping[str, Array]
 SIZES: tuple[Mapping[str, int], ...] = (
-    {"batch": 2, "tokens": 7, "sources": 6},
-    {"batch": 3, "tokens": 5, "sources": 9},
+    {"batch": 2, "tokens": 7, "sources": 6, "past": 3},
+    {"batch": 3, "tokens": 5, "sources": 9, "past": 4},
 )
 """What free axes are: the first is exported with, both are compared at."""
 WORDS = 61
@@ -51,7 +51,8 @@ class Family:
     model, config: classes of the library; sizes: what its config is given. part: the module inside
     that is exported, "" the whole. outputs: fields of what it returns. settings: further arguments
     of its forward. heads: for every attention block how many units can be cut (groups of keys and
-    values). neurons: for every feed-forward block. required: by the issue.
+    values). neurons: for every feed-forward block. cached: the inputs behind the first are keys and
+    values of the past by layer, and those of the present are outputs. required: by the issue.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Family:
     part: str = ""
     outputs: tuple[str, ...] = ("last_hidden_state",)
     settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    cached: bool = False
     required: bool = True
 
     def feeds(self, sizes: Mapping[str, int], seed: int = 0) -> dict[str, Array]:
