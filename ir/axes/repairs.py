@@ -333,6 +333,13 @@ def _conv(node: ir.Node, cut: Cut) -> Iterable[Repair]:
         yield Setting(node, "group", left)
 
 
+def _group_norm(node: ir.Node, cut: Cut) -> Iterable[Repair]:
+    """As many groups as are left, of the width that they have."""
+    x, groups = node.inputs[0], int(attribute(node, "num_groups", 1))
+    if x is not None and cut.has(x, 1):
+        yield Setting(node, "num_groups", cut.after(x, 1) * groups // cut.sizes[x, 1])
+
+
 def _attention(node: ir.Node, cut: Cut) -> Iterable[Repair]:
     """The numbers of heads that are left, from the axes of queries and keys."""
     heads = heads_of(node, cut.table)
@@ -400,6 +407,7 @@ _REPAIRS: Mapping[str, Callable[[ir.Node, Cut], Iterable[Repair]]] = {
     "Pad": _pad,
     "Conv": _conv,
     "ConvTranspose": _conv,
+    "GroupNormalization": _group_norm,
     "Attention": _attention,
     "MultiHeadAttention": _attention,
     "GroupQueryAttention": _attention,

@@ -32,7 +32,7 @@ HANDLERS: Mapping[tuple[str, str], Handler] = {
     ("com.microsoft", "SimplifiedLayerNormalization"): reductions.from_axis,
     ("com.microsoft", "SkipLayerNormalization"): reductions.skip_norm,
     ("com.microsoft", "SkipSimplifiedLayerNormalization"): reductions.skip_norm,
-    ("", "GroupNormalization"): reductions.over_channels,
+    ("", "GroupNormalization"): reductions.group_norm,
     ("", "LRN"): reductions.over_channels,
     ("", "BatchNormalization"): reductions.batch_norm,
     ("", "InstanceNormalization"): reductions.instance_norm,

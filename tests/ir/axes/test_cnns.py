@@ -19,7 +19,7 @@ from planish.ir.sites import find_sites
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-NEW, OLD = (20, False), (18, True)
+NEWEST, NEW, OLD = (23, False), (20, False), (18, True)
 """Opset, and whether the older exporter writes it, which takes a tenth of the time."""
 
 
@@ -32,6 +32,7 @@ NEW, OLD = (20, False), (18, True)
         ("DenseNet", OLD),
         ("MobileNetV3", OLD),
         ("GroupNorm, 4 groups", OLD),
+        ("GroupNorm, 4 groups", NEWEST),
         ("GroupNorm, 1 group", OLD),
         ("RepVGG", OLD),
         ("ShuffleNet", OLD),

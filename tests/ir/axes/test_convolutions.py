@@ -133,6 +133,38 @@ def test_ways_that_collapse_leave_the_others(
     assert cut.graph.initializers["grouped"].shape == [6, 2, 1, 1]
 
 
+@pytest.mark.parametrize(("groups", "units"), [(4, 4), (8, 8), (1, None)])
+def test_a_group_norm_is_cut_in_whole_groups(
+    groups: int, units: int | None, graphs: ModuleType, array: Array, find: Find, zeroed: Any
+) -> None:
+    body = f"""
+        a = Conv(x, first)
+        b = GroupNormalization <num_groups = {groups}> (a, scale, shift)
+        z = Relu(b)
+        {HEAD}"""
+    # ONNX infers nothing behind this operator; exporters state the shapes.
+    ends = """g (float[n, 3, 8, 8] x) => (float[n, 5] y)
+        <float[n, 8, 8, 8] b, float[n, 8, 8, 8] z, float[n, 8, 1, 1] p, float[n, 8] f>"""
+    model = graphs.parse(
+        graph(body, opset=21, ends=ends), first=array(8, 3, 1, 1), head=array(5, 8),
+        scale=array(8), shift=array(8),
+    )  # fmt: skip
+    if units is None:
+        assert next(iter(find(model).values())).code == "reduction"
+        return
+    group = only(find(model))
+    assert (group.units, group.width) == (units, 8 // units)
+    keep = [0, 2, 3]
+    dropped = [unit for unit in range(units) if unit not in keep]
+    expected = graphs.run(zeroed(model, group, dropped), FEEDS)["y"]
+    with (rewriter := Rewriter(model)).edit("cut"):
+        cut_group(rewriter, group, keep)
+    (norm,) = [n for n in model.graph if n.op_type == "GroupNormalization"]
+    assert norm.attributes["num_groups"].value == 3
+    assert model.graph.initializers["scale"].shape == [24 // units]
+    np.testing.assert_allclose(graphs.run(model, FEEDS)["y"], expected, rtol=0, atol=1e-4)
+
+
 COMPUTED = """
         a = Conv(x, first)
         n = Shape(a)
