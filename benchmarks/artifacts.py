@@ -13,8 +13,9 @@ import onnxruntime
 
 import planish
 from benchmarks.data import Array, Feeds, Run
+from benchmarks.settings import Settings
 
-MODEL = "model.onnx"
+MODEL, MANIFEST = "model.onnx", "manifest.json"
 MEGABYTE = 1e6
 # Ops whose second operand is a weight where it is constant, in the float and the fused spelling.
 FLOAT_PRODUCTS = frozenset({"MatMul", "Gemm", "Conv", "FusedMatMul", "FusedGemm", "FusedConv"})
@@ -29,6 +30,15 @@ def compile_to(
         model, target, calibration=list(feeds), threads=threads, output=folder, force=True,
         progress=False, **options,
     )  # fmt: skip
+
+
+def compiled(
+    folder: Path, model: Path, feeds: Iterable[Feeds], settings: Settings, **options: Any
+) -> planish.Artifact:
+    """The same for a benchmark that may take up what an earlier run of it has made."""
+    if settings.resume and (folder / MANIFEST).is_file():
+        return planish.load(folder)
+    return compile_to(folder, model, settings.target, feeds, settings.threads, **options)
 
 
 def session_run(model: Path, threads: int) -> Run:

@@ -46,12 +46,20 @@ class Score:
 
 
 class Judge:
-    """Scores models against the float model on the first ``pairs`` pairs of an STS-B split."""
+    """Scores models against the float model on the first ``pairs`` pairs of an STS-B split.
+
+    language: en; on the test split de and zh, too.
+    """
 
     def __init__(
-        self, split: str, float_model: Path, threads: int, pairs: int | None = None
+        self,
+        split: str,
+        float_model: Path,
+        threads: int,
+        pairs: int | None = None,
+        language: str = "en",
     ) -> None:
-        first, second, gold = tasks().stsb("en", split)
+        first, second, gold = tasks().stsb(language, split)
         self.threads = threads
         self.sentences = first[:pairs] + second[:pairs]
         self.gold: Array = gold[:pairs]

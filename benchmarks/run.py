@@ -45,13 +45,21 @@ BENCHMARKS = {
     "tiny": "guards:tiny",
     "int4-stories": "weight_only:stories",
     "int4-minilm": "weight_only:minilm",
+    "sparse-minilm": "sparse:minilm",
     "smaller-minilm": "smaller:quality",
     "smaller-speed": "smaller:speed",
+    "smaller-tsp": "smaller_tasks:tsp",
+    "smaller-stories": "smaller_tasks:stories",
+    "smaller-resnet20": "smaller_cifar:resnet20",
+    "smaller-resnet56": "smaller_cifar:resnet56",
+    "breadth-cnns": "breadth_cnns:breadth",
     "cost": "cost:cost",
     "cost-model": "cost_model:cost_model",
     "replay": "replay:replay",
     "net-cost": "scaling:net_cost",
     "coupling": "scaling:coupling",
+    "diff": "diffing:diff",
+    "breadth-transformers": "breadth_transformers:breadth",
     "scaling": "scaling:scaling",
     "scaling-sites": "scaling:sites",
     "big-model": "large:large",
@@ -156,6 +164,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--timeout", type=float, default=default.timeout, help="seconds that a task may take"
     )
+    parser.add_argument(
+        "--resume", action="store_true", help="of smaller-*, keep artifacts that are in --workdir"
+    )
     return parser.parse_args(arguments)  # fmt: skip
 
 
@@ -175,7 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     settings = Settings(
         options.split, options.workdir.resolve(), options.threads, options.rounds, options.target,
-        tuple(options.task), options.lossless_only, options.timeout,
+        tuple(options.task), options.lossless_only, options.timeout, options.resume,
     )  # fmt: skip
     return run(names, settings, console, options.json)
 

@@ -13,7 +13,8 @@ class Settings:
     """split: the STS-B split that scores MiniLM; settings are chosen on dev, never on test.
 
     workdir: where exported models and artifacts go. rounds: of alternating timing. tasks: those
-    of ``run.py tasks``, all for none. timeout: seconds that one of them may take.
+    of ``run.py tasks``, all for none. timeout: seconds that one of them may take. resume: take
+    artifacts that an earlier run left in the workdir, where a benchmark makes many.
     """
 
     split: str = "test"
@@ -24,3 +25,4 @@ class Settings:
     tasks: tuple[str, ...] = ()
     lossless_only: bool = False
     timeout: float = 1200.0
+    resume: bool = False

@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..ir.axes.find import find_axis_groups
+from ..ir.counting.count import site_flops
 from ..ir.digest import cone_digests
 from ..ir.errors import InputError, PassError
 from ..ir.graph import constant_tensor, dims
@@ -25,7 +26,10 @@ from ..passes.api import (
     BYPASSED,
     CALIBRATED,
     CHANGED,
+    CHOSEN,
+    FLOPS,
     GRAMS,
+    MATCHED,
     PREDICTED,
     REMEMBERED,
     SAMPLES,
@@ -34,7 +38,9 @@ from ..passes.api import (
     AnalysisKey,
     Candidate,
     Gram,
+    Looked,
     Observed,
+    Patches,
     ValueStats,
 )
 from ..targets.cost.predict import LayerSize, layers_ms
@@ -44,6 +50,7 @@ from .calibration import bypassed
 from .calibration.collect import collect
 from .calibration.grams import UNKNOWN_WIDTH, Grams, GramStore, collect_grams
 from .calibration.observers import MINIMUM_OPSET, Columns, Masking, Request
+from .calibration.stepwise import matched
 from .checking.regioninputs import generated, region_shapes
 from .data.feedset import FeedSet
 from .execution import running
@@ -69,7 +76,7 @@ class CompileContext:
     feeds: calibration (or, without data, generated) feeds. calibrated: whether they are real.
     pipeline: the text that is being built, for reproducers. limit: bytes that the process may grow
     to where whole models are not run, None where they are; samples are then generated, and there
-    are no statistics.
+    are no statistics. chosen: sites that the running pass edits.
     """
 
     target: Target
@@ -83,6 +90,7 @@ class CompileContext:
     pass_name: str = ""
     pipeline: str = ""
     limit: int | None = None
+    chosen: tuple[str, ...] = ()
     _before: ir.Model | None = field(init=False)
     _edited: bool = False
     _values: Mapping[str, ir.Value] | None = None
@@ -106,6 +114,9 @@ class CompileContext:
             AXES.name: self._find_axes,
             BYPASSED.name: self._bypassed,
             CHANGED.name: self._changed,
+            CHOSEN.name: lambda _: self.chosen,
+            FLOPS.name: lambda _: self._flops(),
+            MATCHED.name: lambda asked: self._matched(*asked),
             SITES.name: self._find_sites,
             STATS.name: self._statistics,
             GRAMS.name: self._gram_matrices,
@@ -127,6 +138,7 @@ class CompileContext:
         """
         self.pass_name, self.model, self._before = name, model, before
         self._sites, self._values, self._edited, self._answers = None, None, False, {}
+        self.chosen = ()
         self._shapes = self._fed = self._axes = self._outputs = None
 
     def begin_editing(self) -> None:
@@ -231,13 +243,13 @@ class CompileContext:
             advance=self.progress.advance,
         )
 
-    def _gram_matrices(self, requests: tuple[Observed, ...]) -> Mapping[Observed, Gram]:
+    def _gram_matrices(self, requests: tuple[Looked, ...]) -> Mapping[Looked, Gram]:
         """Gram matrices of the graph as the pass found it; kept while the input cone is the same,
         as far as there is room."""
         values = {r: self.values_before[r[0]] for r in requests}
         cones = cone_digests(list(values.values()))
-        keys = {r: (cone, r[1]) for r, cone in zip(requests, cones, strict=True)}
-        widths = {r: _width(value, r[1]) for r, value in values.items()}
+        keys = {r: (cone, *r[1:]) for r, cone in zip(requests, cones, strict=True)}
+        widths = {r: _width(value, r) for r, value in values.items()}
         return Grams(keys, widths, self._grams, self._collect_grams)
 
     def _collect_grams(self, requests: Sequence[Columns]) -> Mapping[str, Gram]:
@@ -261,14 +273,23 @@ class CompileContext:
     def _changed(self, tensors: Mapping[str, np.ndarray]) -> float:
         return self._output_change(partial(bypassed.replaced, self.before, tensors))
 
+    def _flops(self) -> Mapping[str, int | None]:
+        shapes, sites = self._first_shapes, self._find_sites(None)
+        return {site.name: site_flops(site, shapes) for site in sites if site.uses}
+
+    def _matched(
+        self, tensors: Mapping[str, np.ndarray], names: Sequence[str]
+    ) -> Mapping[str, tuple[np.ndarray, np.ndarray]]:
+        self._check_room("what layers compute")
+        feeds, changed = (
+            [dict(feed) for feed in self.feeds],
+            bypassed.replaced(self.before, tensors),
+        )
+        return matched(self.before, changed, names, feeds, threads=self.threads)
+
     def _output_change(self, changed: Callable[[], ir.Model]) -> float:
         """Of a changed copy of ``before``, against its outputs, which are kept for the pass."""
-        if self.limit is not None:
-            raise PassError(
-                "how much outputs change takes runs of the whole model, which does not fit",
-                where=self.pass_name,
-                hint="give more with --max-memory, or name what is to go",
-            )
+        self._check_room("how much outputs change")
         feeds = [self.sample_feed()]
         if self._outputs is None:
             self._outputs = bypassed.outputs(self.before, feeds, self.threads)
@@ -303,17 +324,21 @@ class CompileContext:
 
     def _observable(self) -> ir.Model | None:
         """The graph before the pass in operators that observers are written in, if it can be."""
-        if self.limit is not None:
-            raise PassError(
-                "statistics of activations take a run of the whole model, which does not fit",
-                where=self.pass_name,
-                hint="give more with --max-memory, or leave the pass out",
-            )
+        self._check_room("what activations are like")
         try:
             return raised(self.before, MINIMUM_OPSET)
         except InputError as error:
             self._say_unobserved(error)
             return None
+
+    def _check_room(self, asked: str) -> None:
+        """Raise PassError where whole models are not run."""
+        if self.limit is not None:
+            raise PassError(
+                f"{asked} takes runs of the whole model, which does not fit",
+                where=self.pass_name,
+                hint="give more with --max-memory, or leave the pass out",
+            )
 
     def _say_unobserved(self, error: InputError) -> None:
         sentence = f"no ranges can be observed: {error.what}"
@@ -335,9 +360,11 @@ def _one_axis_each(requests: Sequence[Request]) -> list[list[Request]]:
     return [list(held.values()) for held in lists]
 
 
-def _width(value: ir.Value, axis: int) -> int:
-    """Channels along an axis."""
-    found = dict(enumerate(dims(value) or ())).get(axis)
+def _width(value: ir.Value, looked: Looked) -> int:
+    """Columns of a row."""
+    if isinstance(looked, Patches):
+        return looked.window.width
+    found = dict(enumerate(dims(value) or ())).get(looked[1])
     return found if isinstance(found, int) else UNKNOWN_WIDTH
 
 

@@ -81,6 +81,8 @@ class PassManager:
         outcome = PassOutcome(pass_.name, self.rewriter.checkpoint())
         context.begin_pass(pass_.name, model)
         event, self._site = PassEvent(pass_, model, context, self.rewriter), ""
+        if pass_.joint and exclude:
+            self.stage += f" without {sorted(exclude)}"
         self._known = frozenset((s, c) for stage, s, c in self.losses if stage == self.stage)
         try:
             for instrument in self.instruments:
@@ -108,6 +110,7 @@ class PassManager:
         self, pass_: Pass, exclude: frozenset[str], selector: tuple[str, ...], event: PassEvent
     ) -> Iterator[Edit]:
         chosen = self._choose(pass_, exclude, selector)
+        self.context.chosen = tuple(candidate.site for candidate in chosen)
         self.context.progress.phase(pass_.name, len(chosen))
         if type(pass_).perturb is not Pass.perturb:
             self.context.values_before  # noqa: B018 - kept, as perturbations speak of it

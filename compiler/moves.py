@@ -102,6 +102,8 @@ MOVES: dict[str, Move] = {
     "weight-only-int2": Move("weight-only", _TABLES_TOO, 2, _weight_only(2, "2-bit weights")),
 }  # fmt: skip
 """By technique; those missing have no pass."""
+BY_HAND = {"2:4": "sparsify"}
+"""The pass for a technique that is never proposed, where it is not called the same."""
 PASSES_FOR = tuple(MOVES)
 """The techniques that planish has passes for."""
 FEW_ROWS = (

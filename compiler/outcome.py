@@ -183,7 +183,7 @@ def _session_options(build: Build, target: Target) -> tuple[str, ...]:
 
 def _notes(finished: Finished, prepared: Prepared, sums: str) -> tuple[str, ...]:
     given_back = sum(len(sites) for sites in finished.judged.build.given_back.values())
-    notes = list(finished.notes)
+    notes = [*finished.notes, *finished.judged.quality.apart]
     if finished.judged.quality.warning:
         notes.append(finished.judged.quality.warning)
     if given_back:

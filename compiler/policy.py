@@ -24,6 +24,7 @@ from ..passes.quantizing.layers import is_narrow
 from ..targets.schema import Target
 from ..targets.techniques import TECHNIQUES, one, runs_on_tensorrt
 from .moves import (
+    BY_HAND,
     FEW_ROWS,
     MANY_ROWS,
     MOVES,
@@ -174,8 +175,9 @@ def _refusal(name: str, case: _Case) -> Aside | None:
     if not found.supported:
         return Aside(name, "target", found.code, found.sentence)
     move = MOVES.get(name)
-    if move is None and name in registered():
-        sentence = f"how much may go is yours to say: --passes with {name} in it asks for it"
+    if move is None and BY_HAND.get(name, name) in registered():
+        pass_name = BY_HAND.get(name, name)
+        sentence = f"how much may go is yours to say: --passes with {pass_name} in it asks for it"
         return Aside(name, "request", "on-request", sentence)
     if name in ("fp16", "bf16") and runs_on_tensorrt(case.target):
         sentence = "the backend stores what stays float in half precision, where ranges allow it"

@@ -23,6 +23,7 @@ from ..targets.techniques import runs_on_tensorrt
 from .backends.tensorrt.precision import QDQ_OPSET as TYPED_OPSET
 from .backends.tensorrt.profiles import Profile, axes_of, parse_profile, profile_of
 from .baseline import check_generated, open_baseline, own_file, undivided
+from .checking.patterns import KeepsPatterns
 from .checking.regionruns import RegionRuns
 from .context import CompileContext
 from .data.feeds import FeedSet, available_memory
@@ -256,7 +257,8 @@ def _instruments(
     reproducer = Reproducer(
         request.output.with_name(request.output.name + "-repro"), request.command
     )
-    instruments: list[Instrument] = [VerifyEach(signature), check, timing, reproducer]
+    checks: list[Instrument] = [VerifyEach(signature), KeepsPatterns(), check]
+    instruments = [*checks, timing, reproducer]
     if request.snapshots is not None:
         instruments.append(Snapshots(request.snapshots))
     if request.bisect_limit is not None:

@@ -84,7 +84,8 @@ class Quality:
     gate: what was required (``drop <= 0.3``, ``cosine >= 0.98``). rows: the metric first,
     then slices. drift: measures per output, always given where there are held-out feeds.
     samples_needed: for ``undecided``, how many samples would decide. coverage: share of held-out
-    values outside each calibrated range. warning: what weakens the comparison.
+    values outside each calibrated range. warning: what weakens the comparison. apart: sentences
+    on slices that fall by more than the whole.
     """
 
     verdict: QualityVerdict
@@ -96,6 +97,7 @@ class Quality:
     samples_needed: int | None = None
     coverage: Mapping[str, float] = field(default_factory=dict)
     warning: str = ""
+    apart: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

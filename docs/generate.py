@@ -21,8 +21,8 @@ from planish.commands.targets import shown, technique_row
 from planish.passes.api import Pass, Semantics
 from planish.targets.host import HOST
 from planish.targets.loader import load_target, target_names
-from planish.targets.rules.table import RULES as TABLE
-from planish.targets.rules.table import SEVERITIES
+from planish.targets.rules.rule import Rule
+from planish.targets.rules.table import ONNXRUNTIME, SEVERITIES, TENSORRT
 from planish.targets.schema import Target
 from planish.targets.techniques import CODES, TECHNIQUES, compiles, support
 from planish.targets.techniques import NO_BACKEND as NO_BACKEND_CODE
@@ -68,8 +68,16 @@ What `planish targets check MODEL --target TARGET` looks for
 ([how to read it](checking-a-model.md)). An **error** is refused by the runtime, fails when it runs,
 or computes something else than the file says; **slow** runs, but not in the kernels that it was
 written for; a **note** is good to know. `planish targets rules --target TARGET` says which of them
-apply to a target, and why others do not. What is said of ONNX Runtime was tried with 1.31.1; tests
-do it again."""
+apply to a target, and why others do not."""
+
+OF_ONNXRUNTIME = """\
+Of ONNX Runtime, and those that follow from the figures of any target. What is said of ONNX Runtime
+was tried with 1.31.1; tests do it again."""
+
+OF_TENSORRT = """\
+Of targets whose runtime is TensorRT. These were read, not tried
+([in what](checking-tensorrt.md)). Operators with their types, versions and limits are a table of
+their own, which ships with planish (`targets/tensorrt/operators.toml`)."""
 
 
 def pages() -> dict[str, str]:
@@ -126,15 +134,25 @@ def options_table(cls: type[Pass]) -> str:
 
 def rules_page() -> str:
     """The table of rules, the gravest first."""
+    return joined(
+        page_head("Rules", "targets/rules"),
+        RULES,
+        f"## ONNX Runtime\n\n{OF_ONNXRUNTIME}",
+        rules_table(ONNXRUNTIME),
+        f"## TensorRT\n\n{OF_TENSORRT}",
+        rules_table(TENSORRT),
+    )
+
+
+def rules_table(rules: Sequence[Rule]) -> str:
+    """Rules in rows, the gravest first."""
     rows = [
         (f"`{rule.id}`", severity, rule.applies, sentence(rule.reason), sentence(rule.fix))
         for severity in SEVERITIES
-        for rule in TABLE
+        for rule in rules
         if rule.severity == severity
     ]
-    head = page_head("Rules", "targets/rules")
-    columns = ("rule", "severity", "what it looks at", "what happens", "what to do")
-    return joined(head, RULES, table(columns, rows))
+    return table(("rule", "severity", "what it looks at", "what happens", "what to do"), rows)
 
 
 def sentence(text: str) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import prod
 from types import MappingProxyType
 
 from .finding.block import Block
 from .finding.layer import Layer
+from .finding.pattern import follows, patterns
 from .finding.stored import effective_dims
 from .graph import attribute, consumers, producer
 
@@ -16,13 +17,33 @@ QUANTIZED = "quantized"
 FACTORIZED = "factorized"
 PRUNED = "pruned"
 """Said of a pipeline only: a graph does not show what it has lost."""
+SPARSE = "sparse-N:M"
+"""Said of a pipeline; a site has it with numbers, as ``sparse_fact`` writes it."""
 ENDS: Mapping[str, frozenset[str]] = MappingProxyType({QUANTIZED: frozenset({FLOAT})})
 """Facts that no longer hold where another one does; factors of a float layer are in float, too."""
 
 
 def layer_facts(layer: Layer) -> frozenset[str]:
-    """``quantized`` where the weight has 8 bits or fewer, else ``float``."""
-    return frozenset({QUANTIZED if layer.quantized else FLOAT})
+    """``quantized`` where the weight has 8 bits or fewer, else ``float``; ``sparse-2:4`` and its
+    like where zeros stand in a pattern."""
+    zeros = frozenset(map(sparse_fact, patterns(layer)))
+    return frozenset({QUANTIZED if layer.quantized else FLOAT}) | zeros
+
+
+def sparse_fact(pattern: str) -> str:
+    """``sparse-2:4`` of "2:4": of every 4 weights in a row, at most 2 are not zero."""
+    return SPARSE.replace("N:M", pattern)
+
+
+def zero_patterns(facts: Collection[str]) -> list[str]:
+    """The patterns of zeros among facts: "2:4" of ``sparse-2:4``."""
+    prefix = SPARSE.removesuffix("N:M")
+    return sorted(fact.removeprefix(prefix) for fact in facts if fact.startswith(prefix))
+
+
+def has_pattern(facts: Collection[str], pattern: str) -> bool:
+    """Whether facts say that zeros stand in a pattern, by itself or by a sparser one."""
+    return any(follows(pattern, known) for known in zero_patterns(facts))
 
 
 def block_facts(block: Block, members: Sequence[frozenset[str]]) -> frozenset[str]:

@@ -14,7 +14,8 @@ import importlib
 import pkgutil
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+from math import prod
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -165,16 +166,50 @@ STATS: AnalysisKey[Mapping[Observed, ValueStats]] = AnalysisKey("stats")
 """Statistics of what was asked for and could be observed; the argument is a tuple of Observed."""
 
 
-class GramTable(Mapping[Observed, Gram]):
+@dataclass(frozen=True)
+class Window:
+    """How a convolution slides over its input.
+
+    operator: Conv or ConvTranspose. channels: of the input. kernel: its sizes. settings: the
+    attributes that place it (strides, pads, …), sorted by name.
+    """
+
+    operator: str
+    channels: int
+    kernel: tuple[int, ...]
+    settings: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def width(self) -> int:
+        """Numbers that one output is made of."""
+        return self.channels * prod(self.kernel)
+
+
+class Patches(NamedTuple):
+    """What a convolution multiplies by its weight: a row for each place of its output.
+
+    value, axis: as in Observed. Column c * taps + t of a row is channel c where tap t of the
+    kernel, counted in C order, meets it, zeros of the padding included.
+    """
+
+    value: str
+    axis: int
+    window: Window
+
+
+Looked: TypeAlias = Observed | Patches
+
+
+class GramTable(Mapping[Looked, Gram]):
     """Gram matrices by what was observed."""
 
     @abc.abstractmethod
-    def origin(self, observed: Observed) -> Hashable:
+    def origin(self, observed: Looked) -> Hashable:
         """What a matrix is computed from: equal where the matrix is, and known without it."""
 
 
 GRAMS: AnalysisKey[GramTable] = AnalysisKey("grams")
-"""Gram matrices of what was asked for and could be observed; the argument is a tuple of Observed in
+"""Gram matrices of what was asked for and could be observed; the argument is a tuple of Looked in
 the order in which they are needed. They are collected when first looked up, as many at a time as
 memory allows: look each up once, in order."""
 SAMPLES: AnalysisKey[Mapping[str, np.ndarray]] = AnalysisKey("samples")
@@ -187,6 +222,17 @@ of the first get the second, an earlier value, instead."""
 CHANGED: AnalysisKey[float] = AnalysisKey("changed")
 """The same when stored tensors of the main graph have other contents; the argument is a mapping
 from their names to arrays of the same shapes and dtypes."""
+FLOPS: AnalysisKey[Mapping[str, int | None]] = AnalysisKey("flops")
+"""Operations of each layer in one run on the first feed, by name of the site, as ``inspect`` counts
+them; None where a size is not known (no arguments)."""
+MATCHED: AnalysisKey[Mapping[str, tuple[np.ndarray, np.ndarray]]] = AnalysisKey("matched")
+"""What gives channels back their mean and variance on the calibration data when stored tensors have
+other contents: by name of a value, factor and summand, float64 [channels] along axis 1. The
+argument is (tensors as for ``CHANGED``, names of values in graph order); each value is put right
+before the next is looked at. Takes two runs over as many feeds as can be held."""
+CHOSEN: AnalysisKey[tuple[str, ...]] = AnalysisKey("chosen")
+"""The sites that the running pass is about to edit, of those that it offered: what a user selected
+and no quality bound took back (no arguments). Known in ``perturb`` and later."""
 REMEMBERED: AnalysisKey[Any] = AnalysisKey("remembered")
 """What a pure function gives; the argument is (key, function without arguments). The key holds all
 that the result depends on. A compile that builds a pipeline several times computes it once."""
@@ -225,6 +271,8 @@ class Pass:
     invalidates: ClassVar[frozenset[str]] = frozenset()
     narrowing: ClassVar[frozenset[str]] = frozenset({"exclude"})
     """Options that leave sites to later passes, where they are given."""
+    joint: ClassVar[bool] = False
+    """Whether numbers of an edit depend on which others are made beside it."""
     Options: ClassVar[type]
 
     def __init__(self, options: Any) -> None:

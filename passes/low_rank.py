@@ -15,15 +15,16 @@ from typing import Any, Literal, cast
 import numpy as np
 import onnx_ir as ir
 
-from ..ir.facts import FACTORIZED, FLOAT
+from ..ir.digest import contents_digest
+from ..ir.facts import FACTORIZED, FLOAT, SPARSE
 from ..ir.graph import constant_tensor
 from ..ir.rewriter import Rewriter
 from ..ir.sites import Site
 from ..ir.storage.tensors import tensor_digest
 from .api import (
     CALIBRATED,
+    CHANGED,
     GRAMS,
-    PREDICTED,
     REMEMBERED,
     SITES,
     Candidate,
@@ -39,16 +40,11 @@ from .api import (
 from .factoring.groups import Group, Reason, grouped, reason
 from .factoring.importance import Reader, reader_of
 from .factoring.lowering import Factors, lower_conv, lower_linear
-from .factoring.seen import Seen, blind, corrected, look
-from .math.lowrank import (
-    down_to,
-    energy_rank,
-    factors,
-    most_rank,
-    share_rank,
-    shared_ranks,
-    up_to,
-)
+from .factoring.projection import projected
+from .factoring.ranks import NOT_OBSERVED, Ranks
+from .factoring.seen import Seen, blind, look
+from .math.lowrank import down_to, energy_rank, share_rank, up_to
+from .zeros import filled
 
 ENERGY = 0.99
 """Share of the variance that is kept where no option says how far to go."""
@@ -62,9 +58,11 @@ class LowRankOptions:
     """rank: of every layer. ratio: share of a layer's parameters that its factors keep.
 
     energy: share of the variance of a layer's outputs that is kept, 0.99 where nothing else is
-    asked for. total: share of the parameters of all linear layers and convolutions that is kept,
-    with the same ratio for each that is factorized. method: pca takes directions from
-    calibration data; svd from the weights alone. share: with qkv, query, key and value of an
+    asked for. total: share of the parameters of all linear layers and convolutions that is kept.
+    scope: where a total goes: global where the model's outputs change least (measured with each
+    layer factorized alone, at three ranks, on a few samples), which leaves some layers whole;
+    layer takes the same ratio of each, as method=svd always does. method: pca takes directions
+    from calibration data; svd from the weights alone. share: with qkv, query, key and value of an
     attention block have one first factor. convolutions: factorize them, too. gain: what a layer
     must gain, time by the figures of the target (where it has any), or size alone. exclude:
     selectors of sites to leave whole.
@@ -74,6 +72,7 @@ class LowRankOptions:
     ratio: float | None = None
     energy: float | None = None
     total: float | None = None
+    scope: Literal["layer", "global"] = "global"
     method: Literal["pca", "svd"] = "pca"
     share: Literal["none", "qkv"] = "none"
     convolutions: bool = True
@@ -111,13 +110,14 @@ class LowRank(Pass):
     site as relative squared error of its output. From fewer rows of data than channels (remark
     ``few-rows``) directions are learnt with a ridge.
     Guarantee: the factors are those whose loss was measured.
-    Example: ``low-rank{total=0.8 share=qkv exclude=*.attention.output.dense}``
+    Example: ``low-rank{total=0.8 share=qkv}``
     """
 
     name = "low-rank"
     semantics = Semantics.LOSSY
     requires = frozenset({FLOAT})
     produces = frozenset({FACTORIZED})
+    invalidates = frozenset({SPARSE})
     Options = LowRankOptions
     options: LowRankOptions
 
@@ -126,6 +126,7 @@ class LowRank(Pass):
         self._planned: dict[str, tuple[Group, int]] = {}
         self._groups: list[Group] = []
         self._table: GramTable | None = None
+        self._digest = ""
 
     def candidates(self, model: ir.Model, ctx: Context) -> Iterator[Candidate | Refusal]:
         sites = ctx.analysis(SITES)
@@ -135,6 +136,7 @@ class LowRank(Pass):
         chosen = [site for site in layers if reasons[site.name] is None]
         groups = grouped(sites, chosen, share=self.options.share == "qkv")
         self._table, self._groups = None, groups
+        self._digest = contents_digest(model) if self.options.total is not None else ""
         ranks = self._ranks(groups, layers, ctx)
         self._planned = {g.name: (g, r) for g, r in ranks.items() if isinstance(r, int)}
         if self._table is None:  # nothing was looked up yet, and what stays whole need not be
@@ -160,19 +162,14 @@ class LowRank(Pass):
         if seen.few:
             why = f"{seen.rows:.0f} rows of data for {seen.width} channels: a ridge stands in"
             ctx.remark("note", group.name, "few-rows", why)
-        made = factors(group.matrix(), seen.spectrum.basis[:, :rank], seen.scale)
-        first, second = (factor.astype(group.dtype) for factor in made)
-        product = first.astype(np.float64) @ second
-        biases = tuple(corrected(group, first, second, seen))
+        made, tensors = projected(group, rank, seen)
         written = {str(use.output.name) for use in group.uses}
         read = dict.fromkeys(str(use.input.name) for use in group.uses)
-        sites = zip(group.sites, biases, strict=False)
         return Perturbation(
             inputs=tuple(name for name in read if name not in written),
             outputs=tuple(dict.fromkeys(str(use.output.name) for use in group.uses)),
-            tensors=group.stored(product.astype(group.dtype))
-            | {str(site.bias.name): bias for site, bias in sites if site.bias is not None},
-            payload=Factors(first, second, biases),
+            tensors=tensors,
+            payload=made,
             contraction=max(group.shape[0], rank),
         )
 
@@ -209,27 +206,36 @@ class LowRank(Pass):
             return "excluded", "convolutions were switched off"
         if self.options.method == "pca" and not ctx.analysis(CALIBRATED):
             return "no-calibration", NO_DATA
-        return reason(site)
+        return reason(site) or filled(site, ctx.target, "factors")
 
     def _ranks(
         self, groups: Sequence[Group], layers: Sequence[Site], ctx: Context
     ) -> dict[Group, int | Reason]:
         """A rank for each group, or why it stays whole; those that stay whole count as such."""
+        ranks = Ranks(ctx, self.options.gain)
         if self.options.total is None:
-            return {group: self._judged(group, self._asked(group, ctx), ctx) for group in groups}
-        parameters = self.options.total * sum(_elements(site) for site in layers)
-        whole = sum(map(_elements, layers)) - sum(group.parameters for group in groups)
-        found: dict[Group, int | Reason] = {}
-        while left := [g for g in groups if not isinstance(found.get(g), tuple)]:
-            kept = sum(g.parameters for g in groups if g not in left)
-            room = max(parameters - whole - kept, 0.0)
-            ranks = shared_ranks([g.shape for g in left], room, ctx.target.multiples.rank)
-            judged = {g: self._judged(g, r, ctx) for g, r in zip(left, ranks, strict=True)}
-            found |= judged
-            if not any(isinstance(rank, tuple) for rank in judged.values()):
-                break
-        self._say_missed(found, parameters - whole, ctx)
-        return {group: found[group] for group in groups}
+            return {group: ranks.judged(group, self._asked(group, ctx)) for group in groups}
+        stored = sum(map(_elements, layers))
+        whole = stored - sum(group.parameters for group in groups)
+        room = self.options.total * stored - whole
+        if self.options.scope == "global" and self.options.method == "pca":
+            seen, change = partial(self._seen, ctx=ctx), partial(self._change, ctx)
+            found = ranks.measured(groups, room, seen, change)
+        else:
+            found = ranks.alike(groups, room)
+        self._say_missed(found, room, ctx)
+        return found
+
+    def _change(self, ctx: Context, group: Group, rank: int) -> float:
+        """Of the model's outputs, with one group at a rank and all else as it is."""
+
+        def measured() -> float:
+            seen = self._seen(group, ctx)
+            assert seen is not None
+            return ctx.analysis(CHANGED, projected(group, rank, seen)[1])
+
+        key = ("change", self._key(group, ctx), group.name, rank, self._digest)
+        return cast(float, ctx.analysis(REMEMBERED, (key, measured)))
 
     def _asked(self, group: Group, ctx: Context) -> int | Reason:
         options, multiple = self.options, ctx.target.multiples.rank
@@ -239,37 +245,8 @@ class LowRank(Pass):
             return down_to(multiple, share_rank(options.ratio, group.shape))
         seen = self._seen(group, ctx)
         if seen is None:
-            return "not-observed", "no calibration feed reached it"
+            return NOT_OBSERVED
         return up_to(multiple, energy_rank(seen.energies, options.energy or ENERGY))
-
-    def _judged(self, group: Group, rank: int | Reason, ctx: Context) -> int | Reason:
-        most, (inputs, outputs) = most_rank(group.shape), group.shape
-        if not isinstance(rank, int):
-            return rank
-        if ctx.target.multiples.rank > most:
-            multiple = ctx.target.multiples.rank
-            return "too-small", f"no multiple of {multiple} is a rank that saves parameters"
-        if rank > most:
-            sizes = f"{inputs}x{outputs}"
-            return (
-                "no-saving",
-                f"rank {rank} is too much: factors of {sizes} save up to rank {most}",
-            )
-        return self._slower(group, rank, ctx) or rank
-
-    def _slower(self, group: Group, rank: int, ctx: Context) -> Reason | None:
-        if self.options.gain == "size":
-            return None
-        inputs = group.shape[0]
-        whole = tuple((group.table, inputs, width) for width in group.widths)
-        second = tuple((group.second_table, rank, width) for width in group.widths)
-        rows = (str(group.uses[0].output.name), _channel_axis(group))
-        before = ctx.analysis(PREDICTED, (rows, whole))
-        after = ctx.analysis(PREDICTED, (rows, ((group.table, inputs, rank), *second)))
-        if before is None or after is None or after < before:
-            return None
-        said = f"as factors of rank {rank} it would take {after:.4f} ms, as it is {before:.4f} ms"
-        return "slower", f"by the target's figures {said}; gain=size takes the smaller file"
 
     def _say_missed(self, found: dict[Group, int | Reason], room: float, ctx: Context) -> None:
         """Where what must stay whole leaves no room for what was asked."""
@@ -324,10 +301,6 @@ def _candidate(group: Group, rank: int) -> Candidate:
         details["layers"] = [site.name for site in group.sites]
     saving = (group.parameters - made) * group.dtype.itemsize
     return Candidate(group.name, f"rank={rank}", saving, details)
-
-
-def _channel_axis(group: Group) -> int:
-    return 1 if group.convolves else len(group.uses[0].output.shape or ()) - 1
 
 
 def _elements(site: Site) -> int:

@@ -11,7 +11,9 @@ from .pruning import Prune, PruneOptions
 
 @dataclass(frozen=True)
 class PruneHeadsOptions(PruneOptions):
-    """ratio: share of the heads to remove. keep: how many of each layer to keep instead.
+    """ratio: share of the heads to remove. keep: how many of each layer to keep instead. of: what
+    the ratio is a share of: units, the heads; flops or parameters, those of all layers, also of
+    those that have no heads.
 
     score: what a head is judged by: schur, the second-order cost of its removal after the others
     are fitted (what of it no other head tells), one head after another; variance (FLAP), its

@@ -11,7 +11,9 @@ from .pruning import Prune, PruneOptions
 
 @dataclass(frozen=True)
 class PruneNeuronsOptions(PruneOptions):
-    """ratio: share of the neurons to remove. keep: how many of each layer to keep instead.
+    """ratio: share of the neurons to remove. keep: how many of each layer to keep instead. of: what
+    the ratio is a share of: units, the neurons; flops or parameters, those of all layers, also of
+    those that have no neurons.
 
     score: what a neuron is judged by: obs, the second-order cost of its removal after the others
     are fitted, one neuron after another; variance (FLAP), its variance times its weights; wanda,

@@ -1,4 +1,4 @@
-"""Cut units of an axis that layers share: what ``prune-neurons`` and ``prune-heads`` do alike.
+"""Cut units of an axis that layers share: what the passes ``prune-…`` do alike.
 
 Indices that are cut together come from ``ir.axes``, numbers from ``math.pruning`` and
 ``math.refit``. Groups that meet in one weight (hidden layers in a row) are one edit.
@@ -17,7 +17,7 @@ import onnx_ir as ir
 from ..ir.axes.cut import cut_group
 from ..ir.axes.groups import AxisGroup, Kind
 from ..ir.errors import UsageError
-from ..ir.facts import FLOAT, PRUNED
+from ..ir.facts import FLOAT, PRUNED, SPARSE
 from ..ir.rewriter import Rewriter
 from ..ir.sites import Sites
 from .api import (
@@ -31,13 +31,18 @@ from .api import (
     Refusal,
     Semantics,
 )
+from .cutting.budget import Budget, amounts
 from .cutting.consumers import UnfitError, check_layers, consumers_of
 from .cutting.counts import ladder, nearest, shared
-from .cutting.missed import missed_blocks
+from .cutting.missed import missed_blocks, stacked_layers
 from .cutting.plan import Cut, Cuttable, joined, title
 from .cutting.ranking import MAGNITUDE, Ranking
 from .cutting.region import CutRegion, cut_region
 from .math.pruning import Indices
+from .zeros import filled
+
+_NEAR = 0.02
+"""By what share a request may be missed without a word: counts are whole, and multiples."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,7 @@ class PruneOptions:
 
     ratio: float = 0.25
     keep: int | None = None
+    of: Literal["units", "flops", "parameters"] = "units"
     score: str = "obs"
     refit: bool = True
     scope: Literal["layer", "global"] = "global"
@@ -84,6 +90,7 @@ class Prune(Pass):
     semantics = Semantics.LOSSY
     requires = frozenset({FLOAT})
     produces = frozenset({PRUNED})
+    invalidates = frozenset({SPARSE})
     options: PruneOptions
 
     def __init__(self, options: PruneOptions) -> None:
@@ -101,6 +108,7 @@ class Prune(Pass):
             except UnfitError as reason:
                 yield Refusal(title(group, sites), reason.code, str(reason))
         yield from missed_blocks(self.kind, sites, groups)
+        yield from stacked_layers(self.kind, model)
         self._check_keep([found.units for found in chosen])
         cuts = list[Cut]()
         for found, verdict in zip(chosen, self._decided(model, chosen, ctx), strict=True):
@@ -113,10 +121,9 @@ class Prune(Pass):
     def perturb(self, model: ir.Model, candidate: Candidate, ctx: Context) -> Perturbation:
         cuts, region = self._cuts[candidate.site]
         assert self._ranking is not None
-        tensors: dict[str, np.ndarray] = {}
         for cut in cuts:
             self._say_few_rows(cut, self._ranking)
-            tensors |= self._ranking.tensors(cut)
+        tensors = self._ranking.tensors(cuts)
         return Perturbation(
             region.inputs, region.outputs, tensors, payload=cuts, contraction=region.contraction
         )
@@ -150,6 +157,11 @@ class Prune(Pass):
         if not excluded.isdisjoint(group.sites):
             raise UnfitError("excluded", "left whole on request")
         check_layers(group, sites)
+        sparse = (
+            filled(sites.by_name[name], ctx.target, "a cut and a fit") for name in group.sites
+        )
+        for reason in filter(None, sparse):
+            raise UnfitError(*reason)
         if self.options.needs_data and not ctx.analysis(CALIBRATED):
             raise UnfitError(
                 "no-calibration",
@@ -177,16 +189,48 @@ class Prune(Pass):
         ranking = Ranking(options.score, options.refit, self.normed, model, ctx, seen)
         self._ranking = ranking
         multiple = getattr(ctx.target.multiples, self.multiple) if options.multiples else 1
-        ladders = [ladder(found.units, multiple) for found in chosen]
-        if options.together:
-            request = options.ratio * sum(found.units for found in chosen)
-            costs = partial(ranking.costs, share=options.ratio)
-            counts = shared(chosen, ladders, request, costs)
-        else:
-            counts = [nearest(rungs, self._wanted(rungs[0])) for rungs in ladders]
+        counts = self._counts(chosen, [ladder(found.units, multiple) for found in chosen], ctx)
         return [
             self._kept(found, count, multiple) for found, count in zip(chosen, counts, strict=True)
         ]
+
+    def _counts(
+        self, chosen: Sequence[Cuttable], ladders: Sequence[Sequence[int]], ctx: Context
+    ) -> list[int]:
+        """How many units of each group stay."""
+        options, ranking = self.options, self._ranking
+        assert ranking is not None
+        if options.keep is not None or (options.of == "units" and not options.together):
+            return [nearest(rungs, self._wanted(rungs[0])) for rungs in ladders]
+        costs = partial(ranking.costs, share=options.ratio)
+        if options.of == "units":
+            ways = shared(chosen, ladders, [np.ones(found.units) for found in chosen], costs)
+            return ways.counts(options.ratio * sum(found.units for found in chosen))
+        held = Budget(
+            amounts(options.of, ctx.analysis(SITES), ctx), chosen, [self._order(f) for f in chosen]
+        )
+        counts_at = partial(_alike, ladders)
+        if options.together:
+            savings = [held.savings(number) for number in range(len(chosen))]
+            counts_at = shared(chosen, ladders, savings, costs).part
+        counts = held.nearest((1 - options.ratio) * held.total, counts_at)
+        self._say_reached(held, counts, ctx)
+        return counts
+
+    def _order(self, found: Cuttable) -> Indices:
+        """The units as they go; as they are where no data tells."""
+        assert self._ranking is not None
+        try:
+            return self._ranking.removal(found, found.units - 1).order
+        except UnfitError:
+            return np.arange(found.units)
+
+    def _say_reached(self, held: Budget, counts: Sequence[int], ctx: Context) -> None:
+        gone = 1 - held.left(counts) / (held.total or 1.0)
+        asked = f"{100 * self.options.ratio:.3g} % of the {self.options.of}"
+        if counts and abs(gone - self.options.ratio) > _NEAR:
+            why = f"{asked} were asked for, {100 * gone:.3g} % can go, as the groups are"
+            ctx.remark("note", "model", "out-of-reach", why)
 
     def _wanted(self, units: int) -> float:
         keep = self.options.keep
@@ -240,6 +284,14 @@ class Prune(Pass):
             if rows < inputs:
                 why = f"{rows:.0f} rows of data for {inputs} inputs: a ridge stands in"
                 ranking.ctx.remark("note", consumer.site.name, "few-rows", why)
+            if consumer.form.coarse:
+                why = f"it has too many inputs to fit each of {consumer.form.taps_each} taps"
+                ranking.ctx.remark("note", consumer.site.name, "coarse", why)
+
+
+def _alike(ladders: Sequence[Sequence[int]], share: float) -> list[int]:
+    """The counts that stay when the same share of every group goes."""
+    return [nearest(rungs, (1 - share) * rungs[0]) for rungs in ladders]
 
 
 def _candidate(name: str, cuts: Sequence[Cut], model: ir.Model) -> Candidate:

@@ -14,7 +14,7 @@ from typing import Literal, TypedDict
 import numpy as np
 import onnx_ir as ir
 
-from ..ir.facts import FLOAT, QUANTIZED
+from ..ir.facts import FLOAT, QUANTIZED, SPARSE
 from ..ir.graph import constant_tensor, given
 from ..ir.nbits import PackedValues, PackedWeight, look_up, multiply, store
 from ..ir.rewriter import Rewriter
@@ -42,6 +42,7 @@ from .math.gptq import gptq_blocks
 from .math.hqq import hqq_blocks
 from .math.packing import pack_nbits, pack_rows
 from .sharing import Applied, Shared, sharing
+from .zeros import filled
 
 FLOAT16 = np.finfo(np.float16)
 ROWS_PER_INPUT = 2
@@ -116,6 +117,7 @@ class WeightOnly(Pass):
     semantics = Semantics.LOSSY
     requires = frozenset({FLOAT})
     produces = frozenset({QUANTIZED})
+    invalidates = frozenset({SPARSE})
     narrowing = frozenset({"exclude", "embeddings", "layers"})
     Options = WeightOnlyOptions
     options: WeightOnlyOptions
@@ -201,6 +203,8 @@ class WeightOnly(Pass):
         if self.options.method == "gptq" and group.multiplied and not ctx.analysis(CALIBRATED):
             return "no-calibration", "GPTQ needs real data; give --calibration, or use method=hqq"
         found = refusal(group, self.options.bits, self.options.block, ctx.target)
+        sparse = (filled(site, ctx.target, "codes in blocks") for site in group.sites)
+        found = found or next(filter(None, sparse), None)
         return found or too_little(self._saving(group))
 
     def _saving(self, group: Shared) -> int:

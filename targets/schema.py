@@ -126,13 +126,19 @@ class WeightOnly:
 class Sparse:
     """Weights with zeros in a pattern that kernels skip.
 
-    patterns: ("2:4",), none where nothing skips them; None: unknown. rate: peak over the dense
-    one. min_size: smallest K and N of a product that gains.
+    patterns: ("2:4",), none where nothing skips them; None: unknown. dtypes: of the products that
+    do, as ``Rates`` names them. rate: peak over the dense one. inputs, outputs: what K and N are
+    multiples of. min_size: smallest K (of a convolution times its taps) and N of a product that
+    gains. end_to_end: how much faster whole models became, at most, where somebody said.
     """
 
     patterns: tuple[str, ...] | None = None
+    dtypes: tuple[str, ...] | None = None
     rate: float | None = None
+    inputs: int | None = None
+    outputs: int | None = None
     min_size: int | None = None
+    end_to_end: float | None = None
 
 
 @dataclass(frozen=True)
@@ -218,6 +224,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9.-]*")
 _OPTION = re.compile(r"[^=\s]+=[^=\s]+")
 _PATTERN = re.compile(r"\d+:\d+")
 _VERSION = re.compile(r"\d+(\.\d+)*")
+_RATED = frozenset(item.name for item in fields(Rates))
 
 
 def _at_least_one(value: Any) -> bool:
@@ -274,7 +281,12 @@ LIMITS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "sparse.patterns": (lambda value: all(_PATTERN.fullmatch(p) for p in value),
                         "texts such as '2:4'"),
     "sparse.rate": (lambda value: 1 <= value < math.inf, "at least 1"),
+    "sparse.dtypes": (lambda value: set(value) <= _RATED and _distinct(value),
+                      f"of {', '.join(sorted(_RATED))}, each once"),
+    "sparse.inputs": (_at_least_one, "at least 1"),
+    "sparse.outputs": (_at_least_one, "at least 1"),
     "sparse.min_size": (_at_least_one, "at least 1"),
+    "sparse.end_to_end": (_at_least_one, "at least 1"),
     **{f"multiples.{item.name}": (_at_least_one, "at least 1") for item in fields(Multiples)},
     "aliases": (lambda value: all(_NAME.fullmatch(a) for a in value) and _distinct(value),
                 "lower-case letters, digits, dots and hyphens, each once"),

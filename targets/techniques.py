@@ -132,14 +132,17 @@ def _narrow_float(field: str) -> Callable[[str, Target], Support]:
     return decide
 
 
-def _sparse(technique: str, target: Target) -> Support:
+def sparse_support(pattern: str, target: Target) -> Support:
+    """Whether a target has kernels that skip zeros in a pattern ("2:4")."""
     if target.sparse.patterns is None:
-        return _refused(technique, UNKNOWN, target)
-    if technique not in target.sparse.patterns:
-        return _refused(technique, NO_SPARSE, target)
-    rate = target.sparse.rate
+        return _refused(pattern, UNKNOWN, target)
+    if pattern not in target.sparse.patterns:
+        return _refused(pattern, NO_SPARSE, target)
+    rate, whole = target.sparse.rate, target.sparse.end_to_end
     said = "kernels skip the zeros" if rate is None else f"up to {rate:g} times the dense rate"
-    return Support(technique, True, "", said)
+    if whole is not None:
+        said += f", up to {whole:g} times for whole models"
+    return Support(pattern, True, "", said)
 
 
 def _shapes_only(technique: str, target: Target) -> Support:
@@ -172,7 +175,7 @@ _RULES: Mapping[str, Callable[[str, Target], Support]] = MappingProxyType(
         "bf16": _narrow_float("bfloat16"),
         "fp8": _narrow_float("float8"),
         "fp4": _narrow_float("float4"),
-        "2:4": _sparse,
+        "2:4": sparse_support,
         "low-rank": _shapes_only,
         "prune-heads": _shapes_only,
         "prune-neurons": _shapes_only,

@@ -7,14 +7,14 @@ matrix is made a stripe of columns at a time, each stripe in a run over the feed
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import onnx_ir as ir
 
 from ...ir.errors import InputError
-from ...passes.api import Gram, GramTable, Observed
+from ...passes.api import Gram, GramTable, Looked, Patches
 from ..execution import running
 from .observers import Columns, Masking, gram_graph, output_name
 
@@ -26,7 +26,7 @@ UNKNOWN_WIDTH = 4096
 """Taken for channels whose number the graph does not tell."""
 
 Feeds = Mapping[str, np.ndarray]
-Key = tuple[str, int]
+Key = Hashable
 Collect = Callable[[Sequence[Columns]], Mapping[str, Gram]]
 
 
@@ -113,13 +113,13 @@ class Grams(GramTable):
     A look-up of one that is not kept collects it and as many of those after it as fit.
     """
 
-    keys_by: Mapping[Observed, Key]
-    widths: Mapping[Observed, int]
+    keys_by: Mapping[Looked, Key]
+    widths: Mapping[Looked, int]
     store: GramStore
     collect: Collect
-    _missing: set[Observed] = field(default_factory=set)
+    _missing: set[Looked] = field(default_factory=set)
 
-    def __getitem__(self, observed: Observed) -> Gram:
+    def __getitem__(self, observed: Looked) -> Gram:
         key = self.keys_by[observed]
         if self.store.get(key) is None and observed not in self._missing:
             self._fetch(observed)
@@ -128,21 +128,23 @@ class Grams(GramTable):
             raise KeyError(observed)
         return found
 
-    def origin(self, observed: Observed) -> Key:
-        """Digest of the input cone, and the axis."""
+    def origin(self, observed: Looked) -> Key:
+        """Digest of the input cone, and how it is looked at."""
         return self.keys_by[observed]
 
-    def __iter__(self) -> Iterator[Observed]:
+    def __iter__(self) -> Iterator[Looked]:
         return iter(self.keys_by)
 
     def __len__(self) -> int:
         return len(self.keys_by)
 
-    def _fetch(self, first: Observed) -> None:
+    def _fetch(self, first: Looked) -> None:
         together = self._together(first)
         found: dict[str, list[Gram]] = {}
-        for run in runs([(*observed, self.widths[observed]) for observed in together]):
-            for name, gram in self.collect(run).items():
+        windows = {o.value: o.window for o in together if isinstance(o, Patches)}
+        for run in runs([(o[0], o[1], self.widths[o]) for o in together]):
+            wanted = [replace(columns, window=windows.get(columns.value)) for columns in run]
+            for name, gram in self.collect(wanted).items():
                 found.setdefault(name, []).append(gram)
         for observed in reversed(together):  # what is needed first is dropped last
             if observed[0] in found:
@@ -150,9 +152,9 @@ class Grams(GramTable):
             else:
                 self._missing.add(observed)
 
-    def _together(self, first: Observed) -> list[Observed]:
+    def _together(self, first: Looked) -> list[Looked]:
         order = list(self.keys_by)
-        chosen: dict[str, Observed] = {}
+        chosen: dict[str, Looked] = {}
         room = self.store.limit
         for observed in order[order.index(first) :]:
             if self.store.get(self.keys_by[observed]) is not None or observed[0] in chosen:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -17,6 +19,7 @@ from ...ir.errors import PassError
 from ...ir.graph import dims, opset
 from ...ir.region import with_outputs
 from ...ir.rewriter import Rewriter
+from ...passes.api import Window
 
 BINS = 2048
 MINIMUM_OPSET = 18
@@ -34,11 +37,12 @@ class Request:
 @dataclass(frozen=True)
 class Columns:
     """A value whose Gram matrix is observed along an axis, and which columns [start, stop) of it
-    (None: all)."""
+    (None: all). window: of patches instead of single positions."""
 
     value: str
     axis: int
     columns: tuple[int, int] | None = None
+    window: Window | None = None
 
 
 @dataclass(frozen=True)
@@ -136,9 +140,22 @@ def gram_graph(model: ir.Model, requests: Sequence[Columns], masking: Masking | 
     outputs: list[ir.Value] = []
     for request in requests:
         x, others, _ = rows[request.value]
+        if request.window is not None:
+            x = _patches(rewriter, x, request.window)
         outputs.extend(_products(rewriter, request, _channels_last(rewriter, x, others)))
     _set_outputs(copy, outputs)
     return copy
+
+
+def _patches(rewriter: Rewriter, x: ir.Value, window: Window) -> ir.Value:
+    """[n, channels * taps, …]: each channel as every tap of the kernel meets it, by one-hot
+    kernels that slide as the convolution does."""
+    taps = prod(window.kernel)
+    kernels = np.tile(np.eye(taps, dtype=np.float32), (window.channels, 1))
+    first = len(kernels) if window.operator == "Conv" else window.channels
+    weight = rewriter.initializer("taps", kernels.reshape(first, -1, *window.kernel))
+    settings = dict(window.settings) | {"group": window.channels}
+    return _apply(rewriter, window.operator, [x, weight], **settings)
 
 
 def _channels_last(rewriter: Rewriter, x: ir.Value, others: tuple[int, ...]) -> ir.Value:
@@ -265,9 +282,7 @@ def _as_float(rewriter: Rewriter, x: ir.Value) -> ir.Value:
     return _apply(rewriter, "Cast", [x], to=int(ir.DataType.FLOAT))
 
 
-def _apply(
-    rewriter: Rewriter, op: str, inputs: list[ir.Value], **attributes: int | str | list[int]
-) -> ir.Value:
+def _apply(rewriter: Rewriter, op: str, inputs: list[ir.Value], **attributes: Any) -> ir.Value:
     return rewriter.insert(op, inputs, attributes=attributes, name="observe").outputs[0]
 
 

@@ -9,10 +9,16 @@ from .statistics import Interval
 
 Verdict = Literal["within-budget", "over-budget", "undecided", "unverified"]
 
+UNSEEN = 1e-4
+"""Share of the metric up to which a slice's loss is not worth a sentence: rounding, mostly."""
+
 
 @dataclass(frozen=True)
 class SliceRow:
-    """One slice; None where the metric has no value, or no interval, on so few samples."""
+    """One slice; None where the metric has no value, or no interval, on so few samples.
+
+    surely: what it drops by at least, with 95 % confidence in the bounds of all slices together.
+    """
 
     name: str
     n: int
@@ -20,6 +26,14 @@ class SliceRow:
     after: float | None = None
     drop: float | None = None
     interval: Interval | None = None
+    surely: float | None = None
+
+    @property
+    def fall(self) -> str:
+        """``slice de loses 2.6 (95 % from 0.9 to 4.3)``."""
+        ends = self.interval
+        between = "" if ends is None else f" (95 % from {ends.low:.2g} to {ends.high:.2g})"
+        return f"slice {self.name} loses {self.drop:.2g}{between}"
 
     def to_json(self) -> dict[str, Any]:
         """The slice as the manifest holds it."""
@@ -30,6 +44,7 @@ class SliceRow:
             "after": self.after,
             "drop": self.drop,
             "interval": _pair(self.interval),
+            "surely": self.surely,
         }
 
 
@@ -55,6 +70,19 @@ class Comparison:
     samples_needed: int | None = None
     slices: tuple[SliceRow, ...] = ()
     warning: str = ""
+
+    @property
+    def apart(self) -> tuple[str, ...]:
+        """A sentence for each slice that surely falls, and by more than the whole."""
+        least = max(self.drop, 0.0) + UNSEEN * abs(self.before)
+        found = [row for row in self.slices if row.surely is not None and row.surely > least]
+        return tuple(f"{row.fall} where the whole {self._whole}" for row in found)
+
+    @property
+    def _whole(self) -> str:
+        if self.drop > 0:
+            return f"loses {self.drop:.2g}"
+        return f"gains {-self.drop:.2g}" if self.drop < 0 else "does not"
 
     @property
     def sentence(self) -> str:

@@ -27,6 +27,7 @@ from .statistics import (
 __all__ = ["Budget", "Comparison", "Point", "Scores", "SliceRow", "compare", "normalise"]
 
 _FEW = 20  # samples below which a bootstrap says little
+_ERROR = 0.05  # of all intervals of slices together
 
 
 def compare(
@@ -195,8 +196,15 @@ def _slice_row(pairing: _Pairing, name: str, index: NDArray[np.int64]) -> SliceR
         before, after, drop = pairing.values(index)
     except InputError:
         return SliceRow(name, n)
-    interval = percentile_interval(pairing.drops(index)) if n > 1 else None
-    return SliceRow(name, n, before, after, drop, interval)
+    if n == 1:
+        return SliceRow(name, n, before, after, drop)
+    drops = pairing.drops(index)
+    together = 1 - _ERROR / len(pairing.before.slices)  # Bonferroni
+    least = percentile_interval(drops, together)
+    return SliceRow(
+        name, n, before, after, drop, percentile_interval(drops),
+        None if least is None else least.low,
+    )  # fmt: skip
 
 
 def _warning(pairing: _Pairing, n: int, bound: float | None, limit: float | None) -> str:

@@ -88,6 +88,7 @@ class Judge:
             samples=self.holdout.samples,
             samples_needed=None if comparison is None else comparison.samples_needed,
             warning=_few_rows(verdict, drift) if comparison is None else comparison.warning,
+            apart=() if comparison is None else comparison.apart,
         )
 
     def _decide(

@@ -85,7 +85,7 @@ class _Finder:
             except CannotCutError as error:
                 errors.append(error)
         self.found += told_apart(found) or [
-            refused(start.site, start.size, error) for error in errors[:1]
+            refused(start.site, start.size, error) for error in errors and [_telling(errors)]
         ]
 
     def _group(self, outcome: Labels | CannotCutError, start: Start) -> AxisGroup:
@@ -131,6 +131,14 @@ class _Finder:
         cut = Cut(kept, {axis: len(found[axis]) for axis in kept}, self.table)
         for relations in around:
             repairs_of(relations.node, cut)
+
+
+def _telling(errors: Sequence[CannotCutError]) -> CannotCutError:
+    """Of several ways that fail the reason of the first that is not along a choice of parts.
+
+    Where queries, keys and values are packed into one axis, these three are the first way.
+    """
+    return next((error for error in errors if error.code != "single"), errors[0])
 
 
 def _last_free(vectors: Sequence[Index], count: int) -> int:

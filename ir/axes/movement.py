@@ -31,6 +31,9 @@ def squeeze(found: Relations, table: SizeTable) -> None:
     axes = None if sizes is None else given_axes(found.node, len(sizes))
     if sizes is None or axes is None:
         return
+    found.stop(
+        reason("single", found.node, "takes one position of the axis"), *((x, a) for a in axes)
+    )
     for place, axis in enumerate(a for a in range(len(sizes)) if a not in axes):
         found.same((x, axis), (y, place))
 
@@ -112,9 +115,9 @@ def split(found: Relations, table: SizeTable) -> None:
 
 
 def slice_(found: Relations, table: SizeTable) -> None:
-    """Parts of the input along some axes, by constant bounds."""
+    """Parts of the input along some axes, by constant bounds or such as follow from sizes."""
     x, y, sizes = _ends(found, table)
-    bounds = None if sizes is None else slices(found.node, sizes)
+    bounds = None if sizes is None else slices(found.node, sizes, table)
     if sizes is None or bounds is None:
         return
     for axis, size in enumerate(sizes):
@@ -134,16 +137,18 @@ def slice_(found: Relations, table: SizeTable) -> None:
             found.stop(why, (x, axis), (y, axis))
 
 
-def slices(node: ir.Node, sizes: Sizes) -> dict[int, slice | None] | None:
+def slices(
+    node: ir.Node, sizes: Sizes, table: SizeTable | None = None
+) -> dict[int, slice | None] | None:
     """By axis, what is taken; None for an axis where that is not known; axes in full left out.
 
-    None where not even the axes are known.
+    None where not even the axes are known. table: for bounds that are computed from sizes.
     """
     if len(node.inputs) == 1:
         starts, ends = attribute(node, "starts"), attribute(node, "ends")
         axes, steps = attribute(node, "axes"), None
     else:
-        starts, ends, axes, steps = (_listed(node, i) for i in (1, 2, 3, 4))
+        starts, ends, axes, steps = (_listed(node, i, table) for i in (1, 2, 3, 4))
     named = len(node.inputs) > 1
     if named and any(
         given(node, i) is not None and found is None for i, found in ((3, axes), (4, steps))
@@ -162,9 +167,11 @@ def slices(node: ir.Node, sizes: Sizes) -> dict[int, slice | None] | None:
     return found
 
 
-def _listed(node: ir.Node, index: int) -> tuple[int, ...] | None:
+def _listed(node: ir.Node, index: int, table: SizeTable | None = None) -> tuple[int, ...] | None:
     array = constant_array(given(node, index))
-    return None if array is None else tuple(int(n) for n in array.reshape(-1))
+    if array is not None:
+        return tuple(int(n) for n in array.reshape(-1))
+    return None if table is None else table.numbers(given(node, index))
 
 
 def gather(found: Relations, table: SizeTable) -> None:
@@ -198,6 +205,27 @@ def gather_elements(found: Relations, table: SizeTable) -> None:
         if other != axis and sizes[other] == places[other]:
             found.same((data, other), (y, other))
             found.same((indices, other), (y, other))
+
+
+def gather_nd(found: Relations, table: SizeTable) -> None:
+    """The first axes are looked up by tuples of indices; those behind stay."""
+    node = found.node
+    data, indices, y = node.inputs[0], node.inputs[1], node.outputs[0]
+    sizes, places = table.of(data), table.of(indices)
+    depth = number(places[-1]) if places else None
+    if data is None or indices is None or sizes is None or places is None or depth is None:
+        return
+    if attribute(node, "batch_dims", 0):
+        return
+    found.stop(
+        reason(DATA, node, "picks positions along the axis"), *((data, i) for i in range(depth))
+    )
+    for axis in range(depth, len(sizes)):
+        found.same((data, axis), (y, axis - depth + len(places) - 1))
+        found.roles[data, axis] = "produces"
+    for axis in range(len(places) - 1):
+        if constant_array(indices) is None:
+            found.same((indices, axis), (y, axis))
 
 
 def _gathered(found: Relations, table: SizeTable, a: Key, b: Key) -> None:

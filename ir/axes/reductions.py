@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from ..graph import attribute, given, opset
 from .movement import given_axes
-from .relations import REDUCTION, Relations, operand, reason
+from .relations import REDUCTION, Inner, Relations, operand, reason
 from .sizes import ONE, SizeTable, number
 
 Axes = Iterable[int]
@@ -93,8 +93,27 @@ def pool(found: Relations, table: SizeTable) -> None:
     keep_others(found, table, range(2, rank_of(found, table)))
 
 
+def group_norm(found: Relations, table: SizeTable) -> None:
+    """Over the channels of each group and what is behind; whole groups stay what they are.
+
+    Before opset 21 scale and bias had one number a group: that form is left alone.
+    """
+    over_channels(found, table)
+    node, graph = found.node, found.node.graph
+    x, y, groups = node.inputs[0], node.outputs[0], int(attribute(node, "num_groups", 0))
+    size = None if x is None or not rank_of(found, table) else table.length(x, 1)
+    known = isinstance(graph, ir.Graph) and opset(graph) >= 21
+    if x is None or size is None or not known or not groups or size % groups:
+        return
+    part = Inner(node, "part"), 0
+    found.same((x, 1), (y, 1))
+    found.fold((x, 1), [((Inner(node, "group"), 0), groups), (part, size // groups)])
+    found.stop(found.otherwise, part)
+    _per_channel(found, (1, 2))
+
+
 def over_channels(found: Relations, table: SizeTable) -> None:
-    """Over channels and what is behind: GroupNormalization, LRN."""
+    """Over channels and what is behind: LRN."""
     keep_others(found, table, range(1, rank_of(found, table)))
 
 

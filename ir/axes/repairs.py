@@ -247,7 +247,7 @@ def _split(node: ir.Node, cut: Cut) -> Iterable[Repair]:
 def _slice(node: ir.Node, cut: Cut) -> Iterable[Repair]:
     x = node.inputs[0]
     sizes = cut.table.of(x)
-    bounds = None if sizes is None else slices(node, sizes)
+    bounds = None if sizes is None else slices(node, sizes, cut.table)
     moved = {axis: part for axis, part in (bounds or {}).items() if cut.has(x, axis)}
     if not moved:
         return
@@ -255,7 +255,7 @@ def _slice(node: ir.Node, cut: Cut) -> Iterable[Repair]:
     listed = len(node.inputs) == 1
     names = attribute(node, "axes") if listed else constant_array(given(node, 3))
     starts, ends = (
-        np.array(attribute(node, name) if listed else constant_array(node.inputs[i]))
+        np.array(attribute(node, name)) if listed else _bounds(node.inputs[i], cut.table)
         for i, name in ((1, "starts"), (2, "ends"))
     )
     axes = [int(a) % len(sizes or ()) for a in (range(len(starts)) if names is None else names)]
@@ -271,6 +271,15 @@ def _slice(node: ir.Node, cut: Cut) -> Iterable[Repair]:
     else:
         yield Constant(node, 1, starts)
         yield Constant(node, 2, ends)
+
+
+def _bounds(value: ir.Value | None, table: SizeTable) -> Array:
+    """Bounds of a Slice that are constant or follow from sizes, of the dtype they have."""
+    array = constant_array(value)
+    if array is not None:
+        return array.copy()
+    dtype = np.int64 if value is None or value.dtype is None else value.dtype.numpy()
+    return np.array(table.numbers(value), dtype)
 
 
 def _gather(node: ir.Node, cut: Cut) -> Iterable[Repair]:
@@ -322,6 +331,13 @@ def _conv(node: ir.Node, cut: Cut) -> Iterable[Repair]:
     left = cut.after(side, 1) // cut.after(weight, 1)
     if left != groups:
         yield Setting(node, "group", left)
+
+
+def _group_norm(node: ir.Node, cut: Cut) -> Iterable[Repair]:
+    """As many groups as are left, of the width that they have."""
+    x, groups = node.inputs[0], int(attribute(node, "num_groups", 1))
+    if x is not None and cut.has(x, 1):
+        yield Setting(node, "num_groups", cut.after(x, 1) * groups // cut.sizes[x, 1])
 
 
 def _attention(node: ir.Node, cut: Cut) -> Iterable[Repair]:
@@ -391,6 +407,7 @@ _REPAIRS: Mapping[str, Callable[[ir.Node, Cut], Iterable[Repair]]] = {
     "Pad": _pad,
     "Conv": _conv,
     "ConvTranspose": _conv,
+    "GroupNormalization": _group_norm,
     "Attention": _attention,
     "MultiHeadAttention": _attention,
     "GroupQueryAttention": _attention,

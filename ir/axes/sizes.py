@@ -101,6 +101,11 @@ class SizeTable:
             self._entries[value] = self._evaluate(value)
         return self._entries[value]
 
+    def numbers(self, value: ir.Value | None) -> tuple[int, ...] | None:
+        """What such a vector holds where all of it are plain numbers."""
+        found = tuple(number(entry.size) for entry in self.entries(value) or ())
+        return tuple(n for n in found if n is not None) if found and None not in found else None
+
     def reshaped(self, node: ir.Node) -> Sizes | None:
         """The sizes that a Reshape gives, from its target; None where that is not known."""
         source, target = self.of(node.inputs[0]), self.entries(given(node, 1))
@@ -210,6 +215,11 @@ def _same(table: SizeTable, node: ir.Node) -> Partial | None:
     return table.of(node.inputs[0])
 
 
+def _pooled(table: SizeTable, node: ir.Node) -> Partial | None:
+    sizes = table.of(node.inputs[0])
+    return None if sizes is None else (*sizes[:2], *[None] * len(sizes[2:]))
+
+
 def _transposed(table: SizeTable, node: ir.Node) -> Partial | None:
     sizes = table.of(node.inputs[0])
     if sizes is None:
@@ -240,6 +250,33 @@ def _repeated(table: SizeTable, node: ir.Node) -> Partial | None:
         return None
     pairs = zip(sizes, counts, strict=True)
     return tuple(None if c.size is None else times(s, c.size) for s, c in pairs)
+
+
+def _part(table: SizeTable, node: ir.Node) -> Partial | None:
+    """What a Slice by bounds that follow from sizes leaves."""
+    sizes = table.of(node.inputs[0])
+    starts, ends, axes, steps = (table.numbers(given(node, i)) for i in (1, 2, 3, 4))
+    open_ = (given(node, 3) is not None and not axes) or (given(node, 4) is not None and not steps)
+    if sizes is None or starts is None or ends is None or open_:
+        return None
+    found: list[Size | None] = list(sizes)
+    for i, axis in enumerate(range(len(starts)) if axes is None else axes):
+        total, step = number(sizes[axis]), 1 if steps is None else steps[i]
+        part = slice(starts[i], ends[i], step)
+        found[axis] = None if total is None else (len(range(total)[part]), ())
+    return tuple(found)
+
+
+def _side_by_side(table: SizeTable, node: ir.Node) -> Partial | None:
+    """The sum along the axis of a Concat; the others are those of the first input."""
+    shapes = [table.of(v) for v in node.inputs]
+    known = [shape for shape in shapes if shape]
+    if len(known) != len(shapes) or len(set(map(len, known))) != 1:
+        return None
+    axis = int(attribute(node, "axis", 0)) % len(known[0])
+    parts = [number(shape[axis]) for shape in known]
+    total = None if None in parts else (sum(n for n in parts if n is not None), ())
+    return tuple(total if i == axis else size for i, size in enumerate(known[0]))
 
 
 def _attended(table: SizeTable, node: ir.Node) -> Partial | None:
@@ -287,11 +324,17 @@ def _longer(size: Size, more: int) -> Size | None:
 _FORWARD: dict[str, Callable[[SizeTable, ir.Node], Partial | None]] = {
     **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Where", "Pow", "Max", "Min"), _broadcast),
     **dict.fromkeys(("Softmax", "Cast", "Identity", "Neg", "IsNaN", "Tanh", "Dropout"), _same),
+    **dict.fromkeys(("Relu", "LeakyRelu", "Clip", "Sigmoid", "HardSigmoid", "HardSwish"), _same),
+    **dict.fromkeys(("Elu", "Gelu", "Softplus", "Exp", "Sqrt", "Abs"), _same),
+    **dict.fromkeys(("BatchNormalization", "InstanceNormalization", "PRelu"), _same),
+    **dict.fromkeys(("MaxPool", "AveragePool"), _pooled),
     "Reshape": SizeTable.reshaped,
     "Transpose": _transposed,
     "Pad": _padded,
     **dict.fromkeys(_values_of, _attended),
     "Tile": _repeated,
+    "Slice": _part,
+    "Concat": _side_by_side,
     "MatMul": _product,
 }
 
@@ -352,7 +395,16 @@ def _multiplied(table: SizeTable, node: ir.Node) -> Entries | None:
 
 
 def _quotient(table: SizeTable, node: ir.Node) -> Entries | None:
-    return _computed(table, node, divided)
+    return _computed(table, node, _floored)
+
+
+def _summed(table: SizeTable, node: ir.Node) -> Entries | None:
+    return _computed(table, node, lambda a, b: None if a[1] or b[1] else (a[0] + b[0], ()))
+
+
+def _floored(a: Size, b: Size) -> Size | None:
+    """As integers are divided."""
+    return divided(a, b) if a[1] or b[1] or not b[0] else (a[0] // b[0], ())
 
 
 def _computed(
@@ -378,4 +430,5 @@ _SHAPES: dict[str, Callable[[SizeTable, ir.Node], Entries | None]] = {
     "Concat": _joined,
     "Mul": _multiplied,
     "Div": _quotient,
+    "Add": _summed,
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -63,7 +63,7 @@ class Spreader:
                 return []
             fold, axes = min(open_.items(), key=lambda item: len(item[1]) > 1)
             if len(axes) > 1:
-                return [_chosen(fold, axis, labels) for axis in axes]
+                return _every_choice(fold, axes, labels)
             _choose(fold, axes[0], labels)
 
     def _visit(self, labels: Labels, key: Key) -> None:
@@ -169,6 +169,20 @@ def _only(array: Index, axis: int) -> bool:
     """Whether an array tells positions of one axis apart, and of no other."""
     rows = np.moveaxis(array, axis, 0).reshape(array.shape[axis], -1)
     return bool((rows == rows[:, :1]).all())
+
+
+def _every_choice(fold: Fold, axes: Sequence[int], labels: Labels) -> list[Labels]:
+    """A state for each axis along which a fold can be cut; CannotCutError where there is none."""
+    found: list[Labels] = []
+    errors: list[CannotCutError] = []
+    for axis in axes:
+        try:
+            found.append(_chosen(fold, axis, labels))
+        except CannotCutError as error:
+            errors.append(error)
+    if not found:
+        raise errors[0]
+    return found
 
 
 def _chosen(fold: Fold, axis: int, labels: Labels) -> Labels:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import onnx_ir as ir
 
 from ..graph import operator
-from . import attention, elementwise, movement, products, reductions, reshapes
+from . import attention, einsum, elementwise, movement, products, reductions, reshapes
 from .relations import UNKNOWN, Relations, reason
 from .sizes import SizeTable
 
@@ -32,13 +32,14 @@ HANDLERS: Mapping[tuple[str, str], Handler] = {
     ("com.microsoft", "SimplifiedLayerNormalization"): reductions.from_axis,
     ("com.microsoft", "SkipLayerNormalization"): reductions.skip_norm,
     ("com.microsoft", "SkipSimplifiedLayerNormalization"): reductions.skip_norm,
-    ("", "GroupNormalization"): reductions.over_channels,
+    ("", "GroupNormalization"): reductions.group_norm,
     ("", "LRN"): reductions.over_channels,
     ("", "BatchNormalization"): reductions.batch_norm,
     ("", "InstanceNormalization"): reductions.instance_norm,
     ("", "Resize"): reductions.resize,
     ("", "MatMul"): products.matmul,
     ("com.microsoft", "FusedMatMul"): products.fused_matmul,
+    ("", "Einsum"): einsum.einsum,
     ("", "Gemm"): products.gemm,
     ("", "Conv"): products.conv,
     ("", "ConvTranspose"): products.conv_transpose,
@@ -50,6 +51,7 @@ HANDLERS: Mapping[tuple[str, str], Handler] = {
     ("", "Slice"): movement.slice_,
     ("", "Gather"): movement.gather,
     ("", "GatherElements"): movement.gather_elements,
+    ("", "GatherND"): movement.gather_nd,
     ("", "Expand"): movement.expand,
     ("", "Tile"): movement.tile,
     ("", "Pad"): movement.pad,

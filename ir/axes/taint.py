@@ -8,7 +8,7 @@ from typing import NoReturn
 import numpy as np
 import onnx_ir as ir
 
-from ..graph import attribute, constant_array, dims, operator
+from ..graph import attribute, constant_array, dims, given, operator
 from .labels import CannotCutError
 from .movement import slices
 from .relations import DATA
@@ -17,6 +17,8 @@ from .tables import SHAPE_ONLY
 Places = Collection[int]
 TARGETS = {("", "Reshape"): 1, ("", "Expand"): 1, ("", "Resize"): 3}
 """Operators whose targets are put right, and the input that is the target."""
+BOUNDS = (1, 2)
+"""Inputs of a Slice that are put right where the axis that they bound is cut."""
 
 
 def check_shapes(axes: Collection[tuple[ir.Value, int]]) -> None:
@@ -64,7 +66,9 @@ def _passed(
         shift = len(dims(y) or ()) - (_length(vector) or 0)
         if all((y, place + shift) in axes for place in held):
             return []
-    handler = _HANDLERS.get(key) if index == 0 or key == ("", "Concat") else None
+    if key == ("", "Slice") and index in BOUNDS and held <= _bounded(node, axes):
+        return []
+    handler = _HANDLERS.get(key) if index == 0 or key in _JOINING else None
     found = None if handler is None else handler(node, index, held)
     if found is None:
         _refuse(vector, f"goes to {node.op_type} {node.name!r}")
@@ -109,12 +113,31 @@ def _joined(node: ir.Node, index: int, held: frozenset[int]) -> frozenset[int] |
     return frozenset(place + start for place in held)
 
 
+def _computed(node: ir.Node, index: int, held: frozenset[int]) -> frozenset[int] | None:
+    """Arithmetic with one number: where the result ends, a target is put right."""
+    other = constant_array(node.inputs[1 - index])
+    return held if other is not None and other.size == 1 else None
+
+
+def _bounded(node: ir.Node, axes: Collection[tuple[ir.Value, int]]) -> frozenset[int]:
+    """The places of a Slice's bounds that belong to axes that are cut."""
+    x, named = node.inputs[0], constant_array(given(node, 3))
+    if x is None or x.shape is None:
+        return frozenset()
+    count = _length(node.inputs[1]) or 0
+    listed = range(count) if named is None else named.reshape(-1).tolist()
+    return frozenset(i for i, axis in enumerate(listed) if (x, axis % len(x.shape)) in axes)
+
+
+_JOINING = (("", "Concat"), ("", "Mul"), ("", "Add"))
+"""They may read a size at any of their inputs."""
 _Handler = Callable[[ir.Node, int, frozenset[int]], frozenset[int] | None]
 _HANDLERS: Mapping[tuple[str, str], _Handler] = {
     **{("", name): _kept for name in ("Squeeze", "Unsqueeze", "Identity", "Cast")},
     ("", "Gather"): _gathered,
     ("", "Slice"): _sliced,
     ("", "Concat"): _joined,
+    **{("", name): _computed for name in ("Add", "Sub", "Mul", "Div")},
 }
 
 

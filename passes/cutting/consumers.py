@@ -16,9 +16,10 @@ from ...ir.facts import FLOAT, QUANTIZED
 from ...ir.graph import attribute, constant_array, constant_tensor, rank
 from ...ir.graph import operator as operator_of
 from ...ir.sites import Site, Sites
-from ..api import Gram, GramTable, Observed
+from ..api import Gram, GramTable, Looked
 from ..math.refit import Doubles, centred
 from ..sharing import turns
+from .forms import Form, conv_form, looked_at
 
 FITTED = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE)
 
@@ -33,18 +34,19 @@ class UnfitError(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Consumer:
-    """A linear layer that contracts the axis.
+    """A layer that contracts the axis.
 
-    index: int64 [units, k], the rows of its matrix that belong to each unit. turned: whether the
-    matrix is stored as [outputs, inputs]. bias: the constant that can take up a change of the
-    mean, None without one. observed: what it reads, at each of its uses.
+    form: how its weight is read as matrices. index: int64 [units, k], the positions along the
+    contracted axis of the weight that belong to each unit, filled up with ``NONE``. bias: the
+    constant that can take up a change of the mean, None without one. observed: what it reads, at
+    each of its uses; one whose rank is unknown is missing.
     """
 
     site: Site
+    form: Form
     index: np.ndarray
-    turned: bool
     bias: ir.Value | None
-    observed: tuple[Observed, ...]
+    observed: tuple[Looked, ...]
 
     @property
     def weight(self) -> ir.Value:
@@ -52,17 +54,28 @@ class Consumer:
         assert self.site.weight is not None
         return self.site.weight
 
-    def matrix(self) -> np.ndarray:
-        """The weight in its own dtype, [inputs, outputs], not copied."""
+    def matrices(self) -> Doubles:
+        """The weight as float64 [groups, rows, outputs of a row]."""
         array = constant_array(self.weight)
         assert array is not None
-        return array.T if self.turned else array
+        return self.form.matrices(array).astype(np.float64)
 
-    def stored(self, matrix: Doubles) -> np.ndarray:
-        """A matrix [inputs, outputs] as the weight is stored, in its dtype."""
+    def stored(self, matrices: Doubles) -> np.ndarray:
+        """Matrices as the weight is stored, in its dtype."""
         tensor = constant_tensor(self.weight)
         assert tensor is not None
-        return np.asarray(matrix.T if self.turned else matrix, dtype=tensor.dtype.numpy())
+        return self.form.stored(matrices.astype(tensor.dtype.numpy()))
+
+    def kept_rows(self, gone: np.ndarray) -> list[np.ndarray]:
+        """For each group, which rows stay when units go."""
+        size = self.form.width // self.form.groups
+        found = []
+        for rows in self.form.rows(self.index):
+            dropped = rows[gone].reshape(-1)
+            kept = np.ones(size, bool)
+            kept[dropped[dropped != NONE]] = False
+            found.append(kept)
+        return found
 
     def gram(self, grams: GramTable) -> Gram:
         """Of all that is multiplied by the weight. Raises UnfitError where it was not observed."""
@@ -78,14 +91,17 @@ class Consumer:
             why = f"the rank of what {self.site.name} reads is unknown"
             raise UnfitError("unknown-rank", why)
 
-    def moments(self, gram: Gram) -> Doubles:
-        """What an error of the weight is weighed by, a row of data: [inputs, inputs].
+    def moments(self, gram: Gram) -> list[Doubles]:
+        """For each group, what an error of the weight is weighed by, a row of data: [rows, rows].
 
         About the mean where the bias takes the mean of the error up, else about zero.
         """
-        if self.bias is None:
-            return np.asarray(gram.matrix / gram.count)
-        return centred(gram.matrix, gram.total, gram.count)
+        found = []
+        for part in map(self.form.block, range(self.form.groups)):
+            matrix, total = gram.matrix[part, part], gram.total[part]
+            about_zero = np.asarray(matrix / gram.count)
+            found.append(about_zero if self.bias is None else centred(matrix, total, gram.count))
+        return found
 
 
 def consumers_of(group: AxisGroup, sites: Sites) -> tuple[Consumer, ...]:
@@ -94,7 +110,7 @@ def consumers_of(group: AxisGroup, sites: Sites) -> tuple[Consumer, ...]:
     found = []
     for member in group.of_role("consumes"):
         site = by_weight.get(member.value)
-        if site is None or site.kind != "linear":
+        if site is None or site.kind not in ("linear", "conv"):
             raise UnfitError("unsupported-op", f"{member.value} reads it, and is no linear layer")
         found.append(_consumer(site, member))
     if not found:
@@ -103,31 +119,44 @@ def consumers_of(group: AxisGroup, sites: Sites) -> tuple[Consumer, ...]:
 
 
 def _consumer(site: Site, member: Member) -> Consumer:
+    form = form_of(site)
+    if member.axis != form.axis:
+        raise UnfitError("not-canonical", f"the rows of {site.name} do not fall into units")
+    seen = (looked_at(form, use) for use in site.uses)
+    observed = tuple(dict.fromkeys(each for each in seen if each is not None))
+    return Consumer(site, form, member.index, own_bias(site), observed)
+
+
+def form_of(site: Site) -> Form:
+    """How all uses of a weight read it. Raises UnfitError where they differ."""
+    tensor = constant_tensor(site.weight)
+    assert tensor is not None
+    shape = tuple(tensor.shape.numpy())
+    if site.kind == "conv":
+        forms = {conv_form(use.nodes[0], shape) for use in site.uses}
+        form = forms.pop()
+        if forms or form is None or any(use.weight_path for use in site.uses):
+            raise UnfitError("not-canonical", f"{site.name} is no plain convolution")
+        return form
     ways = {turns(use) for use in site.uses}
     if len(ways) > 1:
         raise UnfitError("not-canonical", f"{site.name} is applied both ways round")
-    turned = ways.pop()
-    if member.axis != (1 if turned else 0) or np.any(member.index == NONE):
-        raise UnfitError("not-canonical", f"the rows of {site.name} do not fall into units")
-    observed = tuple(
-        (str(use.input.name), known - 1) for use in site.uses if (known := rank(use.input))
-    )
-    return Consumer(site, member.index, turned, _own_bias(site), tuple(dict.fromkeys(observed)))
+    return Form("turned" if ways.pop() else "linear", shape)
 
 
-def _own_bias(site: Site) -> ir.Value | None:
+def own_bias(site: Site) -> ir.Value | None:
     """The bias, if it is one vector, the same at each use, added as it is, and nobody else's."""
     bias = site.bias
-    tensor, weight = constant_tensor(bias), constant_tensor(site.weight)
-    if bias is None or tensor is None or weight is None or bias.is_graph_output():
+    tensor = constant_tensor(bias)
+    if bias is None or tensor is None or site.weight is None or bias.is_graph_output():
         return None
     known = {node for use in site.uses for node in use.nodes}
     shared = any(use.bias is not bias for use in site.uses)
     foreign = any(use.node not in known for use in bias.uses())
     scaled = any(_scales(use.nodes[0]) for use in site.uses)
-    outputs = weight.shape.numpy()[0 if turns(site.uses[0]) else 1]
-    wrong = tensor.size != outputs or tensor.dtype not in FITTED or not bias.is_initializer()
-    return None if shared or foreign or scaled or wrong else bias
+    wrong = tensor.size != form_of(site).outputs or tensor.dtype not in FITTED
+    unfit = wrong or not bias.is_initializer()
+    return None if shared or foreign or scaled or unfit else bias
 
 
 def _scales(node: ir.Node) -> bool:

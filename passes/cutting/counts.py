@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 
 from ..math.allocation import Way, share_out
@@ -21,26 +22,45 @@ def nearest(rungs: Sequence[int], wanted: float) -> int:
     return min(rungs, key=lambda count: (abs(count - wanted), -count))
 
 
+@dataclass(frozen=True)
+class Shared:
+    """One request over all groups, which goes where it costs least."""
+
+    ladders: Sequence[Sequence[int]]
+    ways: Sequence[Way]
+
+    def counts(self, request: float) -> list[int]:
+        """The counts that stay when ``request`` goes, in the unit of the ways."""
+        steps = share_out(self.ways, request)
+        return [rungs[taken] for rungs, taken in zip(self.ladders, steps, strict=True)]
+
+    def part(self, share: float) -> list[int]:
+        """The same for a share of all that could go."""
+        return self.counts(share * sum(sum(way.sizes) for way in self.ways))
+
+
 def shared(
     chosen: Sequence[Cuttable],
     ladders: Sequence[Sequence[int]],
-    request: float,
+    sizes: Sequence[Doubles],
     costs: Callable[[Cuttable], Doubles],
-) -> list[int]:
-    """``request`` units fewer in all, where they cost least.
-
-    costs: of each unit in the order in which they go, in a unit that all groups share. A group
-    for which it raises UnfitError keeps what it has.
+) -> Shared:
+    """sizes: of each unit in the order in which they go. costs: of each likewise, in a unit that
+    all groups share. A group for which it raises UnfitError keeps what it has.
     """
-    ways = [_way(found, rungs, costs) for found, rungs in zip(chosen, ladders, strict=True)]
-    steps = share_out(ways, request)
-    return [rungs[taken] for rungs, taken in zip(ladders, steps, strict=True)]
+    each = zip(chosen, ladders, sizes, strict=True)
+    return Shared(ladders, [_way(found, rungs, own, costs) for found, rungs, own in each])
 
 
-def _way(found: Cuttable, rungs: Sequence[int], costs: Callable[[Cuttable], Doubles]) -> Way:
+def _way(
+    found: Cuttable, rungs: Sequence[int], sizes: Doubles, costs: Callable[[Cuttable], Doubles]
+) -> Way:
     try:
         known = costs(found)
     except UnfitError:
         return Way((), ())
     steps = list(pairwise(found.units - count for count in rungs))
-    return Way([b - a for a, b in steps], [float(known[a:b].sum()) for a, b in steps])
+    taken = [float(sizes[a:b].sum()) for a, b in steps]
+    if not all(size > 0 for size in taken):
+        return Way((), ())
+    return Way(taken, [float(known[a:b].sum()) for a, b in steps])

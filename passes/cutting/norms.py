@@ -16,8 +16,8 @@ def output_scale(consumer: Consumer) -> Doubles | None:
     None where anything else reads the output, or the sum that it becomes part of: it then counts
     as it is.
     """
-    if len(consumer.site.uses) != 1:
+    if len(consumer.site.uses) != 1 or consumer.site.kind != "linear":
         return None
     output = consumer.site.uses[0].output
-    scale = constant_array(scale_behind(output, consumer.matrix().shape[1]))
+    scale = constant_array(scale_behind(output, consumer.form.outputs))
     return None if scale is None else np.abs(scale.astype(np.float64))

@@ -12,7 +12,7 @@ import onnx_ir as ir
 from ...ir.axes.groups import AxisGroup
 from ...ir.graph import constant_tensor
 from ...ir.sites import Sites
-from ..api import Observed
+from ..api import Looked
 from ..math.pruning import Indices
 from .consumers import Consumer
 
@@ -33,7 +33,7 @@ class Cuttable:
         return self.group.units
 
     @property
-    def observed(self) -> tuple[Observed, ...]:
+    def observed(self) -> tuple[Looked, ...]:
         """What its consumers read."""
         return tuple(dict.fromkeys(o for each in self.consumers for o in each.observed))
 

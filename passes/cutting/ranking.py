@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 
@@ -12,8 +12,7 @@ import onnx_ir as ir
 from ...ir.digest import contents_digest
 from ...ir.graph import constant_array, constant_tensor
 from ...ir.storage.tensors import tensor_digest
-from ..api import CALIBRATED, CHANGED, GRAMS, REMEMBERED, Context, Gram, GramTable, Observed
-from ..math.bias import bias_correction_linear
+from ..api import CALIBRATED, CHANGED, GRAMS, REMEMBERED, Context, Gram, GramTable, Looked
 from ..math.pruning import Reader, Removal, by_score, magnitude, second_order, weighted
 from ..math.refit import Doubles, damped, refit
 from .consumers import Consumer, unit_weights
@@ -40,7 +39,7 @@ class Ranking:
     normed: bool
     model: ir.Model
     ctx: Context
-    wanted: tuple[Observed, ...] = ()
+    wanted: tuple[Looked, ...] = ()
 
     def grams(self) -> GramTable:
         """Of all that is wanted."""
@@ -77,7 +76,7 @@ class Ranking:
         cut = Cut(found, np.setdiff1d(np.arange(found.units), removal.order[:count]))
 
         def measured() -> float:
-            change = self.ctx.analysis(CHANGED, self.tensors(cut))
+            change = self.ctx.analysis(CHANGED, self.tensors([cut]))
             return min(change, MOST) if np.isfinite(change) else MOST
 
         key = ("change", self.score, self.refit, self.normed, found.group.name, count, self._digest)
@@ -88,14 +87,14 @@ class Ranking:
     def _digest(self) -> str:
         return contents_digest(self.model)
 
-    def tensors(self, cut: Cut) -> dict[str, np.ndarray]:
+    def tensors(self, cuts: Sequence[Cut]) -> dict[str, np.ndarray]:
         """What the consumers hold when units have gone, full-size, by name of the tensor."""
         made: dict[str, np.ndarray] = {}
-        for consumer in cut.of.consumers:
+        for consumer, kept in _cut_consumers(cuts):
             if self.refit:
-                made |= fitted(cut, consumer, consumer.gram(self.grams()))
+                made |= fitted(consumer, kept, consumer.gram(self.grams()))
             else:
-                made |= thinned(cut, consumer)
+                made |= thinned(consumer, kept)
         return made
 
     def check_observed(self, found: Cuttable) -> None:
@@ -112,7 +111,7 @@ class Ranking:
             seen = tuple(self.grams().origin(o) for o in consumer.observed)
             index = consumer.index.tobytes(), consumer.index.shape
             scale = self._scale(consumer)
-            about = consumer.turned, consumer.bias is None, scale is not None and scale.tobytes()
+            about = consumer.form, consumer.bias is None, scale is not None and scale.tobytes()
             parts.append((tensor_digest(tensor), index, about, seen))
         return tuple(parts)
 
@@ -121,7 +120,7 @@ class Ranking:
             made = unit_weights(found.group.of_role("produces"), self.model)
             read = unit_weights(found.group.of_role("consumes"), self.model)
             return by_score(magnitude(made, read), count)
-        readers = [self._reader(consumer) for consumer in found.consumers]
+        readers = [reader for each in found.consumers for reader in self._readers(each)]
         if self.score in (VARIANCE, WANDA):
             return by_score(weighted(readers), count)
         return second_order(readers, count)
@@ -129,40 +128,52 @@ class Ranking:
     def _scale(self, consumer: Consumer) -> Doubles | None:
         return output_scale(consumer) if self.normed else None
 
-    def _reader(self, consumer: Consumer) -> Reader:
-        gram, weight = consumer.gram(self.grams()), consumer.matrix().astype(np.float64)
-        scale = self._scale(consumer)
-        weight = weight if scale is None else weight * scale
+    def _readers(self, consumer: Consumer) -> list[Reader]:
+        """One for each group of a convolution, else one."""
+        gram, weights = consumer.gram(self.grams()), consumer.matrices()
+        scale, rows = self._scale(consumer), consumer.form.rows(consumer.index)
+        weights = weights if scale is None else weights * scale
         if self.score == WANDA:
-            return Reader(weight, gram.matrix / gram.count, consumer.index)
-        moments = consumer.moments(gram)
-        if self.score == VARIANCE:
-            return Reader(weight, moments, consumer.index)
-        return Reader(weight, damped(moments, gram.count), consumer.index)
+            blocks = [consumer.form.block(i) for i in range(len(weights))]
+            moments = [gram.matrix[part, part] / gram.count for part in blocks]
+        else:
+            moments = consumer.moments(gram)
+            if self.score != VARIANCE:
+                moments = [damped(each, gram.count) for each in moments]
+        return [Reader(*each) for each in zip(weights, moments, rows, strict=True)]
 
 
-def thinned(cut: Cut, consumer: Consumer) -> dict[str, np.ndarray]:
+def _cut_consumers(cuts: Sequence[Cut]) -> list[tuple[Consumer, list[np.ndarray]]]:
+    """Each layer that reads what is cut, and which of its rows stay; several cuts may meet in one,
+    as where it reads concatenated channels."""
+    found: dict[str, tuple[Consumer, list[np.ndarray]]] = {}
+    for cut in cuts:
+        for consumer in cut.of.consumers:
+            kept = consumer.kept_rows(cut.gone)
+            _, known = found.setdefault(str(consumer.weight.name), (consumer, kept))
+            for mine, its in zip(known, kept, strict=True):
+                mine &= its
+    return list(found.values())
+
+
+def thinned(consumer: Consumer, kept: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
     """The weight of a consumer with zeros for the rows that go, by its name."""
-    kept = _kept_rows(cut, consumer)
-    made = np.where(kept[:, None], consumer.matrix().astype(np.float64), 0.0)
+    made = np.where(np.stack(kept)[:, :, None], consumer.matrices(), 0.0)
     return {str(consumer.weight.name): consumer.stored(made)}
 
 
-def fitted(cut: Cut, consumer: Consumer, gram: Gram) -> Mapping[str, np.ndarray]:
+def fitted(consumer: Consumer, kept: Sequence[np.ndarray], gram: Gram) -> Mapping[str, np.ndarray]:
     """The same with the rows that stay fitted to what was observed; and the bias, where it can."""
-    kept, weight = _kept_rows(cut, consumer), consumer.matrix().astype(np.float64)
-    made = consumer.stored(refit(weight, damped(consumer.moments(gram), gram.count), kept))
+    weights = consumer.matrices()
+    parts = zip(weights, consumer.moments(gram), kept, strict=True)
+    made = consumer.stored(np.stack([refit(w, damped(m, gram.count), k) for w, m, k in parts]))
     found = {str(consumer.weight.name): made}
     if consumer.bias is None:
         return found
-    change = bias_correction_linear(weight, made.T if consumer.turned else made, gram.mean)
+    means = gram.mean.reshape(len(weights), -1)
+    lost = weights - consumer.form.matrices(made).astype(np.float64)
+    change = consumer.form.summed(np.einsum("gk,gkn->gn", means, lost))
     return found | {str(consumer.bias.name): _added(consumer.bias, change)}
-
-
-def _kept_rows(cut: Cut, consumer: Consumer) -> np.ndarray:
-    kept = np.ones(len(consumer.matrix()), bool)
-    kept[consumer.index[cut.gone].reshape(-1)] = False
-    return kept
 
 
 def _added(bias: ir.Value, change: np.ndarray) -> np.ndarray:

@@ -49,13 +49,18 @@ def cut_region(
 
 
 def _seeds(model: ir.Model, groups: Sequence[AxisGroup]) -> list[ir.Node]:
-    """The nodes that read what makes the axis, or holds constants along it."""
+    """The nodes that make what is cut: from layers, from constants along the axis, from none."""
     stored = model.graph.initializers
     names = {m.value for g in groups for m in g.members if m.stored and m.role != "consumes"}
     read = [stored[name] for name in names if name in stored]
     used = {node for value in read for node in consumers(value)}
     named = {name for g in groups for m in g.members for name, _ in m.uses}
-    return [node for node in model.graph if node in used or node.name in named]
+    made = {m.value for g in groups for m in g.members if not m.stored}
+    return [
+        node
+        for node in model.graph
+        if node in used or node.name in named or any(o.name in made for o in node.outputs)
+    ]
 
 
 def _between(seeds: Iterable[ir.Node], outputs: Sequence[ir.Value]) -> list[ir.Node]:

@@ -19,21 +19,25 @@ class Way:
     costs: Sequence[float]
 
 
-def share_out(ways: Sequence[Way], request: float) -> list[int]:
+def share_out(ways: Sequence[Way], request: float, *, least: bool = False) -> list[int]:
     """How many steps to go on each way so that sizes sum up to about ``request``, for least cost.
 
     Steps are taken by cost per size, the cheapest first, until another one would end farther from
-    the request. A dear step in front of cheap ones counts with those that it opens (the lower
+    the request; with ``least`` until it is reached, and what was then too much is given back, the
+    dearest first. A dear step in front of cheap ones counts with those that it opens (the lower
     convex hull of what a way costs). Ties go to the first way.
     """
     slopes = [_rising(way) for way in ways]
-    steps = [(s, i, j) for i, found in enumerate(slopes) for j, s in enumerate(found)]
+    steps = sorted((s, i, j) for i, found in enumerate(slopes) for j, s in enumerate(found))
     taken, total = [0] * len(ways), 0.0
-    for _, i, j in sorted(steps):
+    for _, i, j in steps:
         size = ways[i].sizes[j]
-        if abs(total + size - request) >= abs(total - request):
+        if total >= request if least else abs(total + size - request) >= abs(total - request):
             break
         taken[i], total = taken[i] + 1, total + size
+    for _, i, j in reversed(steps) if least else ():
+        if taken[i] == j + 1 and total - ways[i].sizes[j] >= request:
+            taken[i], total = j, total - ways[i].sizes[j]
     return taken
 
 

@@ -35,7 +35,8 @@ _PANEL = 32
 @dataclass(frozen=True, eq=False)
 class Reader:
     """A weight that reads the axis. weight: float64 [K, N]. moments: float64 [K, K] of its inputs,
-    a row of data, invertible (``damped``). index: int64 [units, k], the rows of each unit."""
+    a row of data, invertible (``damped``). index: int64 [units, k], the rows of each unit, -1 where
+    a unit has fewer."""
 
     weight: Doubles
     moments: Doubles
@@ -82,7 +83,7 @@ def weighted(readers: Sequence[Reader]) -> Doubles:
 
 def _energies(reader: Reader) -> Doubles:
     rows = np.einsum("kn,kn->k", reader.weight, reader.weight) * np.diagonal(reader.moments)
-    return np.asarray(rows[reader.index].sum(axis=1))
+    return np.asarray(np.append(rows, 0.0)[reader.index].sum(axis=1))  # no row is the last one
 
 
 def by_score(scores: Doubles, count: int) -> Removal:
@@ -100,7 +101,7 @@ def second_order(readers: Sequence[Reader], count: int) -> Removal:
     Exact: costs[:n].sum() is the whole cost of the first n, over all readers. Takes about
     2 K^3 / 3 + count K (2 N + K) flops a reader.
     """
-    states = [_Elimination(reader) for reader in readers]
+    states = [_Elimination(_filled(reader)) for reader in readers]
     gone = np.zeros(len(readers[0].index), bool)
     order, costs = np.empty(count, np.int64), np.empty(count)
     for step in range(count):
@@ -110,6 +111,20 @@ def second_order(readers: Sequence[Reader], count: int) -> Removal:
         for state in states:
             state.remove(unit)
     return Removal(order, costs)
+
+
+def _filled(reader: Reader) -> Reader:
+    """Where a unit has fewer rows than others, rows of its own that nothing reads."""
+    missing = reader.index < 0
+    count, inputs = int(missing.sum()), len(reader.weight)
+    if not count:
+        return reader
+    index = reader.index.copy()
+    index[missing] = inputs + np.arange(count)
+    weight = np.concatenate([reader.weight, np.zeros((count, reader.weight.shape[1]))])
+    moments = np.eye(inputs + count) * float(np.diagonal(reader.moments).mean())
+    moments[:inputs, :inputs] = reader.moments
+    return Reader(weight, moments, index)
 
 
 class _Elimination:

@@ -62,7 +62,9 @@ def check_command(
         list[str] | None,
         typer.Option("--rule", metavar="ID", help="Ask this rule only; repeatable."),
     ] = None,
-    every: Annotated[bool, typer.Option("--all", help="Name every node of a finding.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="Name all nodes of a finding, all idle rules.")
+    ] = False,
     json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> int:
@@ -130,7 +132,12 @@ def show(found: Checked, console: Console, *, every: bool = False) -> None:
         console.print()
         console.print(Text(f"not asked, as they do not apply to {found.target.name}:"))
     for why, names in _by_reason(found.idle).items():
-        console.print(Text(f"  {', '.join(names)}: {why}"))
+        said = ", ".join(names) if every or len(names) <= _SHOWN else _some(names)
+        console.print(Text(f"  {said}: {why}"))
+
+
+def _some(names: Sequence[str]) -> str:
+    return f"{len(names)} rules, such as {names[0]}"
 
 
 def headline(found: Checked) -> str:

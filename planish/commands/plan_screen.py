@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..compiler.moves import PASSES_FOR
+from ..compiler.moves import BY_HAND, PASSES_FOR
 from ..compiler.planning.outlook import Outlook, Planned, SitePlan, Size, Time
 from ..compiler.policy import Aside
 from ..compiler.reporting.headline import factor, size, three
@@ -116,8 +116,13 @@ def aside_lines(aside: Sequence[Aside]) -> list[tuple[str, str]]:
     lines = [(label, f"{', '.join(names)} ({why})") for (label, why), names in reasons.items()]
     others = [item for item in aside if item.technique not in PASSES_FOR]
     never = ", ".join(f"{item.technique} ({item.code})" for item in others if item.by == "target")
-    later = ", ".join(item.technique for item in others if item.by != "target")
+    asked = [item.technique for item in others if item.by == "request"]
+    named = ", ".join(f"{a} ({BY_HAND[a]})" if a in BY_HAND else a for a in asked)
+    later = ", ".join(i.technique for i in others if i.by not in ("target", "request"))
     lines += [("refused", f"by the target: {never}")] if never else []
+    lines += (
+        [("by hand", f"how much may go is yours to say: --passes takes {named}")] if named else []
+    )
     return lines + ([("no pass", f"planish has none yet for {later}")] if later else [])
 
 

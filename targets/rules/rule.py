@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import onnx_ir as ir
 
@@ -13,6 +13,8 @@ from ...ir.graph import all_nodes, operator
 from ..schema import Target
 from ..techniques import runs_on_cpu, runtime_label
 from .layers import Layer, layer_of
+
+T = TypeVar("T")
 
 Severity: TypeAlias = Literal["error", "slow", "note"]
 """error: the runtime refuses the model, fails on it, or computes something else than it says.
@@ -33,6 +35,14 @@ class View:
 
     model: ir.Model
     target: Target
+    answers: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+
+    def once(self, question: Callable[[View], T]) -> T:
+        """What a function finds in this view: several rules may ask, it looks but once."""
+        if question not in self.answers:
+            self.answers[question] = question(self)
+        answer: T = self.answers[question]
+        return answer
 
     @cached_property
     def nodes(self) -> tuple[ir.Node, ...]:

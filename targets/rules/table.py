@@ -9,8 +9,9 @@ from ...ir.graph import operator
 from ..schema import Target
 from . import codes, floats, integer, limits, packed, static, weightonly
 from .rule import Finding, Rule, View, Violation
+from .tensorrt.all import RULES as TENSORRT
 
-RULES: tuple[Rule, ...] = (
+ONNXRUNTIME: tuple[Rule, ...] = (
     *limits.RULES,
     *floats.RULES,
     *codes.RULES,
@@ -19,6 +20,8 @@ RULES: tuple[Rule, ...] = (
     *packed.RULES,
     *integer.RULES,
 )
+"""Rules of ONNX Runtime, and those that follow from the figures of any target."""
+RULES: tuple[Rule, ...] = (*ONNXRUNTIME, *TENSORRT)
 SEVERITIES = ("error", "slow", "note")
 
 
@@ -28,7 +31,8 @@ def check_model(
     """Everything in a model that breaks a rule of the target: errors first, then in table order.
 
     The model is looked at as it stands in its file; types and shapes of its values should be
-    inferred (``ir.load.load_as_written`` does). Weights are read only by the rule on sums.
+    inferred (``ir.load.load_as_written`` does). Weights are read only by the rules on sums, on
+    numbers that are not finite and on zeros.
     """
     view = View(model, target)
     found = [

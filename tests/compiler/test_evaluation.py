@@ -153,6 +153,51 @@ def test_slices_are_shown_each_with_its_own_interval() -> None:
     assert (none.before, none.drop, none.interval) == (None, None, None)
 
 
+def test_a_slice_that_falls_where_the_whole_does_not_is_called_out() -> None:
+    before = RNG.normal(80, 5, 2000)
+    after = before + 0.5 + RNG.normal(0, 1, 2000)
+    german = np.arange(2000) < 200
+    after[german] -= 3.5
+    slices: Any = {"de": german, "en": ~german}
+    found = compare(Scores(before, slices=slices), Scores(after, slices=slices), Budget(1.0))
+    assert found.verdict == "within-budget"
+    assert found.drop < 0
+    (sentence,) = found.apart
+    row = found.slices[0]
+    assert row.interval is not None
+    assert f"slice de loses {row.drop:.2g} (95 % from {row.interval.low:.2g}" in sentence
+    assert sentence.endswith(f"where the whole gains {-found.drop:.2g}")
+
+
+def test_a_slice_that_loses_as_the_whole_does_is_not() -> None:
+    before = RNG.normal(80, 5, 2000)
+    after = before - 3 + RNG.normal(0, 1, 2000)
+    slices: Any = {"first": np.arange(2000) < 300, "rest": np.arange(2000) >= 300}
+    found = compare(Scores(before, slices=slices), Scores(after, slices=slices), None)
+    assert all(row.surely is not None and row.surely > 2 for row in found.slices)
+    assert found.apart == ()
+
+
+def test_of_many_slices_chance_alone_calls_out_few() -> None:
+    called = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        before, owner = rng.normal(size=800), rng.integers(0, 20, 800)
+        slices: Any = {str(i): owner == i for i in range(20)}
+        after = before + rng.normal(size=800)
+        one, two = Scores(before, slices=slices), Scores(after, slices=slices)
+        called += bool(compare(one, two, None, resamples=400).apart)
+    assert called <= 4  # 5 % of 20, and what a bootstrap of 40 samples is off by
+
+
+def test_losses_as_small_as_rounding_are_not_called_out() -> None:
+    before = RNG.normal(80, 5, 200)
+    slices: Any = {"all": np.arange(200)}
+    found = compare(Scores(before, slices=slices), Scores(before - 1e-5, slices=slices), None)
+    assert found.slices[0].surely == pytest.approx(1e-5)
+    assert found.apart == ()
+
+
 def test_a_slice_on_which_the_metric_has_no_value_is_shown_without_one() -> None:
     rows = np.stack([np.arange(40.0), np.arange(40.0)], axis=1)
     rows[:4, 0] = 1.0

@@ -248,6 +248,18 @@ def test_slices_follow_the_whole(kit: ModuleType) -> None:
     assert 0.25 * rows[1].after + 0.75 * rows[2].after == pytest.approx(rows[0].after)
 
 
+def test_a_slice_that_falls_by_more_than_the_whole_is_said(kit: ModuleType) -> None:
+    moved = session(model(kit, 0.3))
+    wrong = ~right(moved.run({"x": kit.normal(200, WIDTH, seed=42)})[0])
+
+    def sliced(y: np.ndarray) -> Scores:
+        return Scores(right(y).astype(float), slices={"hard": wrong, "easy": ~wrong})
+
+    quality = judge(kit, evaluate=scores(kit, sliced)).judge(moved)
+    (sentence,) = quality.apart
+    assert sentence.startswith("slice hard loses 1")
+
+
 def test_lower_is_better_where_the_metric_says_so(kit: ModuleType) -> None:
     def error(y: np.ndarray) -> Scores:
         return Scores(1.0 - right(y), higher_is_better=False)

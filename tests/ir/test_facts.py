@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,14 @@ import onnx_ir as ir
 import pytest
 from onnx import numpy_helper
 
-from planish.ir.facts import FACTORIZED, FLOAT, QUANTIZED
+from planish.ir.facts import (
+    FACTORIZED,
+    FLOAT,
+    QUANTIZED,
+    has_pattern,
+    sparse_fact,
+    zero_patterns,
+)
 from planish.ir.load import load_model
 from planish.ir.sites import find_sites
 
@@ -183,3 +190,94 @@ def test_a_block_is_quantized_when_all_its_layers_are() -> None:
     assert ffn(up, down) == {FLOAT}
     assert ffn(upq, downq) == {QUANTIZED}
     assert ffn(up, downq) == frozenset()
+
+
+# -- zeros in a pattern ----------------------------------------------------------------
+
+
+def zeros(shape: tuple[int, ...], axis: int, gone: Sequence[int], period: int = 4) -> np.ndarray:
+    """Ones, but for the places ``gone`` of every ``period`` along an axis."""
+    made = np.ones(shape, np.float32)
+    places = np.arange(shape[axis]) % period
+    np.moveaxis(made, axis, 0)[np.isin(places, gone)] = 0
+    return made
+
+
+def patterns_of(body: str, **weights: Any) -> list[str]:
+    (site,) = find_sites(build(body, weights))
+    return zero_patterns(site.facts)
+
+
+MATMUL = 'y = MatMul (x, "w")'
+
+
+@pytest.mark.parametrize(
+    ("weight", "expected"),
+    [
+        (floats(16, 8), []),
+        (zeros((16, 8), 0, [0, 3]), ["2:4"]),
+        (zeros((16, 8), 0, [1, 2, 3]), ["1:4"]),
+        (zeros((16, 8), 0, [0, 1, 2, 3], 8), ["4:8"]),
+        (zeros((16, 8), 0, [0, 1, 2, 3, 4, 5], 8), ["2:8"]),
+        (zeros((16, 8), 1, [0, 3]), []),  # along the outputs
+        (zeros((16, 8), 0, [0]), []),
+        (floats(16, 8) * 0, []),  # nothing to keep
+    ],
+)
+def test_a_pattern_is_read_off_the_weight(weight: np.ndarray, expected: list[str]) -> None:
+    assert patterns_of(MATMUL, w=weight) == expected
+
+
+def test_without_whole_groups_there_is_no_pattern() -> None:
+    body = 'h = MatMul (x, "v") y = MatMul (h, "w")'
+    weights = {"v": floats(16, 14), "w": zeros((14, 8), 0, [0, 3])}
+    assert zero_patterns(find_sites(build(body, weights))[1].facts) == []
+
+
+def test_one_weight_is_enough_to_break_it() -> None:
+    weight = zeros((400, 16), 0, [0, 3])
+    body = 'h = MatMul (x, "v") y = MatMul (h, "w")'
+    assert zero_patterns(find_sites(build(body, {"v": floats(16, 400), "w": weight}))[1].facts)
+    weight[399, 15] = 1e-20  # places 1 and 2 of its group are not zero
+    sites = find_sites(build(body, {"v": floats(16, 400), "w": weight}))
+    assert zero_patterns(sites[1].facts) == []
+
+
+def test_of_a_transposed_weight_it_goes_along_the_other_axis() -> None:
+    gemm = 'f = Reshape (x, "shape") y = Gemm <transB = 1> (f, "w")'
+    shape = np.array([-1, 16])
+    assert patterns_of(gemm, w=zeros((8, 16), 1, [0, 1]), shape=shape) == ["2:4"]
+    assert patterns_of(gemm, w=zeros((8, 16), 0, [0, 1]), shape=shape) == []
+    turned = 't = Transpose <perm = [1, 0]> ("w") y = MatMul (x, t)'
+    assert patterns_of(turned, w=zeros((8, 16), 1, [0, 1])) == ["2:4"]
+
+
+def test_of_a_convolution_it_goes_along_the_channels_of_each_tap() -> None:
+    body = 'c = Reshape (x, "shape") y = Conv (c, "w")'
+    shape = np.array([1, 16, -1])
+    assert patterns_of(body, w=zeros((8, 16, 1), 1, [2, 3]), shape=shape) == ["2:4"]
+    weight = zeros((8, 16, 2), 1, [2, 3])
+    weight[:, :, 1] = zeros((8, 16), 1, [0, 1])  # another two at the other tap
+    assert patterns_of(body, w=weight, shape=shape) == ["2:4"]
+    assert patterns_of(body, w=zeros((8, 16, 2), 0, [2, 3]), shape=shape) == []
+
+
+def test_behind_a_quantizer_zeros_are_codes_of_zero() -> None:
+    body = 't = DequantizeLinear <axis = 1> ("w", "s", "z") y = MatMul (x, t)'
+    scale, codes = floats(8), zeros((16, 8), 0, [0, 1]).astype(np.int8)
+    at = np.zeros(8, np.int8)
+    assert patterns_of(body, w=codes, s=scale, z=at) == ["2:4"]
+    assert patterns_of(body, w=codes, s=scale, z=at + 3) == []
+
+
+def test_a_sparser_pattern_has_the_others() -> None:
+    assert sparse_fact("2:4") == "sparse-2:4"
+    facts = {FLOAT, sparse_fact("1:4")}
+    assert all(has_pattern(facts, pattern) for pattern in ("1:4", "2:4", "2:8", "4:8"))
+    facts = {sparse_fact("2:4")}
+    assert has_pattern(facts, "4:8")
+    assert not has_pattern(facts, "1:4")
+    assert not has_pattern(facts, "2:8")
+    assert not has_pattern({FLOAT}, "2:4")
+    assert has_pattern({sparse_fact("2:8")}, "2:4")
+    assert not has_pattern({sparse_fact("4:8")}, "2:4")

@@ -363,13 +363,72 @@ def test_total_shares_out_what_all_layers_have(graphs: ModuleType) -> None:
         + "{ p = MatMul(x, u) q = Tanh(p) r = MatMul(q, v) s = Tanh(r) y = MatMul(s, w) }"
     )
     tensors = {"u": uneven(64, 256), "v": uneven(256, 128), "w": uneven(128, 96)}
-    for exclude in ((), ("linear3",)):
+    for exclude, scope in (((), "layer"), (("linear3",), "layer"), (("linear3",), "global")):
         bench = graphs.Bench(graphs.parse(text, **tensors), FEEDS, target=TARGET)
         before = linear_parameters(bench.model)
-        bench.run("low-rank", total=0.7, exclude=exclude)
+        bench.run("low-rank", total=0.7, exclude=exclude, scope=scope)
         kept = linear_parameters(bench.model) / before
         assert 0.66 < kept <= 0.7
         assert bench.remarks("missed") == {}
+
+
+SIDES = (
+    head("float[n, t, 64] x", "float[n, t, 48] y")
+    + "{ p = MatMul(x, u) q = MatMul(x, v) r = Mul(q, small) y = Add(p, r) }"
+)
+"""Two layers whose own errors look alike; what one of them makes hardly counts."""
+
+
+def sides(graphs: ModuleType) -> Any:
+    """Weights of both sides are equal but for their order, and the same every time."""
+    rng = np.random.default_rng(3)
+    left, right = rng.normal(size=(64, 64)), rng.normal(size=(64, 48))
+    u = (left @ (np.geomspace(1, 0.3, 64)[:, None] * right) / 64).astype(np.float32)
+    tensors = {"u": u, "v": u[:, ::-1].copy(), "small": np.array(0.01, np.float32)}
+    return graphs.Bench(graphs.parse(SIDES, **tensors), FEEDS, target=TARGET)
+
+
+def test_a_total_goes_where_the_models_outputs_change_least(graphs: ModuleType) -> None:
+    expected = sides(graphs).outputs(FEEDS[0])["y"]
+    errors = {}
+    for scope in ("layer", "global"):
+        bench = sides(graphs)
+        outcome = bench.run("low-rank", total=0.7, scope=scope)
+        assert linear_parameters(bench.model) <= 0.7 * 2 * 64 * 48
+        errors[scope] = float(((bench.outputs(FEEDS[0])["y"] - expected) ** 2).sum())
+        if scope == "global":
+            assert [edit.site for edit in outcome.edits] == ["linear2"]
+            assert bench.refusals() == {"linear1": "spared"}
+    assert errors["global"] < 0.01 * errors["layer"]
+
+
+def test_without_data_a_total_takes_the_same_ratio_of_each(graphs: ModuleType) -> None:
+    for scope in ("layer", "global"):
+        outcome = sides(graphs).run("low-rank", total=0.6, method="svd", scope=scope)
+        ranks = {edit.site: edit.details["rank"] for edit in outcome.edits}
+        assert ranks == {"linear1": 16, "linear2": 16}
+
+
+def test_changes_of_the_models_outputs_are_measured_once(
+    graphs: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from planish.compiler.context import CompileContext
+
+    asked = []
+    measure = CompileContext._changed
+
+    def counted(self: CompileContext, tensors: Any) -> float:
+        asked.append(sorted(tensors))
+        return measure(self, tensors)
+
+    monkeypatch.setattr(CompileContext, "_changed", counted)
+    bench = sides(graphs)
+    start = bench.rewriter.checkpoint()
+    bench.run("low-rank", total=0.6)
+    assert asked == [["u"]] * 2 + [["v"]] * 2  # at ranks 24 and 8
+    bench.rewriter.rollback(start)
+    bench.run("low-rank", total=0.8)
+    assert len(asked) == 4
 
 
 def test_a_total_that_cannot_be_is_said(graphs: ModuleType) -> None:
@@ -582,7 +641,10 @@ def test_a_layer_that_would_be_faster_is_taken(graphs: ModuleType) -> None:
     assert len(bench.run("low-rank", rank=24).edits) == 1
 
 
-def test_a_total_counts_what_would_be_slower_as_whole(graphs: ModuleType) -> None:
+@pytest.mark.parametrize(("scope", "why"), [("layer", "slower"), ("global", "spared")])
+def test_a_total_counts_what_would_be_slower_as_whole(
+    graphs: ModuleType, scope: str, why: str
+) -> None:
     """Of two layers the small one stays as it is: the large one makes up for it."""
     text = head("float[n, t, 64] x", "float[n, t, 64] y") + (
         "{ p = MatMul(x, u) q = MatMul(p, v) y = MatMul(q, w) }"
@@ -592,9 +654,9 @@ def test_a_total_counts_what_would_be_slower_as_whole(graphs: ModuleType) -> Non
     bench = graphs.Bench(graphs.parse(text, **tensors), feeds, target=TARGET)
     bench.context.target = machine(bandwidth=10.0, rate=1000.0)
     before = linear_parameters(bench.model)
-    outcome = bench.run("low-rank", total=0.7)
+    outcome = bench.run("low-rank", total=0.7, scope=scope)
     assert [edit.site for edit in outcome.edits] == ["linear2"]
-    assert set(bench.refusals().values()) == {"slower"}
+    assert set(bench.refusals().values()) == {why}
     assert 0.67 < linear_parameters(bench.model) / before <= 0.7
 
 

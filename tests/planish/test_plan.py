@@ -133,3 +133,14 @@ def test_a_goal_that_no_technique_serves_lists_them_with_codes(
 
 def test_no_such_model(planish: Planish, folder: Path) -> None:
     assert planish("plan", "modell.onnx").returncode == 3
+
+
+def test_zeros_that_kernels_skip_are_planned_on_request(planish: Planish, tmp_path: Path) -> None:
+    onnx.save(network(2, 256), tmp_path / "model.onnx")
+    np.savez(tmp_path / "data.npz", x=np.ones((40, 256), np.float32))
+    asked = ("--passes", "sparsify,low-rank{ratio=0.5 gain=size}", "--calibration", "data.npz")
+    done = planish("plan", "model.onnx", "-t", "nvidia-a100", *asked)
+    assert "sparsify 2:4" in done.stdout
+    assert "up to 1.2 times as fast elsewhere" in done.stdout
+    assert "low-rank rank=" not in done.stdout, "zeros come last"
+    assert "2:4 (sparsify)" in planish("plan", "model.onnx", "-t", "nvidia-a100").stdout

@@ -88,7 +88,8 @@ class Tokens(Draft):
                     *(self.added, self.added, self.multiplied, self.joined, self.parted),
                     *(self.sliced, self.gathered, self.heads, self.heads, self.padded),
                     *(self.attention, self.attention, self.normed, self.tied, self.flattened),
-                    *(self.averaged, self.chosen, self.shared),
+                    *(self.averaged, self.chosen, self.shared, self.gated, self.gated),
+                    *(self.embedded, self.squeezed),
                 ]
             )
         return self.finished(), self.tensors
@@ -187,7 +188,9 @@ class Tokens(Draft):
     def tied(self) -> None:
         """A weight that is applied somewhere else, too, perhaps transposed."""
         x, size = self.pick()
-        fitting = [n for n, t in self.tensors.items() if t.ndim == 2 and size in t.shape]
+        fitting = [
+            n for n, t in self.tensors.items() if n[0] == "w" and t.ndim == 2 and size in t.shape
+        ]
         if fitting:
             weight = str(self.random.choice(fitting))
             rows, columns = self.tensors[weight].shape
@@ -207,6 +210,34 @@ class Tokens(Draft):
         x, size = self.pick()
         mean = self.op(f"ReduceMean({x}, {self.ints(1)})")
         self.keep(self.op(f"Sub({x}, {mean})"), size)
+
+    def gated(self) -> None:
+        """SwiGLU: two layers, or the halves of one, multiplied; and a layer behind."""
+        (x, size), width = self.pick(), self.integer(2, 9)
+        if self.chance(0.5):
+            gate, up = (self.op(f"MatMul({x}, {self.weight(size, width)})") for _ in range(2))
+        else:
+            both = self.op(f"MatMul({x}, {self.weight(size, 2 * width)})")
+            gate, up = self.name(), self.name()
+            self.lines.append(f"{gate}, {up} = Split <axis = -1, num_outputs = 2> ({both})")
+        opened = self.op(f"Mul({gate}, {self.op(f'Sigmoid({gate})')})")
+        hidden = self.op(f"Mul({opened}, {up})")
+        out = self.size()
+        self.keep(self.op(f"MatMul({hidden}, {self.weight(width, out)})"), out)
+
+    def embedded(self) -> None:
+        """A row of a table for every token, added."""
+        x, size = self.pick()
+        ids = self.ints(*self.random.integers(0, 7, 3).tolist())
+        rows = self.op(f"Gather({self.weight(7, size)}, {ids})")
+        self.keep(self.op(f"Add({x}, {rows})"), size)
+
+    def squeezed(self) -> None:
+        """An axis of size 1 comes, and goes."""
+        x, size = self.pick()
+        place = self.ints(self.integer(0, 4))
+        wide = self.op(f"Unsqueeze({x}, {place})")
+        self.keep(self.op(f"Squeeze({self.op(f'Relu({wide})')}, {place})"), size)
 
     def split_size(self, size: int) -> tuple[int, int]:
         divisors = [d for d in range(1, size + 1) if size % d == 0]
@@ -260,11 +291,14 @@ class Tokens(Draft):
         share = int(self.random.choice([1, 1, 2])) if heads > 1 else 1
         q, k, v = self.projections(x, size, heads * share, heads, width)
         q, k, v = (self.apart(n, c, width) for n, c in ((q, heads * share), (k, heads), (v, heads)))
+        if width % 2 == 0 and self.chance(0.5):
+            q, k = (self.rotated(n, width) for n in (q, k))
         if share > 1:
             k, v = (self.repeated(n, heads, share, width) for n in (k, v))
         scores = self.op(f"MatMul({q}, {self.turned(k, heads * share, width)})")
         shape = (heads * share, 1, 1)
         scores = self.op(f"Mul({scores}, {self.weight(*shape)})") if self.chance(0.3) else scores
+        scores = self.op(f"Add({scores}, {self.biases(heads * share)})")
         mixed = self.op(f"MatMul({self.op(f'Softmax({scores})')}, {v})")
         back = self.op(f"Transpose <perm = [0, 2, 1, 3]> ({mixed})")
         total = heads * share * width
@@ -286,6 +320,24 @@ class Tokens(Draft):
     def apart(self, x: str, heads: int, width: int) -> str:
         y = self.op(f"Reshape({x}, {self.target(x, heads, width)})")
         return self.op(f"Transpose <perm = [0, 2, 1, 3]> ({y})")
+
+    def rotated(self, x: str, width: int) -> str:
+        """Rotary positions: x * cos + (-second half, first half) * sin."""
+        half, end = self.ints(width // 2), self.ints(1 << 60)
+        first = self.op(f"Slice({x}, {self.ints(0)}, {half}, {self.ints(3)})")
+        second = self.op(f"Slice({x}, {half}, {end}, {self.ints(3)})")
+        turned = self.op(f"Concat <axis = -1> ({self.op(f'Neg({second})')}, {first})")
+        parts = (self.op(f"Mul({n}, {self.weight(3, width)})") for n in (x, turned))
+        return self.op(f"Add({', '.join(parts)})")
+
+    def biases(self, heads: int) -> str:
+        """A table of relative positions, a column a head: [heads, 3, 3]; or nothing to speak of."""
+        if self.chance(0.6):
+            return self.weight()
+        places = self.name("i")
+        self.tensors[places] = self.random.integers(0, 5, (3, 3))
+        rows = self.op(f"Gather({self.weight(5, heads)}, {places})")
+        return self.op(f"Transpose <perm = [2, 0, 1]> ({rows})")
 
     def repeated(self, x: str, heads: int, share: int, width: int) -> str:
         y = self.op(f"Unsqueeze({x}, {self.ints(2)})")
@@ -330,6 +382,8 @@ class Images(Draft):
                     *(self.normed, self.pointwise, self.added, self.added, self.joined),
                     *(self.shuffled, self.padded, self.parted, self.pooled, self.squeezed),
                     *(self.transposed, self.resized, self.tokens, self.instance, self.turned),
+                    *(self.sliced, self.gathered, self.halved, self.gated, self.grouped_norm),
+                    *(self.excited, self.flattened, self.doubled, self.branched),
                 ]
             )
         return self.finished(), self.tensors
@@ -476,3 +530,104 @@ class Images(Draft):
         last = self.op(f"Transpose <perm = [0, 2, 3, 1]> ({x})")
         y = self.op(f"Mul({last}, {self.weight(size)})")
         self.keep(self.op(f"Transpose <perm = [0, 3, 1, 2]> ({y})"), size)
+
+    def sliced(self) -> None:
+        x, size = self.pick()
+        start = self.integer(0, size - 1)
+        end = self.integer(start + 1, size + 1)
+        self.keep(
+            self.op(f"Slice({x}, {self.ints(start)}, {self.ints(end)}, {self.ints(1)})"),
+            end - start,
+        )
+
+    def gathered(self) -> None:
+        x, size = self.pick()
+        indices = self.random.permutation(size)[: self.integer(2, size + 1) if size > 2 else 2]
+        self.keep(self.op(f"Gather <axis = 1> ({x}, {self.ints(*indices.tolist())})"), len(indices))
+
+    def channels(self, x: str, index: int) -> str:
+        """A size of a value, as graphs compute it."""
+        return self.op(f"Gather({self.op(f'Shape({x})')}, {self.ints(index)})")
+
+    def halved(self) -> None:
+        """One half as it is, the other through a layer, joined and shuffled; sizes computed."""
+        x, size = self.pick()
+        if size % 2 or size > 24:
+            return
+        half = self.op(f"Div({self.channels(x, 1)}, {self.ints(2)})")
+        whole, zero = self.op(f"Mul({half}, {self.ints(2)})"), self.ints(0)
+        left = self.op(f"Slice({x}, {zero}, {half}, {self.ints(1)})")
+        right = self.op(f"Slice({x}, {half}, {whole}, {self.ints(1)})")
+        made = self.op(f"Conv({right}, {self.weight(size // 2, size // 2, 1, 1)})")
+        joined = self.op(f"Concat <axis = 1> ({left}, {made})")
+        self.keep(self.mixed(joined, 2), size)
+
+    def mixed(self, x: str, groups: int) -> str:
+        """A shuffle by computed sizes."""
+        sizes = [self.channels(x, i) for i in range(4)]
+        part = self.op(f"Div({sizes[1]}, {self.ints(groups)})")
+        five = ", ".join((sizes[0], self.ints(groups), part, *sizes[2:]))
+        four = ", ".join(sizes)
+        y = self.op(f"Reshape({x}, {self.op(f'Concat <axis = 0> ({five})')})")
+        y = self.op(f"Transpose <perm = [0, 2, 1, 3, 4]> ({y})")
+        return self.op(f"Reshape({y}, {self.op(f'Concat <axis = 0> ({four})')})")
+
+    def gated(self) -> None:
+        """A gated linear unit: one half opens the other."""
+        x, size = self.pick()
+        if size % 2 == 0:
+            a, b = self.name(), self.name()
+            self.lines.append(f"{a}, {b} = Split <axis = 1, num_outputs = 2> ({x})")
+            self.keep(self.op(f"Mul({a}, {self.op(f'Sigmoid({b})')})"), size // 2)
+
+    def grouped_norm(self) -> None:
+        """A norm over groups of channels, as exporters spell it."""
+        x, size = self.pick()
+        groups = int(self.random.choice([d for d in range(1, size + 1) if size % d == 0]))
+        flat = self.op(f"Reshape({x}, {self.ints(0, groups, -1)})")
+        normed = f"InstanceNormalization({flat}, {self.weight(groups)}, {self.weight(groups)})"
+        back = self.op(f"Shape({x})") if self.chance(0.5) else self.ints(0, size, 4, 4)
+        y = self.op(f"Reshape({self.op(normed)}, {back})")
+        self.keep(self.op(f"Mul({y}, {self.weight(size, 1, 1)})"), size)
+
+    def excited(self) -> None:
+        """Squeeze and excitation by linear layers."""
+        x, size = self.pick()
+        keeps = self.chance(0.5)
+        mean = self.op(f"ReduceMean <keepdims = {int(keeps)}> ({x}, {self.ints(2, 3)})")
+        mean = self.op(f"Flatten({mean})") if keeps else mean
+        narrow = self.op(f"Relu({self.op(f'MatMul({mean}, {self.weight(size, 4)})')})")
+        wide = self.op(f"Gemm({narrow}, {self.weight(4, size)}, {self.weight(size)})")
+        if self.chance(0.5):
+            gate = self.op(f"Unsqueeze({wide}, {self.ints(2, 3)})")
+        else:
+            gate = self.op(f"Reshape({wide}, {self.ints(0, size, 1, 1)})")
+        self.keep(self.op(f"Mul({x}, {self.op(f'Sigmoid({gate})')})"), size)
+
+    def flattened(self) -> None:
+        """All of an image into a linear layer, which moves the channels of another."""
+        (x, size), (y, wide) = self.pick(), self.pick()
+        flat = self.op(f"Flatten({x})")
+        made = self.op(f"Gemm({flat}, {self.weight(size * 16, wide)})")
+        moved = self.op(f"Unsqueeze({made}, {self.ints(2, 3)})")
+        self.keep(self.op(f"Add({y}, {moved})"), wide)
+
+    def doubled(self) -> None:
+        """A transposed convolution, depthwise, grouped or plain, and back to the size."""
+        x, size = self.pick()
+        groups = int(self.random.choice([d for d in range(1, size + 1) if size % d == 0]))
+        each = self.integer(1, 3)
+        weight, bias = self.weight(size, each, 2, 2), self.weight(groups * each)
+        text = f"<group = {groups}, strides = [2, 2]> ({x}, {weight}, {bias})"
+        up = self.op(f"ConvTranspose {text}")
+        down = self.op(f"AveragePool <kernel_shape = [2, 2], strides = [2, 2]> ({up})")
+        self.keep(down, groups * each)
+
+    def branched(self) -> None:
+        """Branches of several sizes, added up."""
+        (x, size), out = self.pick(), self.size()
+        wide = f"Conv <pads = [1, 1, 1, 1]> ({x}, {self.weight(out, size, 3, 3)})"
+        y = self.op(
+            f"Add({self.op(wide)}, {self.op(f'Conv({x}, {self.weight(out, size, 1, 1)})')})"
+        )
+        self.keep(self.op(f"Add({y}, {x})") if out == size else y, out)

@@ -112,6 +112,120 @@ def test_a_grouped_convolution_goes_by_groups_or_by_places_in_every_group(
         assert conv.attributes["group"].value == (1 if group.units == 2 else 2)
 
 
+def test_ways_that_collapse_leave_the_others(
+    graphs: ModuleType, array: Array, find: Find, against: Any
+) -> None:
+    """Whole groups hold all of ``a``, places one of its channels each."""
+    body = f"""
+        a = Conv(x, first)
+        b = Conv(x, second)
+        c = Concat <axis = 1> (a, b, b, a)
+        z = Conv <group = 2> (c, grouped)
+        {HEAD}"""
+    model = graphs.parse(
+        graph(body), first=array(2, 3, 1, 1), second=array(2, 3, 1, 1),
+        grouped=array(6, 4, 1, 1), head=array(5, 6),
+    )  # fmt: skip
+    group = find(model).cuttable("channels")[0]
+    assert (group.units, group.kind) == (2, "channels")
+    assert {"first", "second"} <= {m.value for m in group.members}
+    cut = against(model, group, [1], FEEDS)
+    assert cut.graph.initializers["grouped"].shape == [6, 2, 1, 1]
+
+
+@pytest.mark.parametrize(("groups", "units"), [(4, 4), (8, 8), (1, None)])
+def test_a_group_norm_is_cut_in_whole_groups(
+    groups: int, units: int | None, graphs: ModuleType, array: Array, find: Find, zeroed: Any
+) -> None:
+    body = f"""
+        a = Conv(x, first)
+        b = GroupNormalization <num_groups = {groups}> (a, scale, shift)
+        z = Relu(b)
+        {HEAD}"""
+    # ONNX infers nothing behind this operator; exporters state the shapes.
+    ends = """g (float[n, 3, 8, 8] x) => (float[n, 5] y)
+        <float[n, 8, 8, 8] b, float[n, 8, 8, 8] z, float[n, 8, 1, 1] p, float[n, 8] f>"""
+    model = graphs.parse(
+        graph(body, opset=21, ends=ends), first=array(8, 3, 1, 1), head=array(5, 8),
+        scale=array(8), shift=array(8),
+    )  # fmt: skip
+    if units is None:
+        assert next(iter(find(model).values())).code == "reduction"
+        return
+    group = only(find(model))
+    assert (group.units, group.width) == (units, 8 // units)
+    keep = [0, 2, 3]
+    dropped = [unit for unit in range(units) if unit not in keep]
+    expected = graphs.run(zeroed(model, group, dropped), FEEDS)["y"]
+    with (rewriter := Rewriter(model)).edit("cut"):
+        cut_group(rewriter, group, keep)
+    (norm,) = [n for n in model.graph if n.op_type == "GroupNormalization"]
+    assert norm.attributes["num_groups"].value == 3
+    assert model.graph.initializers["scale"].shape == [24 // units]
+    np.testing.assert_allclose(graphs.run(model, FEEDS)["y"], expected, rtol=0, atol=1e-4)
+
+
+COMPUTED = """
+        a = Conv(x, first)
+        n = Shape(a)
+        c = Gather <axis = 0> (n, one)
+        c1 = Add(c, one)
+        h = Div(c1, two)
+        h2 = Mul(two, h)
+        left = Slice(a, zero, h, one)
+        right = Slice(a, h, h2, one)
+        r = Relu(right)
+        j = Concat <axis = 1> (r, left)
+        m = Shape(j)
+        d0 = Gather <axis = 0> (m, zero)
+        dc = Gather <axis = 0> (m, one)
+        dh = Gather <axis = 0> (m, two)
+        dw = Gather <axis = 0> (m, three)
+        part = Div(dc, two)
+        w = Cast <to = 7> (part)
+        t5 = Concat <axis = 0> (d0, two, w, dh, dw)
+        v = Reshape(j, t5)
+        u = Transpose <perm = [0, 2, 1, 3, 4]> (v)
+        t4 = Concat <axis = 0> (d0, dc, dh, dw)
+        z = Reshape(u, t4)"""
+"""Halves and a shuffle as the older exporter of PyTorch writes them."""
+
+
+def test_sizes_that_are_computed_from_channels_are_put_right(
+    graphs: ModuleType, array: Array, find: Find, against: Any
+) -> None:
+    vectors = {"zero": 0, "one": 1, "two": 2, "three": 3}
+    model = graphs.parse(
+        graph(f"{COMPUTED} \n {HEAD}"), first=array(8, 3, 1, 1), head=array(5, 8),
+        **{name: whole(n) for name, n in vectors.items()},
+    )  # fmt: skip
+    group = only(find(model))
+    assert group.units == 4  # channels p and p + 4 lie side by side behind the shuffle
+    cut = against(model, group, [0, 2, 3], FEEDS)
+    assert cut.graph.initializers["first"].shape == [6, 3, 1, 1]
+
+
+@pytest.mark.parametrize("use", ["s = Cast <to = 1> (h) \n z = Mul(r, s)", "z = Tile(r, t)"])
+def test_sizes_that_are_computed_with_otherwise_are_refused(
+    use: str, graphs: ModuleType, array: Array, find: Find
+) -> None:
+    body = f"""
+        a = Conv(x, first)
+        n = Shape(a)
+        c = Gather <axis = 0> (n, one)
+        h = Div(c, two)
+        r = Relu(a)
+        t = Concat <axis = 0> (one, one, h, one)
+        {use}
+        {HEAD}"""
+    model = graphs.parse(
+        graph(body), first=array(8, 3, 1, 1), head=array(5, 8), one=whole(1), two=whole(2)
+    )
+    refused = next(iter(find(model).values()))
+    assert refused.code == "data-dependent"
+    assert "Cast" in refused.sentence or "Tile" in refused.sentence
+
+
 def test_concatenated_channels_keep_their_own_groups(
     graphs: ModuleType, array: Array, find: Find, against: Any
 ) -> None:

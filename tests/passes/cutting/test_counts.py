@@ -38,16 +38,28 @@ def test_the_nearest_count_and_of_two_the_larger(wanted: float, count: int) -> N
 
 def test_a_request_goes_where_it_costs_least() -> None:
     groups = [group(8, 1.0), group(8, 10.0)]
-    assert shared(groups, [ladder(8, 1)] * 2, 4, costs) == [4, 8]
-    assert shared(groups, [ladder(8, 4)] * 2, 4, costs) == [4, 8]
-    assert shared(groups, [ladder(8, 1)] * 2, 99, costs) == [1, 1]
+    each = [np.ones(8)] * 2
+    assert shared(groups, [ladder(8, 1)] * 2, each, costs).counts(4) == [4, 8]
+    assert shared(groups, [ladder(8, 4)] * 2, each, costs).counts(4) == [4, 8]
+    assert shared(groups, [ladder(8, 1)] * 2, each, costs).counts(99) == [1, 1]
+
+
+def test_what_a_unit_saves_counts() -> None:
+    """Of the first group a unit costs a fifth more, and saves twice as much."""
+    groups = [group(8, 1.2), group(8, 1.0)]
+    request = shared(groups, [ladder(8, 1)] * 2, [2 * np.ones(8), np.ones(8)], costs)
+    assert request.counts(3) == [7, 7]
+    assert request.counts(5) == [6, 7]
+    assert request.part(0) == [8, 8]
+    assert request.part(1) == [1, 1]
 
 
 def test_groups_without_data_keep_what_they_have() -> None:
     groups = [group(8, -1.0), group(8, 1.0)]
-    assert shared(groups, [ladder(8, 1)] * 2, 4, costs) == [8, 4]
+    assert shared(groups, [ladder(8, 1)] * 2, [np.ones(8)] * 2, costs).counts(4) == [8, 4]
+    assert shared(groups, [ladder(8, 1)] * 2, [np.ones(8), np.zeros(8)], costs).counts(4) == [8, 8]
 
 
 def test_nothing_to_share_out() -> None:
-    assert shared([], [], 3, costs) == []
-    assert shared([group(1, 1.0)], [ladder(1, 1)], 0.5, costs) == [1]
+    assert shared([], [], [], costs).counts(3) == []
+    assert shared([group(1, 1.0)], [ladder(1, 1)], [np.ones(1)], costs).counts(0.5) == [1]

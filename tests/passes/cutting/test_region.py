@@ -70,3 +70,21 @@ def test_sizes_are_computed_inside_where_they_hold_what_is_cut(graphs: ModuleTyp
     groups = find_axis_groups(model, sites).cuttable()
     found = cut_region(model, groups[:1], consumers_of(groups[0], sites))
     assert (found.inputs, found.outputs) == (("shape", "x"), ("y",))
+
+
+def test_what_is_made_from_no_layer_along_the_axis_is_made_inside(graphs: ModuleType) -> None:
+    """As T5's attention to the encoder adds zeros for each head where it has no positions."""
+    text = head("float[n, 6] x", "float[n, 5] y") + (
+        """{
+  rows = Shape <end = 1> (x)
+  a = MatMul(x, up)
+  shape = Concat <axis = 0> (rows, wide) nothing = Expand(none, shape) h = Add(a, nothing)
+  y = MatMul(h, down)
+}"""
+    )
+    given = {
+        "up": WEIGHTS["up"], "down": WEIGHTS["down"],
+        "wide": np.array([16]), "none": np.float32(0),
+    }  # fmt: skip
+    found = region(graphs, text, "neurons", **given)
+    assert (found.inputs, found.outputs) == (("rows", "x"), ("y",))

@@ -49,3 +49,15 @@ def test_ties_go_to_the_first_way_and_all_may_be_taken() -> None:
     assert share_out(ways, 3) == [2, 1]
     assert share_out(ways, 99) == [2, 2]
     assert share_out([], 5) == []
+
+
+@pytest.mark.parametrize(("request_", "steps"), [(1, 1), (8, 1), (9, 2), (16, 2), (99, 2)])
+def test_at_least_what_is_asked_for(request_: int, steps: int) -> None:
+    assert share_out([Way([8, 8], [1.0, 2.0])], request_, least=True) == [steps]
+
+
+def test_at_least_gives_back_what_is_too_much() -> None:
+    """9 are asked for: 3 times 1 and then 8 make 11, of which two ones are not needed."""
+    ways = [Way([1, 1, 1], [0.1, 0.2, 0.3]), Way([8], [8.0])]
+    assert share_out(ways, 9, least=True) == [1, 1]
+    assert share_out(ways, 11, least=True) == [3, 1]

@@ -46,7 +46,7 @@ def reader(inputs: int, outputs: int, width: int, seed: int = 0) -> tuple[Reader
 def least_squares(one: Reader, gone: list[int]) -> float:
     """The cost of removing units, by a fit on explicit rows of data with these moments."""
     rows = np.linalg.cholesky(one.moments).T
-    kept = np.setdiff1d(np.arange(len(one.weight)), one.index[gone].reshape(-1))
+    kept = np.setdiff1d(np.arange(len(one.weight)), one.index[gone].reshape(-1))  # -1: no row
     wanted = rows @ one.weight
     fitted, *_ = np.linalg.lstsq(rows[:, kept], wanted, rcond=None)
     return float(((rows[:, kept] @ fitted - wanted) ** 2).sum())
@@ -85,6 +85,22 @@ def test_costs_of_several_readers_add_up() -> None:
     found, expected = second_order([first, other], 6), greedy([first, other], 6)
     assert found.order.tolist() == expected.order.tolist()
     np.testing.assert_allclose(found.costs, expected.costs, rtol=1e-6)
+
+
+def test_units_may_have_fewer_rows_than_others_or_none() -> None:
+    """As where a shortcut is padded with channels: some layers read only part of the units."""
+    one, _ = reader(14, 4, 1, seed=5)
+    uneven = np.full((6, 3), -1)
+    for unit, rows in enumerate([[3, 7], [0], [], [9, 1, 13], [2], [5, 4]]):
+        uneven[unit, : len(rows)] = rows
+    first = Reader(one.weight, one.moments, uneven)
+    whole, _ = reader(6, 3, 1, seed=6)
+    found, expected = second_order([first, whole], 5), greedy([first, whole], 5)
+    assert found.order.tolist() == expected.order.tolist()
+    np.testing.assert_allclose(found.costs, expected.costs, rtol=1e-6)
+    energies = np.diagonal(one.moments) * (one.weight**2).sum(axis=1)
+    wanted = [energies[rows[rows >= 0]].sum() for rows in uneven]
+    np.testing.assert_allclose(weighted([first]), wanted)
 
 
 @pytest.mark.parametrize("width", [1, 2])

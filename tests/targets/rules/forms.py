@@ -273,3 +273,61 @@ def table(*, block: int = 32, bits: int = 4, dtype: str = "uint8") -> Form:
         gather_axis=0, quantize_axis=1, block_size=block, **extra,
     )  # fmt: skip
     return form
+
+
+LETTERS = {
+    "f": TensorProto.FLOAT, "h": TensorProto.FLOAT16, "d": TensorProto.DOUBLE,
+    "i": TensorProto.INT64, "n": TensorProto.INT32, "b": TensorProto.BOOL,
+    "u": TensorProto.UINT8, "c": TensorProto.INT8, "s": TensorProto.STRING,
+    "w": TensorProto.INT16, "z": TensorProto.BFLOAT16,
+}  # fmt: skip
+
+
+@dataclass
+class Single:
+    """A model of one node. inputs: "f2,B,4" for a float input [2, "B", 4], arrays for constants,
+    "" for what is left out, "=f2" for an input that stands behind an Identity."""
+
+    op: str
+    inputs: tuple[Any, ...] = ()
+    attributes: dict[str, Any] = field(default_factory=dict)
+    outputs: int = 1
+    opset: int = 22
+
+    def proto(self) -> onnx.ModelProto:
+        domain, _, kind = self.op.rpartition(":")
+        fed, stored_, nodes, names = [], [], [], []
+        for i, given in enumerate(self.inputs):
+            names.append("" if isinstance(given, str) and not given else f"x{i}")
+            if isinstance(given, str) and given:
+                behind = given.startswith("=")
+                name = f"fed{i}" if behind else f"x{i}"
+                fed.append(_fed(name, given.lstrip("=")))
+                nodes += [helper.make_node("Identity", [name], [f"x{i}"])] if behind else []
+            elif names[-1]:
+                stored_.append(stored(np.asarray(given), f"x{i}"))
+        made = [f"y{i}" for i in range(self.outputs)]
+        nodes.append(
+            helper.make_node(kind, names, made, name="node", domain=domain, **self.attributes)
+        )
+        graph = helper.make_graph(
+            nodes, "g", fed, [onnx.ValueInfoProto(name=made[0])], stored_
+        )  # fmt: skip
+        opsets = [helper.make_opsetid("", self.opset)]
+        opsets += [helper.make_opsetid(domain, 1)] if domain else []
+        return helper.make_model(graph, opset_imports=opsets, ir_version=10)
+
+    def bytes(self) -> bytes:
+        data: bytes = self.proto().SerializeToString()
+        return data
+
+
+def _fed(name: str, text: str) -> onnx.ValueInfoProto:
+    """An input of a type and a shape: "f2,B" is float [2, "B"], "f" a float scalar."""
+    sizes = [int(n) if n.isdecimal() else n for n in text[1:].split(",") if n]
+    return helper.make_tensor_value_info(name, LETTERS[text[0]], sizes)
+
+
+def single(op: str, *inputs: Any, outputs: int = 1, opset: int = 22, **attributes: Any) -> Single:
+    """A model of one node (``Single``)."""
+    return Single(op, inputs, attributes, outputs, opset)
