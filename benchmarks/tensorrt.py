@@ -28,12 +28,16 @@ from planish.targets.rules.table import check_model
 
 MOST_DROP = 0.5
 """Points of the metric, or percent of it where it is no percentage."""
-SAMPLES = 256
+SAMPLES = 128
 """Of calibration data."""
 INT8, HALF, FP8 = (
     "canonicalize,quantize{scheme=static}", "canonicalize", "canonicalize,quantize-float8"
 )  # fmt: skip
-FORMS = (("nvidia-a100", "int8", INT8), ("nvidia-a100", "float16", HALF), ("nvidia-h100", "fp8", FP8))
+FORMS = (
+    ("nvidia-a100", "int8", INT8),
+    ("nvidia-a100", "float16", HALF),
+    ("nvidia-h100", "fp8", FP8),
+)
 TASKS = (
     "minilm", "resnet20", "resnet56", "tsp20", "tsp50", "stories260k", "squeezenet", "yolox_nano"
 )  # fmt: skip

@@ -13,6 +13,9 @@ from ..ir.graph import dims, opset
 from ..ir.opset import raised
 from ..ir.provenance import Remark
 from ..ir.signature import Signature
+from ..targets.schema import Target
+from ..targets.techniques import runs_on_tensorrt
+from .backends.tensorrt.precision import QDQ_OPSET as TYPED_OPSET
 from .calibration.observers import Masking
 from .data.feeds import FeedSet, load_feeds, split, synthetic, token_mask
 from .policy import QDQ_OPSET
@@ -43,6 +46,11 @@ def raised_for_integers(
         return model, []
     sentence = f"opset raised from {opset(model)} to {opset(newer)}: scales per channel need it"
     return newer, [Remark("note", "import", "model", "opset-raised", sentence)]
+
+
+def opsets_for(target: Target) -> tuple[int, ...]:
+    """Opsets that the target's backend wants, the best first; TensorRT's narrows scales."""
+    return (TYPED_OPSET, QDQ_OPSET) if runs_on_tensorrt(target) else (QDQ_OPSET,)
 
 
 def feeds_for(

@@ -20,7 +20,6 @@ from ..ir.storage.filesize import model_bytes
 from ..ir.types.bound import symbols
 from ..targets.schema import Target
 from ..targets.techniques import runs_on_tensorrt
-from .backends.tensorrt.precision import QDQ_OPSET as TYPED_OPSET
 from .backends.tensorrt.profiles import Profile, axes_of, parse_profile, profile_of
 from .baseline import check_generated, open_baseline, own_file, undivided
 from .checking.patterns import KeepsPatterns
@@ -38,9 +37,16 @@ from .instruments import (
     Timing,
     VerifyEach,
 )
-from .intake import SHAPES_SEEN, TIMING_FEEDS, feeds_for, masking_of, raised_for_integers
+from .intake import (
+    SHAPES_SEEN,
+    TIMING_FEEDS,
+    feeds_for,
+    masking_of,
+    opsets_for,
+    raised_for_integers,
+)
 from .memory import Estimate, estimate
-from .policy import QDQ_OPSET, Goal
+from .policy import Goal
 from .ports import check_ports
 from .progress import Progress
 from .quality.drift import DriftGate
@@ -131,7 +137,7 @@ def prepare(request: Request, scratch: Path, progress: Progress) -> Prepared:
     check_sizes(source.imported.model, available_memory(), source.label)
     signature = Signature.of(source.imported.model)
     check_ports(signature, source.label)
-    model, kept = raised_for_integers(source.imported.model, _opsets_for(request.target))
+    model, kept = raised_for_integers(source.imported.model, opsets_for(request.target))
     workloads = parse_workloads(request.workload or (), symbols(model))
     calibration, holdout = feeds_for(
         model, signature, request.calibration, request.holdout, workloads, request.seed
@@ -224,13 +230,6 @@ def _profile(
             hint="give more with --max-memory, or use a larger machine",
         )
     return profile_of(signature, [f for f in feeds if f is not None], workloads, given)
-
-
-def _opsets_for(target: Target) -> tuple[int, ...]:
-    """What the target's backend wants: TensorRT's has scales of half precision."""
-    if not runs_on_tensorrt(target):
-        return (QDQ_OPSET,)
-    return (TYPED_OPSET, QDQ_OPSET)
 
 
 def _refuse_data(request: Request, room: Estimate) -> None:

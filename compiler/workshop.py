@@ -207,6 +207,8 @@ class Workshop:
         if first.quality.verdict != "over-budget":
             return first
         order = loss_per_saving(first.build.edits)
+        if first.build.broken:  # half precision is what speaks against it
+            order.sort(key=lambda given: given[0] != TENSORRT)
         if not order:
             return first
         self.context.progress.note(

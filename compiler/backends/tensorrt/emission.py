@@ -10,7 +10,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
 
@@ -18,6 +18,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from ....ir.digest import contents_digest
 from ....ir.errors import PlanishError, TargetError
 from ....ir.load import load_as_written
 from ....ir.provenance import Edit, Remark
@@ -68,7 +69,7 @@ class Emitter:
     context: CompileContext
     original: Session | None
     holdout: FeedSet | Sequence[Feeds] = ()
-    _peaks: dict[str, float] = field(default_factory=dict)
+    _peaks: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def emit(self, lowered: ir.Model, wide: bool) -> Emission:
         """wide: leave all floats in float32.
@@ -77,8 +78,14 @@ class Emitter:
         """
         context = self.context
         precision = WIDE if wide or not context.calibrated else self._decide(lowered)
-        model, reference = typed(lowered, precision), twin(lowered, precision)
-        checks = [*_checked(model), _within_rules(model, context.target)]
+        model = typed(lowered, precision)
+        found = _findings(model, context.target)
+        if refused := _refused_types(found, lowered, precision):
+            precision = replace(precision, kept={**precision.kept, **refused})
+            model = typed(lowered, precision)
+            found = _findings(model, context.target)
+        reference = twin(lowered, precision)
+        checks = [*_checked(model), _within_rules(found, context.target)]
         said, broken = self._compared(model, reference)
         remarks = self._remarks(lowered, precision, wide)
         edit: tuple[Edit, ...] = ()
@@ -90,16 +97,18 @@ class Emitter:
     def _decide(self, lowered: ir.Model) -> Precision:
         if self.context.target.floats.float16 != "native":
             return WIDE
-        missing = [name for name in float_values(lowered) if name not in self._peaks]
-        self.context.progress.phase("measuring magnitudes")
-        feeds = chain(self.context.feeds, self.holdout)
-        self._peaks |= peaks(lowered, missing, feeds, self.context.threads)
-        return decide(lowered, self.context.target, self._peaks)
+        digest = contents_digest(lowered)
+        if digest not in self._peaks:
+            self.context.progress.phase("measuring magnitudes")
+            feeds, threads = chain(self.context.feeds, self.holdout), self.context.threads
+            self._peaks[digest] = peaks(lowered, float_values(lowered), feeds, threads)
+        return decide(lowered, self.context.target, self._peaks[digest])
 
     def _compared(self, model: ir.Model, reference: ir.Model) -> tuple[str, str]:
         """How far the typed model is from the original, and what speaks against it ("" if nothing).
 
-        Its twin sets the bar. They are not held against each other: behind Q/DQ the least difference moves whole steps.
+        Its twin sets the bar. They are not held against each other: behind Q/DQ the least
+        difference moves whole steps.
         """
         if self.original is None:
             return "model.onnx was not run", ""
@@ -177,12 +186,27 @@ def _checked(model: ir.Model) -> Iterator[str]:
     yield f"onnx.checker {onnx.__version__}, full check with shape inference: nothing found"
 
 
-def _within_rules(model: ir.Model, target: Target) -> str:
-    """The rules of ``planish targets check``. Raises TargetError where one is broken."""
+def _refused_types(
+    found: Sequence[Violation], lowered: ir.Model, precision: Precision
+) -> dict[str, str]:
+    """Nodes that may compute in float32 but not in half precision, as the rules say."""
+    if not precision.converts:
+        return {}
+    known = {str(node.name) for node in lowered.graph} - precision.kept.keys()
+    errors = {each.node for each in found if each.severity == "error"}
+    return dict.fromkeys(sorted(errors & known), "type")
+
+
+def _findings(model: ir.Model, target: Target) -> tuple[Violation, ...]:
+    """What ``planish targets check`` finds in the model as it stands in its file."""
     with tempfile.TemporaryDirectory(prefix="planish-") as folder:
         path = Path(folder, "model.onnx")
         save_model(model, path)
-        found = check_model(load_as_written(path), target)
+        return check_model(load_as_written(path), target)
+
+
+def _within_rules(found: Sequence[Violation], target: Target) -> str:
+    """What the rules found, in words. Raises TargetError for errors."""
     errors = [each for each in found if each.severity == "error"]
     if errors:
         raise TargetError(

@@ -138,7 +138,7 @@ class _Writer:
         return made.outputs[0]
 
     def scale(self, node: ir.Node, dtype: ir.DataType) -> ir.Value:
-        """The scale of a Q or DQ in a type; as the half type holds it where it does, also in float32."""
+        """The scale of a Q or DQ in a type; what the half type holds is rounded to it in both."""
         scale = node.inputs[1]
         assert scale is not None
         key = (scale, dtype)

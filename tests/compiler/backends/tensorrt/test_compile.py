@@ -231,7 +231,7 @@ def test_operators_without_a_counterpart_are_refused_by_name(
 
 
 def test_models_that_cannot_be_run_here_are_refused(kit: ModuleType, tmp_path: Path) -> None:
-    with pytest.raises(PlanishError, match="memory|running the whole model"):
+    with pytest.raises(PlanishError, match=r"memory|running the whole model"):
         make(tmp_path, kit.chain(2), None, max_memory="1MB", profile="batch=1:2:3")
 
 

@@ -139,7 +139,8 @@ def test_large_constants_that_are_no_masks_stay(body: str, build: Any) -> None:
 
 IMAGE = ("float[n, 16, 8, 8] x", "float[n, 16, 8, 8] y")
 CONV = {
-    "s": np.float32(0.05), "z": np.int8(0), "w": RANDOM.integers(-127, 127, (16, 16, 1, 1), np.int8),
+    "s": np.float32(0.05), "z": np.int8(0),
+    "w": RANDOM.integers(-127, 127, (16, 16, 1, 1), np.int8),
     "ws": np.full(16, 0.01, np.float32), "wz": np.zeros(16, np.int8),
 }  # fmt: skip
 QUANTIZED = (
