@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import ml_dtypes
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import NDArray
 
 from ...ir.errors import InputError
 
-E4M3 = np.dtype(ml_dtypes.float8_e4m3fn)
+E4M3 = ir.DataType.FLOAT8E4M3FN.numpy()
 NAME = E4M3.name
 LARGEST = 448.0
 _SMALLEST_SCALE = float(np.finfo(np.float32).tiny)

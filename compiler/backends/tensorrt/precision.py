@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 
-import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -33,10 +32,7 @@ FLOAT = ir.DataType.FLOAT
 MARGIN = 2.0
 LIMITS = {ir.DataType.FLOAT16: 65504.0 / MARGIN, ir.DataType.BFLOAT16: 3e38}
 NAMES = {ir.DataType.FLOAT16: "float16", ir.DataType.BFLOAT16: "bfloat16"}
-NUMPY = {
-    ir.DataType.FLOAT16: np.dtype(np.float16),
-    ir.DataType.BFLOAT16: np.dtype(ml_dtypes.bfloat16),
-}
+NUMPY = {dtype: dtype.numpy() for dtype in NAMES}
 NEAR = {ir.DataType.FLOAT16: 2.0**-10, ir.DataType.BFLOAT16: 2.0**-8}
 """Relative error of a number that counts as held."""
 FEW = 16
