@@ -73,11 +73,14 @@ class Cell:
 
     @property
     def right(self) -> bool:
-        """Whether the cut computes what zeros do, of as many units as the configuration has."""
+        """Whether the cut computes what zeros do, in its own blocks, of the units there are."""
         if self.found is None:
             return True
         pairs = (self.found.heads, self.family.heads), (self.found.neurons, self.family.neurons)
-        counted = all(not Counter(found.units) - Counter(wanted) for found, wanted in pairs)
+        counted = all(
+            not Counter(found.units) - Counter(wanted) and not found.strays
+            for found, wanted in pairs
+        )
         compared_ = not self.found.cut or self.found.effect >= LEAST
         return counted and compared_ and self.found.difference <= MOST
 

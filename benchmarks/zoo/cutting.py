@@ -46,12 +46,14 @@ class Reason:
 class Found:
     """Of one kind. units: for every block that was cut, of how many. groups: of units that can
     only be cut together; blocks that share weights or a table of positions share them, too.
+    removed: how many units in all. strays: groups that touch a block of the other kind.
     """
 
     units: tuple[int, ...]
     groups: int
     removed: int
     reasons: tuple[Reason, ...]
+    strays: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,9 @@ def compared(path: Path, feeds: Sequence[Feeds]) -> Compared:
         dropped |= {n: a["removed"] for n, a in about.items()}
         gone = sum(a["of"] - a["kept"] for a in about.values())
         units = of_blocks(blocks[kind], list(about.values()))
-        found[kind] = Found(units, len(about), gone, tuple(reasons))
+        others = [names for other in blocks if other != kind for names in blocks[other]]
+        strays = tuple(n for n, a in about.items() if of_blocks(others, [a]))
+        found[kind] = Found(units, len(about), gone, tuple(reasons), strays)
     zeroed = with_zeros(full, [(groups[name], gone) for name, gone in dropped.items()])
     differences, effects = [0.0], list[float]()
     for feed in feeds if dropped else ():

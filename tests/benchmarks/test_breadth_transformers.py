@@ -36,6 +36,10 @@ def test_more_units_than_the_configuration_has_are_a_wrong_cut() -> None:
     assert not cell(replace(WHOLE, heads=Found((24, 4), 2, 4, ()))).right
 
 
+def test_neurons_in_an_attention_block_are_a_wrong_cut() -> None:
+    assert not cell(replace(WHOLE, neurons=Found((40, 40), 3, 43, (), ("value.neurons",)))).right
+
+
 def test_a_block_left_whole_needs_a_reason() -> None:
     reason = Reason("layer.1", "signature", "the axis reaches the output 'present'")
     silent = cell(replace(WHOLE, heads=Found((4,), 1, 2, ())))

@@ -43,6 +43,7 @@ def test_every_block_is_found_and_cut(
     assert sorted(found.heads.units) == sorted(family.heads)
     assert sorted(found.neurons.units) == sorted(family.neurons)
     assert groups in (found.heads.groups, None)
+    assert found.heads.strays + found.neurons.strays == ()
     assert found.heads.removed >= found.heads.groups
     assert found.difference <= MOST
     assert found.effect >= LEAST
