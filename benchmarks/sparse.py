@@ -34,7 +34,7 @@ from planish.targets.loader import load_target
 
 TARGET = "nvidia-a100"
 LAYERS, FEED_FORWARD = 36, 12
-FFN_ONLY = "exclude=*.attention"
+FFN_ONLY = "exclude=*.attention.*"
 
 
 @dataclass(frozen=True)

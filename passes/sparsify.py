@@ -101,7 +101,7 @@ class Sparsify(Pass):
     (remark ``few-rows``) a ridge holds the fit to the weights as they were.
     Guarantee: the weights are those whose loss was measured; the pattern is a fact of the site,
     checked again behind every later pass.
-    Example: ``sparsify{exclude=*.attention}``
+    Example: ``sparsify{exclude=*.attention.*}``
     """
 
     name = "sparsify"
