@@ -14,9 +14,9 @@ from .refit import Doubles
 from .sparse import Pattern
 
 Order = NDArray[np.int64]
-_COLUMNS = 128
+_COLUMNS = 64
 """Outputs that trades are judged by: more tell little more."""
-_ROUNDS = 60
+_ROUNDS = 40
 _QUIET = 12
 """Rounds without a trade after which no pair is likely to have one left."""
 
