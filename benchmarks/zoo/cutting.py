@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,13 +63,15 @@ class Compared:
 
     difference: between the cut graph and the full one with zeros, effect: between that and the
     graph as it was; both of the largest element of an output, the largest of all outputs; the worst
-    of all feeds, which is the least effect. Without cuts both are 0.
+    of all feeds, which is the least effect. Without cuts both are 0. added: operators of which the
+    cut graph has more than the full one.
     """
 
     heads: Found
     neurons: Found
     difference: float
     effect: float
+    added: tuple[str, ...] = ()
 
     @property
     def cut(self) -> bool:
@@ -132,7 +135,14 @@ def compared(path: Path, feeds: Sequence[Feeds]) -> Compared:
         as_it_was, wanted, cut = (outputs(m, feed) for m in (full, zeroed, subject.model))
         differences += [relative(a, b) for a, b in zip(wanted, cut, strict=True)]
         effects.append(max(relative(a, b) for a, b in zip(as_it_was, wanted, strict=True)))
-    return Compared(found["heads"], found["neurons"], max(differences), min(effects, default=0.0))
+    added = tuple(sorted(operators(subject.model) - operators(full)))
+    effect = min(effects, default=0.0)
+    return Compared(found["heads"], found["neurons"], max(differences), effect, added)
+
+
+def operators(model: ir.Model) -> Counter[str]:
+    """How many nodes of each operator there are."""
+    return Counter(node.op_type for node in model.graph)
 
 
 def of_blocks(
