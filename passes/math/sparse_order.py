@@ -61,10 +61,10 @@ def _trade(scores: Doubles, order: Order, left: Order, right: Order, pattern: Pa
         better = after > best
         best[better], place[better] = after[better], number
     found = np.flatnonzero(place >= 0)
-    i, j = np.divmod(place[found], pattern.group)
-    held = order[left[found], i].copy()
-    order[left[found], i] = order[right[found], j]
-    order[right[found], j] = held
+    ours_at, theirs_at = np.divmod(place[found], pattern.group)
+    held = order[left[found], ours_at].copy()
+    order[left[found], ours_at] = order[right[found], theirs_at]
+    order[right[found], theirs_at] = held
     return bool(len(found))
 
 
