@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 
-from benchmarks.cnns.cutting import Choice, half, tried
+from benchmarks.cnns.cutting import Choice, Feeds, half, tried
 from benchmarks.cnns.light import LIGHT
 from benchmarks.cnns.oracle import coupling, objections, separable
 from benchmarks.figures import Figure, Outcome, at_most, holds
@@ -28,10 +28,12 @@ from planish.compiler.context import CompileContext
 from planish.compiler.data.feeds import load_feeds
 from planish.compiler.harness.suites.light import image, light_case
 from planish.compiler.harness.suites.wheels import data_folder
+from planish.compiler.instruments import RegionCheck, VerifyEach
 from planish.compiler.manager import PassManager
 from planish.compiler.progress import Silent
 from planish.ir.axes.find import find_axis_groups
 from planish.ir.axes.groups import AxisGroup, AxisGroups
+from planish.ir.errors import PlanishError
 from planish.ir.load import load_model
 from planish.ir.rewriter import Rewriter
 from planish.ir.signature import Signature
@@ -47,7 +49,15 @@ FORMS = ((20, False), (23, False), (18, True))
 SEED = 0
 MAX_DIFFERENCE = 1e-4
 """Over the largest output: sums in float32, taken in another order, through up to 121 layers."""
-COLUMNS = ("network", "forms", "groups", "as expected", "cut", "refused", "against changes", "diff")
+COLUMNS = (
+    "network", "forms", "groups", "as expected", "cut", "refused", "against changes", "diff",
+    "prune-channels",
+)  # fmt: skip
+HALF = {
+    "ratio": 0.5, "scope": "layer", "score": "magnitude", "refit": False, "reestimate": False,
+    "multiples": False, "residual": True,
+}  # fmt: skip
+"""Half of every group, chosen without data."""
 
 
 @dataclass
@@ -62,6 +72,7 @@ class Found:
     difference: float = 0.0
     groups: str = ""
     refused: str = ""
+    pruned: str = "-"
     wrong: list[str] = field(default_factory=list)
 
     def row(self) -> tuple[str, ...]:
@@ -69,7 +80,7 @@ class Found:
         judged = f"{self.judged} groups" if self.judged else "-"
         return (
             self.name, str(self.forms), self.groups, f"{self.as_expected} of {self.forms}",
-            str(self.cuts), self.refused, judged, f"{self.difference:.1e}",
+            str(self.cuts), self.refused, judged, f"{self.difference:.1e}", self.pruned,
         )  # fmt: skip
 
 
@@ -115,17 +126,39 @@ def torch_net(net: Net, forms: Sequence[tuple[int, bool]] = FORMS) -> Found:
             groups = judged(found, model, feeds, f"opset {opset}, {form}")
             expect(found, groups, net.cuttable, net.refused)
             compare_with_changes(found, model, groups, net.loose)
+    prune(found, model, feeds, len(net.cuttable.get("channels", ())))
     return found
 
 
-def canonicalize(model: ir.Model, feeds: Mapping[str, Any]) -> None:
+def canonicalize(model: ir.Model, feeds: Feeds) -> None:
     """The lossless pass, as a compile runs it."""
-    signature, made = Signature.of(model), pass_class("canonicalize")
+    run_pass("canonicalize", model, feeds)
+
+
+def run_pass(name: str, model: ir.Model, feeds: Feeds, **options: Any) -> CompileContext:
+    """Run a pass as a compile does: every edit verified, and compared with what it promised."""
+    signature, made = Signature.of(model), pass_class(name)
     context = CompileContext(
-        load_target("x86-avx512-vnni"), model, load_feeds([feeds], signature), True, None, 1,
+        load_target("x86-avx512-vnni"), model, load_feeds([feeds], signature), False, None, 1,
         Silent(),
     )  # fmt: skip
-    PassManager(Rewriter(model), context, []).run(made(made.Options()))
+    manager = PassManager(Rewriter(model), context, [VerifyEach(signature), RegionCheck()])
+    manager.run(made(made.Options(**options)))
+    return context
+
+
+def prune(found: Found, model: ir.Model, feeds: Feeds, groups: int) -> None:
+    """Half of all channels through the pass, on a network of so many groups of channels."""
+    try:
+        context = run_pass("prune-channels", model, feeds, **HALF)
+    except PlanishError as error:
+        found.pruned = "failed"
+        found.wrong.append(f"prune-channels: {error}")
+        return
+    edits = [remark.code for remark in context.remarks if remark.kind == "applied"]
+    found.pruned = ", ".join(edits) or "none"
+    if bool(edits) != bool(groups):
+        found.wrong.append(f"prune-channels: {found.pruned}, of {groups} groups")
 
 
 def expect(
@@ -186,7 +219,7 @@ def compare_with_changes(
 
 
 def judged(
-    found: Found, model: ir.Model, feeds: Mapping[str, Any], form: str, *, each: bool = True
+    found: Found, model: ir.Model, feeds: Feeds, form: str, *, each: bool = True
 ) -> AxisGroups:
     """Cut groups, each alone where that is asked for, then all at once; the groups."""
     groups, random = find_axis_groups(model, find_sites(model)), np.random.default_rng(SEED)
@@ -212,9 +245,7 @@ def _counted(counts: Counter[str]) -> str:
     return ", ".join(f"{n} {name}" for name, n in sorted(counts.items())) or "-"
 
 
-def _try(
-    found: Found, model: ir.Model, choice: Choice, feeds: Mapping[str, Any], what: str
-) -> None:
+def _try(found: Found, model: ir.Model, choice: Choice, feeds: Feeds, what: str) -> None:
     trial = tried(model, choice, feeds)
     found.cuts += 1
     found.difference = max(found.difference, trial.difference)

@@ -27,6 +27,8 @@ from planish.ir.load import load_model
 
 MOST, LEAST = 2e-5, 1e-3
 """Of the largest output: how far a cut may be from zeros, and how much zeros have to matter."""
+SELECTS = frozenset({"Slice", "Gather", "GatherND", "GatherElements", "Compress"})
+"""Operators that would stand in for a cut."""
 
 
 @dataclass(frozen=True)
@@ -73,13 +75,17 @@ class Cell:
 
     @property
     def right(self) -> bool:
-        """Whether the cut computes what zeros do, of as many units as the configuration has."""
+        """Whether the cut computes what zeros do, in its own blocks, and leaves nothing behind."""
         if self.found is None:
             return True
         pairs = (self.found.heads, self.family.heads), (self.found.neurons, self.family.neurons)
-        counted = all(not Counter(found.units) - Counter(wanted) for found, wanted in pairs)
+        counted = all(
+            not Counter(found.units) - Counter(wanted) and not found.strays
+            for found, wanted in pairs
+        )
         compared_ = not self.found.cut or self.found.effect >= LEAST
-        return counted and compared_ and self.found.difference <= MOST
+        clean = SELECTS.isdisjoint(self.found.added)
+        return counted and compared_ and clean and self.found.difference <= MOST
 
 
 def lacks(found: Found, wanted: Sequence[int]) -> int:
@@ -129,13 +135,13 @@ def cell(family: Family, opset: int, attention: str, folder: Path) -> Cell:
 
 def runnable(path: Path, family: Family) -> tuple[list[Feeds], str]:
     """Feeds of two shapes that ONNX Runtime takes, and what to say where a batch is refused."""
-    feeds = [family.feeds(sizes) for sizes in SIZES]
+    feeds: list[Feeds] = [family.feeds(sizes) for sizes in SIZES]
     model = load_model(path).model
     with running(model, optimize="none", threads=1) as session:
         try:
             session.run(feeds[0])
         except InputError as error:
-            operator = error.where.partition("(")[2].rstrip(")") or "an operator"
+            operator = error.where.partition("(")[2].partition(")")[0] or "an operator"
             note = f"compared at batch 1: ONNX Runtime's {operator} refuses the export's batches"
             return [family.feeds({**sizes, "batch": 1}) for sizes in SIZES], note
     return feeds, ""

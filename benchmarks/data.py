@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DATA_VARIABLE = "PLANISH_TEST_DATA"
 CALIBRATION_SENTENCES = 512
 CALIBRATION_BATCH = 16  # that of the task's own calibration feeds
+HELD_OUT_SENTENCES = 128
 
 
 class NoDataError(Exception):
@@ -69,10 +70,10 @@ def calibration_pool() -> list[str]:
     return [text for text in module.domain_text("general") if text not in scored]
 
 
-def calibration_draw(seed: int, count: int = CALIBRATION_SENTENCES) -> list[str]:
-    """``count`` different sentences, drawn at random from the pool."""
+def calibration_draw(seed: int, count: int = CALIBRATION_SENTENCES, start: int = 0) -> list[str]:
+    """``count`` different sentences, drawn at random from the pool, ``start`` left out."""
     pool = calibration_pool()
-    chosen = np.random.default_rng(seed).permutation(len(pool))[:count]
+    chosen = np.random.default_rng(seed).permutation(len(pool))[start : start + count]
     return [pool[index] for index in chosen]
 
 
@@ -85,6 +86,12 @@ def sentence_feeds(sentences: Sequence[str], batch: int) -> list[Feeds]:
 def calibration_feeds(seed: int) -> list[Feeds]:
     """One calibration draw as feeds of 16 sentences."""
     return sentence_feeds(calibration_draw(seed), CALIBRATION_BATCH)
+
+
+def held_out_feeds(seed: int) -> list[Feeds]:
+    """Sentences of the pool that the calibration draw of that seed leaves, in feeds of 16."""
+    left = calibration_draw(seed, HELD_OUT_SENTENCES, CALIBRATION_SENTENCES)
+    return sentence_feeds(left, CALIBRATION_BATCH)
 
 
 def save_feeds(feeds: Iterable[Feeds], folder: Path) -> Path:

@@ -11,7 +11,7 @@ import numpy as np
 
 import planish
 from benchmarks.artifacts import MODEL, compiled, megabytes, session_run
-from benchmarks.data import calibration_feeds, minilm_task
+from benchmarks.data import calibration_feeds, held_out_feeds, minilm_task
 from benchmarks.figures import Figure, Outcome, at_least, at_most, interval
 from benchmarks.minilm import SEEDS, Judge, Score, speed_feeds
 from benchmarks.settings import Settings
@@ -148,11 +148,11 @@ def folder_of(case: Case, seed: int, settings: Settings) -> Path:
 
 
 def built(case: Case, seed: int, settings: Settings) -> planish.Artifact:
-    """MiniLM through the pipeline, with nothing given back."""
+    """MiniLM through the pipeline, calibrated with all of a draw, with nothing given back."""
     return compiled(
         folder_of(case, seed, settings), minilm_task(settings.workdir).model,
-        calibration_feeds(seed), settings, pipeline=f"canonicalize,{case.pipeline}",
-        max_drift=NO_GATE, goal="size",
+        calibration_feeds(seed), settings, holdout=held_out_feeds(seed),
+        pipeline=f"canonicalize,{case.pipeline}", max_drift=NO_GATE, goal="size",
     )  # fmt: skip
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import shutil
 import tempfile
 import time
@@ -31,6 +30,7 @@ from .backends.spellings import SPELLINGS
 from .backends.tensorrt.profiles import parse_profile
 from .choose import ACCEPTABLE, Choice, choose, choose_spellings, measure_speed, rejudged, write_as
 from .elsewhere import predicted_speed
+from .garbage import rarely_collecting
 from .manager import GIVEN_BACK
 from .memory import Estimate
 from .outcome import Finished, describe
@@ -50,8 +50,6 @@ from .workshop import MODEL, REFERENCE, Judged, Workshop, instantiate
 
 STREAMED = 1 << 24
 """Bytes of weights above which a model is not saved as one file where memory is short."""
-OBJECTS = 100_000
-"""New objects until garbage is collected, some ten megabytes; Python's own default is 700."""
 UNPAID: Mapping[Goal, tuple[str, ...]] = {
     "latency": ("no-gain", "slower"),
     "balanced": ("slower",),
@@ -121,7 +119,7 @@ def compile_model(
         profile,
     )
     replayed = _check(request, plan)
-    with _rarely_collecting(), staging(output, force) as folder, _scratch(folder) as scratch:
+    with rarely_collecting(), staging(output, force) as folder, _scratch(folder) as scratch:
         prepared = prepare(request, scratch, progress or Silent())
         with _thrifty(prepared.estimate):
             finished = _built(prepared, replayed)
@@ -131,18 +129,6 @@ def compile_model(
         write_artifact(result, folder, known)
         check_unchanged(prepared.source.imported.stamps)
     return Built(result, output)
-
-
-@contextlib.contextmanager
-def _rarely_collecting() -> Iterator[None]:
-    """Graphs are millions of objects that live on: by default a quarter of the time goes into
-    looking for garbage among them."""
-    before = gc.get_threshold()
-    gc.set_threshold(OBJECTS, *before[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
 
 
 @contextlib.contextmanager

@@ -62,7 +62,8 @@ def factorized_pairs(layers: Sequence[Layer]) -> list[tuple[int, int]]:
 
     Small: r (K + N) < K N, fewer parameters than the product has. The first has no bias, and
     nothing but such layers reads its output: several, where they share it, with N the sum of
-    theirs. Of convolutions the second is 1x1, and K are the inputs times the taps of the first.
+    theirs. Of convolutions K are the inputs times the taps of the first, and the second is 1x1; or
+    one, with taps along other axes than the first, and N are the outputs times its taps.
     Indices into ``layers``.
     """
     made = {layer.output: i for i, layer in enumerate(layers) if layer.kind in _PRODUCTS}
@@ -87,10 +88,23 @@ def _factors(first: Layer, seconds: Sequence[Layer]) -> bool:
         return False
     sizes = [_sizes(first), *map(_sizes, seconds)]
     known = [(k, n) for k, n in sizes if k is not None and n is not None]
-    if len(known) < len(sizes) or any(not _pointwise(layer) for layer in seconds):
+    if len(known) < len(sizes):
         return False
     (k, r), wide = known[0], sum(n for _, n in known[1:])
+    if len(seconds) == 1 and _crossed(first, seconds[0]):
+        wide = known[1][0] // r * known[1][1]
+    elif any(not _pointwise(layer) for layer in seconds):
+        return False
     return r * (k + wide) < k * wide
+
+
+def _crossed(first: Layer, second: Layer) -> bool:
+    """Whether two convolutions have their taps along different axes, each several along one."""
+    if first.kind != "conv":
+        return False
+    taps = [(effective_dims(layer.weight) or ())[2:] for layer in (first, second)]
+    lines = [[tap == 1 for tap in of_one] for of_one in taps]
+    return sorted(lines) == [[False, True], [True, False]]
 
 
 def _sizes(layer: Layer) -> tuple[int | None, int | None]:

@@ -30,7 +30,7 @@ from .api import (
     Candidate,
     Context,
     GramTable,
-    Observed,
+    Looked,
     Pass,
     Perturbation,
     Refusal,
@@ -39,6 +39,7 @@ from .api import (
 )
 from .factoring.groups import Group, Reason, grouped, reason
 from .factoring.importance import Reader, reader_of
+from .factoring.lines import Lines, lines_of, lower_lines
 from .factoring.lowering import Factors, lower_conv, lower_linear
 from .factoring.projection import projected
 from .factoring.ranks import NOT_OBSERVED, Ranks
@@ -63,7 +64,9 @@ class LowRankOptions:
     layer factorized alone, at three ranks, on a few samples), which leaves some layers whole;
     layer takes the same ratio of each, as method=svd always does. method: pca takes directions
     from calibration data; svd from the weights alone. share: with qkv, query, key and value of an
-    attention block have one first factor. convolutions: factorize them, too. gain: what a layer
+    attention block have one first factor. convolutions: factorize them, too. split: a convolution
+    of k x l taps becomes one of k x l to fewer channels and a 1x1 one (channel), or one of k x 1 to
+    fewer channels and one of 1 x l (spatial), where it has several along both. gain: what a layer
     must gain, time by the figures of the target (where it has any), or size alone. exclude:
     selectors of sites to leave whole.
     """
@@ -76,6 +79,7 @@ class LowRankOptions:
     method: Literal["pca", "svd"] = "pca"
     share: Literal["none", "qkv"] = "none"
     convolutions: bool = True
+    split: Literal["channel", "spatial"] = "channel"
     gain: Literal["time", "size"] = "time"
     exclude: tuple[str, ...] = ()
 
@@ -99,9 +103,10 @@ class LowRank(Pass):
     rank, by output-PCA with centred covariances: equal to the truncated SVD of the whitened
     weight. The bias takes up the change of the mean; a layer without one keeps none, and the
     moments about zero decide. A convolution becomes one of as many taps to fewer channels, and a
-    1x1 one. Outputs weigh by what reads them: a norm's scale behind a residual addition, or in a
-    feed-forward block the next weights. What passes between the factors is turned so that one
-    range fits all its channels: 8 bits behind this pass lose little.
+    1x1 one; with ``split=spatial`` one along each axis. Outputs weigh by what reads them: a norm's
+    scale behind a residual addition, or in a feed-forward block the next weights. What passes
+    between the factors is turned so that one range fits all its channels: 8 bits behind this pass
+    lose little.
     When it applies: float layers that nothing else shares, with calibration data, where two
     factors have fewer parameters and, by the target's figures, take less time. Ranks are
     multiples of what suits the target. Before quantization: the factors of rounded weights would
@@ -135,6 +140,8 @@ class LowRank(Pass):
         reasons = {site.name: self._reason(site, excluded, ctx) for site in layers}
         chosen = [site for site in layers if reasons[site.name] is None]
         groups = grouped(sites, chosen, share=self.options.share == "qkv")
+        if self.options.split == "spatial":
+            groups = [lines_of(group.sites[0]) or group for group in groups]
         self._table, self._groups = None, groups
         self._digest = contents_digest(model) if self.options.total is not None else ""
         ranks = self._ranks(groups, layers, ctx)
@@ -170,7 +177,7 @@ class LowRank(Pass):
             outputs=tuple(dict.fromkeys(str(use.output.name) for use in group.uses)),
             tensors=tensors,
             payload=made,
-            contraction=max(group.shape[0], rank),
+            contraction=max(inputs for _, inputs, _ in (*group.whole, *group.factored(rank))),
         )
 
     def outline(self, model: ir.Model, candidate: Candidate, ctx: Context) -> Perturbation:
@@ -192,7 +199,9 @@ class LowRank(Pass):
             return
         made: Factors = perturbation.payload
         group, _ = self._planned[candidate.site]
-        if group.convolves:
+        if isinstance(group, Lines):
+            lower_lines(group, made, rewriter)
+        elif group.convolves:
             lower_conv(group.sites[0], made, rewriter)
         else:
             lower_linear(group, made, rewriter)
@@ -272,7 +281,7 @@ class LowRank(Pass):
     def _grams(self, ctx: Context) -> GramTable:
         """Of all groups, in their order: they are collected together."""
         if self._table is None:
-            wanted: dict[Observed, None] = {}
+            wanted: dict[Looked, None] = {}
             for group in self._groups:
                 wanted |= dict.fromkeys(group.observed)
                 reader = self._reader(group, ctx)
@@ -289,9 +298,12 @@ class LowRank(Pass):
         digests = tuple(tensor_digest(tensor) for tensor in tensors if tensor is not None)
         seen: tuple[Hashable, ...] = ()
         if self.options.method == "pca":
-            more = (reader.observed,) if reader is not None and reader.observed else ()
+            more: tuple[Looked, ...] = (
+                (reader.observed,) if reader is not None and reader.observed else ()
+            )
             seen = tuple(map(self._grams(ctx).origin, (*group.observed, *more)))
-        return (self.name, digests, self.options.method, group.corrected, seen)
+        kind = type(group).__name__, self.options.method
+        return (self.name, digests, kind, group.corrected, seen)
 
 
 def _candidate(group: Group, rank: int) -> Candidate:

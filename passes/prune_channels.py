@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..ir.axes.groups import AxisGroup
+from ..ir.graph import subgraphs
 from ..ir.sites import Sites
 from .api import CALIBRATED, CHOSEN, SITES, Candidate, Context, Perturbation, register
 from .cutting.consumers import UnfitError
@@ -100,10 +101,14 @@ class PruneChannels(Prune):
         """All tensors of all edits that are going to be made."""
         assert self._ranking is not None
         cuts = [cut for site in ctx.analysis(CHOSEN) for cut in self._cuts[site][0]]
-        sites = ctx.analysis(SITES)
+        tensors = self._ranking.tensors(cuts)
+        if any(True for node in model.graph for _ in subgraphs(node)):
+            why = "the model has branches or loops, so no mean or variance is matched"
+            ctx.remark("note", "model", "no-reestimation", why)
+            return tensors
         names = {name for cut in cuts for name in cut.of.group.sites}
-        touched = list(matchable(sites, names, ctx))
-        return matched(model, touched, self._ranking.tensors(cuts), ctx)
+        touched = list(matchable(ctx.analysis(SITES), names, ctx))
+        return matched(model, touched, tensors, ctx)
 
 
 def _makers(group: AxisGroup, sites: Sites) -> list[str]:

@@ -101,7 +101,7 @@ class Sparsify(Pass):
     (remark ``few-rows``) a ridge holds the fit to the weights as they were.
     Guarantee: the weights are those whose loss was measured; the pattern is a fact of the site,
     checked again behind every later pass.
-    Example: ``sparsify{exclude=*.attention}``
+    Example: ``sparsify{exclude=*.attention.*}``
     """
 
     name = "sparsify"
@@ -230,10 +230,8 @@ class Sparsify(Pass):
         share = self.options.ratio if pattern is None else pattern.share
         details: dict[str, Any] = {"zeros": share, "score": self.options.score}
         details |= {"reordered": free.axis.name} if free is not None else {}
-        setting = self.options.pattern
-        if pattern is None:
-            setting = f"{setting}-{self.options.ratio:g}"
-        return Candidate(name, setting, 0, details)
+        much = f"-{self.options.ratio:g}" if pattern is None else ""
+        return Candidate(name, f"{self.options.pattern}{much}", 0, details)
 
     def _say(self, ctx: Context) -> None:
         """What comes of it, where anything is done."""

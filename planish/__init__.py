@@ -14,7 +14,8 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
-from .api import compile, load, plan
+from .api import compile, diff, load, plan
+from .compiler.diffing import ModelDiff
 from .compiler.planning.outlook import Planned
 from .compiler.quality.evaluation import Scores
 from .compiler.reporting.artifact import Artifact
@@ -32,6 +33,7 @@ __version__ = version("planish")
 __all__ = [
     "Artifact",
     "InputError",
+    "ModelDiff",
     "PassError",
     "PlanishError",
     "Planned",
@@ -41,6 +43,7 @@ __all__ = [
     "VerifyError",
     "__version__",
     "compile",
+    "diff",
     "load",
     "plan",
 ]

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from .compiler.diffing import ModelDiff, compare
 from .compiler.progress import progress_on
 from .compiler.reporting.artifact import Artifact, temporary_artifact
 from .compiler.staging import refuse_inputs_inside
@@ -145,6 +146,16 @@ def plan(
 def load(path: Path | str) -> Artifact:
     """The artifact in a folder. Raises InputError where the folder is none."""
     return Artifact.open(path)
+
+
+def diff(before: str | Path, after: str | Path) -> ModelDiff:
+    """What is different between two models, whoever made them: ONNX files or artifacts' folders.
+
+    ``str(…)`` shows it as ``planish diff`` does; ``to_json()`` is plain data; ``graph.hunks`` are
+    the nodes that changed together, false where the contents are equal. Raises InputError for a
+    path that holds no model.
+    """
+    return compare(before, after)
 
 
 def build(

@@ -16,7 +16,7 @@ import typer
 from rich.text import Text
 
 from . import __version__
-from .commands import bench, check, inspect, passes, plan, targets, test_pass, verify
+from .commands import bench, check, diff, inspect, passes, plan, targets, test_pass, verify
 from .commands import compile as compile_
 from .ir.errors import PlanishError, UsageError
 from .terminal import Terminal
@@ -38,6 +38,7 @@ EXIT_CODES = {
     test_pass.BROKEN: "test-pass: a pass broke a promise",
     check.BROKEN: "targets check: the model holds errors or layers that are slow on the target",
     11: "compiled, but not run on the target: its speed is predicted at most",
+    diff.DIFFERENT: "diff: the models differ in a way that --exit-code or --fail-on names",
     INTERRUPTED: "interrupted, nothing was written",
 }
 
@@ -58,6 +59,7 @@ app = typer.Typer(
 app.command("compile")(compile_.compile_command)
 app.command("plan")(plan.plan_command)
 app.command("inspect")(inspect.inspect_command)
+app.command("diff")(diff.diff_command)
 app.command("verify")(verify.verify_command)
 app.command("bench")(bench.bench_command)
 app.command("test-pass")(test_pass.pass_test_command)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import io
 import math
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 
 import onnx
 import onnx_ir as ir
@@ -36,18 +37,18 @@ def exported(module: nn.Module, shape: Sequence[int], opset: int, *, traced: boo
     traced: by the older exporter, which leaves batch norms where they are here; the newer one
     folds them.
     """
-    example, file = torch.zeros(2, *shape), io.BytesIO()
-    with quiet(), torch.no_grad():
+    example = torch.zeros(2, *shape)
+    with quiet(), torch.no_grad(), tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder, "model.onnx"))
         if traced:
             torch.onnx.export(
-                module, (example,), file, dynamo=False, opset_version=opset, input_names=["x"],
+                module, (example,), path, dynamo=False, opset_version=opset, input_names=["x"],
                 dynamic_axes={"x": {0: "n"}}, training=torch.onnx.TrainingMode.PRESERVE,
             )  # fmt: skip
         else:
-            program = torch.onnx.export(
-                module, (example,), dynamo=True, verbose=False, opset_version=opset,
+            torch.onnx.export(
+                module, (example,), path, dynamo=True, verbose=False, opset_version=opset,
                 input_names=["x"], dynamic_shapes=({0: torch.export.Dim.DYNAMIC},),
+                external_data=False,
             )  # fmt: skip
-            assert program is not None
-            program.save(file)
-    return load_model(onnx.load_from_string(file.getvalue())).model
+        return load_model(onnx.load(path)).model

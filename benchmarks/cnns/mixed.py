@@ -214,7 +214,8 @@ class _Gated(nn.Module):
         self.layer = nn.Conv1d(ins, 2 * outs, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.glu(self.layer(x), 1)
+        opened: Tensor = functional.glu(self.layer(x), 1)
+        return opened
 
 
 def gated() -> nn.Module:
@@ -229,7 +230,8 @@ class _LayerNorm(nn.LayerNorm):
     """Over the channels of [n, c, h, w]."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        y: Tensor = super().forward(x.permute(0, 2, 3, 1))
+        return y.permute(0, 3, 1, 2)
 
 
 class _Next(nn.Module):
@@ -243,7 +245,8 @@ class _Next(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.norm(self.deep(x).permute(0, 2, 3, 1))
         y = self.scale * self.down(functional.gelu(self.up(y)))
-        return x + y.permute(0, 3, 1, 2)
+        found: Tensor = x + y.permute(0, 3, 1, 2)
+        return found
 
 
 def convnext() -> nn.Module:

@@ -68,7 +68,8 @@ class Coupling:
             if value in values:
                 array = values[value]
                 others = tuple(i for i in range(1, array.ndim) if i != axis + 1)
-                for channel, row in enumerate(array.any(axis=others)):
+                rows: Footprint = np.any(array, axis=others)
+                for channel, row in enumerate(rows):
                     found[name, channel] = set(np.flatnonzero(row).tolist())
         return found
 
@@ -222,12 +223,14 @@ def _missed(found: Coupling, activations: dict[str, Member], ours: Sequence[Unit
 
 def _unequal(found: Coupling, group: AxisGroup, activations: dict[str, Member]) -> Iterator[str]:
     """Weights that are not cut where their channels are."""
-    stored = {(m.value, m.role): m for m in group.members if m.stored}
+    stored: dict[tuple[str, str], Member] = {
+        (m.value, m.role): m for m in group.members if m.stored
+    }
     for layer in found.layers:
         if layer.groups > 1:
             continue
         for value, role in ((layer.makes, "produces"), (layer.reads, "consumes")):
-            member, own = activations.get(value), stored.get((layer.weight, role))  # type: ignore[call-overload]
+            member, own = activations.get(value), stored.get((layer.weight, role))
             if (member is None) != (own is None):
                 yield f"only one of {value!r} and {layer.weight!r} is cut"
             elif member is not None and own is not None and not _same(member, own):

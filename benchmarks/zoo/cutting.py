@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,12 +47,14 @@ class Reason:
 class Found:
     """Of one kind. units: for every block that was cut, of how many. groups: of units that can
     only be cut together; blocks that share weights or a table of positions share them, too.
+    removed: how many units in all. strays: groups that touch a block of the other kind.
     """
 
     units: tuple[int, ...]
     groups: int
     removed: int
     reasons: tuple[Reason, ...]
+    strays: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,13 +63,15 @@ class Compared:
 
     difference: between the cut graph and the full one with zeros, effect: between that and the
     graph as it was; both of the largest element of an output, the largest of all outputs; the worst
-    of all feeds, which is the least effect. Without cuts both are 0.
+    of all feeds, which is the least effect. Without cuts both are 0. added: operators of which the
+    cut graph has more than the full one.
     """
 
     heads: Found
     neurons: Found
     difference: float
     effect: float
+    added: tuple[str, ...] = ()
 
     @property
     def cut(self) -> bool:
@@ -121,14 +126,23 @@ def compared(path: Path, feeds: Sequence[Feeds]) -> Compared:
         dropped |= {n: a["removed"] for n, a in about.items()}
         gone = sum(a["of"] - a["kept"] for a in about.values())
         units = of_blocks(blocks[kind], list(about.values()))
-        found[kind] = Found(units, len(about), gone, tuple(reasons))
+        others = [names for other in blocks if other != kind for names in blocks[other]]
+        strays = tuple(n for n, a in about.items() if of_blocks(others, [a]))
+        found[kind] = Found(units, len(about), gone, tuple(reasons), strays)
     zeroed = with_zeros(full, [(groups[name], gone) for name, gone in dropped.items()])
     differences, effects = [0.0], list[float]()
     for feed in feeds if dropped else ():
         as_it_was, wanted, cut = (outputs(m, feed) for m in (full, zeroed, subject.model))
         differences += [relative(a, b) for a, b in zip(wanted, cut, strict=True)]
         effects.append(max(relative(a, b) for a, b in zip(as_it_was, wanted, strict=True)))
-    return Compared(found["heads"], found["neurons"], max(differences), min(effects, default=0.0))
+    added = tuple(sorted(operators(subject.model) - operators(full)))
+    effect = min(effects, default=0.0)
+    return Compared(found["heads"], found["neurons"], max(differences), effect, added)
+
+
+def operators(model: ir.Model) -> Counter[str]:
+    """How many nodes of each operator there are."""
+    return Counter(node.op_type for node in model.graph)
 
 
 def of_blocks(

@@ -61,7 +61,8 @@ def _with_past(inner: Any, family: Family, inputs: tuple[Any, ...]) -> tuple[Any
         cache.update(keys, values, layer)
     first = {family.inputs[0].name: inputs[0]}
     found = inner(**first, past_key_values=cache, **family.settings)
-    present = [tensor for each in cache.layers for tensor in (each.keys, each.values)]
+    layers: list[Any] = cache.layers
+    present = [tensor for each in layers for tensor in (each.keys, each.values)]
     return (*(getattr(found, name) for name in family.outputs), *present)
 
 

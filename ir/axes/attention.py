@@ -58,6 +58,7 @@ class _Fused:
         found.stop(why, self.inner["width"])
         found.otherwise = reason("reduction", node, "computes over the axis")
         found.marks[self.groups[0]] = "heads"
+        found.marks[self.inner["values"]] = "features"
 
     def flat(self, key: Key, size: int, role: str) -> bool:
         """Heads side by side along one axis: those of queries (q, y) or of keys and values."""
@@ -103,6 +104,7 @@ def attention(found: Relations, table: SizeTable) -> None:
         for role, value in parts:
             fused.apart(value, 1, queries=role in "qy")
         found.same((values[2], 3), (y, 3))  # type: ignore[arg-type]
+        found.marks[y, 3] = "features"
     elif not _side_by_side(fused, table, parts):
         _give_up(found)
         return

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .groups import NONE, Index
-from .relations import Fold, Key
+from .relations import Fold, Inner, Key
 
 
 class CannotCutError(Exception):
@@ -126,7 +126,9 @@ def present(vectors: Iterable[Index], count: int) -> npt.NDArray[np.bool_]:
 
 
 def name_of(key: Key) -> str:
-    """The name of the value that an axis belongs to, for messages."""
+    """The name of the value, or of the node, that an axis belongs to, for messages."""
     holder = key[0]
+    if isinstance(holder, Inner):
+        return f"{holder.node.op_type} {holder.node.name!r}"
     value = getattr(holder, "value", holder)
     return repr(getattr(value, "name", "") or "")

@@ -15,7 +15,7 @@ import onnx_ir as ir
 from ...ir.facts import FACTORIZED, FLOAT, QUANTIZED
 from ...ir.graph import attribute, constant_array, constant_tensor, given
 from ...ir.sites import Site, Sites, Use
-from ..api import Observed
+from ..api import Looked
 from ..biases import bias_node
 
 DTYPES = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE)
@@ -77,9 +77,13 @@ class Group:
         return len(biases) == len(self.sites) and all(map(_own_bias, self.sites))
 
     @property
-    def observed(self) -> tuple[Observed, ...]:
-        """What is looked at: the inputs of linear layers, of convolutions the outputs, since
-        what they read overlaps."""
+    def observes_outputs(self) -> bool:
+        """Whether its outputs are looked at: what convolutions read overlaps."""
+        return self.convolves
+
+    @property
+    def observed(self) -> tuple[Looked, ...]:
+        """What is looked at: the inputs of linear layers, of convolutions the outputs."""
         values = [u.output if self.convolves else u.input for u in self.sites[0].uses]
         axes = [1 if self.convolves else len(v.shape or ()) - 1 for v in values]
         pairs = zip(values, axes, strict=True)
@@ -96,15 +100,25 @@ class Group:
         return "convolutions.line" if len(taps) == 1 else "convolutions.spatial"
 
     @property
-    def second_table(self) -> str:
-        """The kernel that computes the second factor."""
-        return POINTWISE if self.convolves else self.table
+    def whole(self) -> tuple[tuple[str, int, int], ...]:
+        """Products of the layers as they are: table, K, N."""
+        return tuple((self.table, self.shape[0], width) for width in self.widths)
+
+    def factored(self, rank: int) -> tuple[tuple[str, int, int], ...]:
+        """Products of their factors."""
+        table = POINTWISE if self.convolves else self.table
+        first = (self.table, self.shape[0], rank)
+        return (first, *((table, rank, width) for width in self.widths))
 
     def matrix(self) -> np.ndarray:
         """The weights side by side, [inputs, outputs]."""
         found = [constant_array(site.weight) for site in self.sites]
         flat = [w.reshape(len(w), -1).T if self.convolves else w for w in found if w is not None]
         return np.concatenate(flat, axis=1) if len(flat) > 1 else flat[0]
+
+    def summed(self, change: np.ndarray) -> list[np.ndarray]:
+        """A change of the mean along the columns of the matrix as one of each bias."""
+        return np.split(change, np.cumsum(self.widths)[:-1])
 
     def stored(self, matrix: np.ndarray) -> dict[str, np.ndarray]:
         """A matrix [inputs, outputs] as the contents of the weights."""

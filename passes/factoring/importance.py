@@ -16,7 +16,7 @@ import onnx_ir as ir
 from ...ir.graph import constant_array, dims
 from ...ir.norms import scale_behind
 from ...ir.sites import Site, Sites
-from ..api import Gram, Observed
+from ..api import Gram, Looked, Observed
 from ..math.lowrank import Doubles, channel_scales
 from .groups import reason
 
@@ -42,7 +42,7 @@ def reader_of(site: Site, sites: Sites) -> Reader | None:
     return None if scale is None else Reader(scale)
 
 
-def importance(reader: Reader, spread: Doubles, grams: Mapping[Observed, Gram]) -> Doubles:
+def importance(reader: Reader, spread: Doubles, grams: Mapping[Looked, Gram]) -> Doubles:
     """A factor for each output: its errors count with its square, float64 [outputs].
 
     spread: variance of the outputs. All ones where what the reader reads was not observed.

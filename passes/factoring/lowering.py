@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -36,7 +37,7 @@ def lower_linear(group: Group, made: Factors, rewriter: Rewriter) -> None:
             x, old = node.inputs[:2]
             assert x is not None
             if x not in between:
-                between[x] = _in_front(rewriter, node, [x, first])
+                between[x] = in_front(rewriter, node, [x, first])
             rewriter.set_input(node, 0, between[x])
             rewriter.set_input(node, 1, second)
             rewriter.sweep([old])
@@ -53,7 +54,7 @@ def lower_conv(site: Site, made: Factors, rewriter: Rewriter) -> None:
     set_bias(site, made.biases[0] if made.biases else None, rewriter)
     for node in [use.nodes[0] for use in site.uses]:
         read = list(node.inputs)
-        narrow = _in_front(rewriter, node, [read[0], first])
+        narrow = in_front(rewriter, node, [read[0], first])
         wide = [narrow, second, *read[2:]]
         name, given = f"{node.name}_out", {"kernel_shape": ones}
         out = rewriter.insert(
@@ -64,10 +65,15 @@ def lower_conv(site: Site, made: Factors, rewriter: Rewriter) -> None:
         rewriter.sweep(read)
 
 
-def _in_front(rewriter: Rewriter, node: ir.Node, inputs: Sequence[ir.Value | None]) -> ir.Value:
-    """The output of a node of the same kind, in front of it."""
-    attributes = {name: attribute(node, name) for name in node.attributes}
-    attributes = {name: value for name, value in attributes.items() if value is not None}
+def in_front(
+    rewriter: Rewriter,
+    node: ir.Node,
+    inputs: Sequence[ir.Value | None],
+    changed: Mapping[str, Any] | None = None,
+) -> ir.Value:
+    """The output of a node of the same kind, in front of it; ``changed``: other attributes."""
+    given = {name: attribute(node, name) for name in node.attributes} | dict(changed or {})
+    attributes = {name: value for name, value in given.items() if value is not None}
     made = rewriter.insert(
         node.op_type, inputs, before=node, attributes=attributes, name=f"{node.name}_in",
         origins=[node],

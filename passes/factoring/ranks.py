@@ -95,12 +95,9 @@ class Ranks:
     def _slower(self, group: Group, rank: int) -> Reason | None:
         if self.gain == "size":
             return None
-        inputs = group.shape[0]
-        whole = tuple((group.table, inputs, width) for width in group.widths)
-        second = tuple((group.second_table, rank, width) for width in group.widths)
         rows = (str(group.uses[0].output.name), _channel_axis(group))
-        before = self.ctx.analysis(PREDICTED, (rows, whole))
-        after = self.ctx.analysis(PREDICTED, (rows, ((group.table, inputs, rank), *second)))
+        before = self.ctx.analysis(PREDICTED, (rows, group.whole))
+        after = self.ctx.analysis(PREDICTED, (rows, group.factored(rank)))
         if before is None or after is None or after < before:
             return None
         said = f"as factors of rank {rank} it would take {after:.4f} ms, as it is {before:.4f} ms"

@@ -10,7 +10,7 @@ from functools import reduce
 import numpy as np
 
 from ...ir.graph import constant_array
-from ..api import Gram, Observed
+from ..api import Gram, Looked
 from ..math.lowrank import (
     Spectrum,
     most_rank,
@@ -52,7 +52,7 @@ def blind(group: Group) -> Seen:
     return _few(Seen(spectrum.energies, spectrum, np.ones(group.shape[1])), group)
 
 
-def look(group: Group, reader: Reader | None, grams: Mapping[Observed, Gram]) -> Seen | None:
+def look(group: Group, reader: Reader | None, grams: Mapping[Looked, Gram]) -> Seen | None:
     """What was observed of a group; None where it was not, or the sums are beyond float32.
 
     reader: what reads its outputs, where that weighs them.
@@ -67,7 +67,8 @@ def look(group: Group, reader: Reader | None, grams: Mapping[Observed, Gram]) ->
     )
     about = gram.mean, gram.count, len(moments)
     if group.convolves or reader is None:
-        spectrum = principal(moments) if group.convolves else output_pca(group.matrix(), moments)
+        made = group.observes_outputs
+        spectrum = principal(moments) if made else output_pca(group.matrix(), moments)
         return _few(Seen(spectrum.energies, spectrum, scale, *about), group)
     weight = group.matrix()
     scale = importance(reader, np.einsum("ij,ij->j", weight, moments @ weight), grams)
@@ -80,12 +81,12 @@ def corrected(group: Group, first: np.ndarray, second: np.ndarray, seen: Seen) -
     if not group.corrected or seen.mean is None:
         return []
     biases = [b for site in group.sites if (b := constant_array(site.bias)) is not None]
-    if group.convolves:
+    if group.observes_outputs:
         mean = seen.mean - biases[0]
         narrow = mean @ second.T.astype(np.float64)
     else:
         mean, narrow = seen.mean @ group.matrix(), seen.mean @ first
-    parts = np.split(mean - narrow @ second, np.cumsum(group.widths)[:-1])
+    parts = group.summed(mean - narrow @ second)
     return [(b + part).astype(b.dtype) for b, part in zip(biases, parts, strict=True)]
 
 

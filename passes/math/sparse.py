@@ -140,5 +140,5 @@ def _cheapest(weight: Doubles, factor: Doubles, pattern: Pattern) -> tuple[Doubl
         better = cost < best
         best[better], moves[:, better] = cost[better], move[:, better]
         mask[:, better] = True
-        mask[np.ix_(chosen, np.flatnonzero(better))] = False
+        mask[np.ix_(np.array(chosen), np.flatnonzero(better))] = False
     return moves, mask

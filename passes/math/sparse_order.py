@@ -14,9 +14,9 @@ from .refit import Doubles
 from .sparse import Pattern
 
 Order = NDArray[np.int64]
-_COLUMNS = 128
+_COLUMNS = 64
 """Outputs that trades are judged by: more tell little more."""
-_ROUNDS = 60
+_ROUNDS = 40
 _QUIET = 12
 """Rounds without a trade after which no pair is likely to have one left."""
 
@@ -61,10 +61,10 @@ def _trade(scores: Doubles, order: Order, left: Order, right: Order, pattern: Pa
         better = after > best
         best[better], place[better] = after[better], number
     found = np.flatnonzero(place >= 0)
-    i, j = np.divmod(place[found], pattern.group)
-    held = order[left[found], i].copy()
-    order[left[found], i] = order[right[found], j]
-    order[right[found], j] = held
+    ours_at, theirs_at = np.divmod(place[found], pattern.group)
+    held = order[left[found], ours_at].copy()
+    order[left[found], ours_at] = order[right[found], theirs_at]
+    order[right[found], theirs_at] = held
     return bool(len(found))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
-from ...ir.axes.groups import NONE, AxisGroup, AxisGroups, Member
+from ...ir.axes.groups import NONE, AxisGroup, AxisGroups, Kind, Member
 from ...ir.facts import FLOAT
 from ...ir.graph import constant_array
 from ...ir.rewriter import Rewriter
@@ -18,7 +18,7 @@ from ...ir.sites import Sites
 from ..math.sparse_order import Order
 from .layers import Layer
 
-_KINDS = ("neurons", "channels")
+_KINDS: tuple[Kind, ...] = ("neurons", "channels")
 
 
 def free_axes(

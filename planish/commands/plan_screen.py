@@ -117,14 +117,14 @@ def aside_lines(aside: Sequence[Aside]) -> list[tuple[str, str]]:
     others = [item for item in aside if item.technique not in PASSES_FOR]
     never = ", ".join(f"{item.technique} ({item.code})" for item in others if item.by == "target")
     asked = [item.technique for item in others if item.by == "request"]
-    named = ", ".join(f"{a} ({BY_HAND[a]})" if a in BY_HAND else a for a in asked)
+    takes = ", ".join(f"{a} ({BY_HAND[a]})" if a in BY_HAND else a for a in asked)
     later = ", ".join(i.technique for i in others if i.code == "no-pass")
     backend = ", ".join(f"{i.technique} ({i.code})" for i in others if i.code == "by-backend")
     lines += [("refused", f"by the target: {never}")] if never else []
-    lines += (
-        [("by hand", f"how much may go is yours to say: --passes takes {named}")] if named else []
-    )
-    lines += [("backend", f"where ranges allow, without a pass: {backend}")] if backend else []
+    if takes:
+        lines.append(("by hand", f"how much may go is yours to say: --passes takes {takes}"))
+    if backend:
+        lines.append(("backend", f"where ranges allow, without a pass: {backend}"))
     return lines + ([("no pass", f"planish has none yet for {later}")] if later else [])
 
 

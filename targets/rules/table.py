@@ -9,7 +9,7 @@ from ...ir.graph import operator
 from ..schema import Target
 from . import codes, floats, integer, limits, packed, static, weightonly
 from .rule import Finding, Rule, View, Violation
-from .tensorrt.all import RULES as TENSORRT
+from .tensorrt import all as tensorrt
 
 ONNXRUNTIME: tuple[Rule, ...] = (
     *limits.RULES,
@@ -21,6 +21,7 @@ ONNXRUNTIME: tuple[Rule, ...] = (
     *integer.RULES,
 )
 """Rules of ONNX Runtime, and those that follow from the figures of any target."""
+TENSORRT: tuple[Rule, ...] = tensorrt.RULES
 RULES: tuple[Rule, ...] = (*ONNXRUNTIME, *TENSORRT)
 SEVERITIES = ("error", "slow", "note")
 

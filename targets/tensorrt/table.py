@@ -115,7 +115,9 @@ def _operator(
 def _limits(raw: list[dict[str, Any]]) -> defaultdict[str, list[Limit]]:
     found: defaultdict[str, list[Limit]] = defaultdict(list)
     for entry in raw:
-        given = {key: tuple(v) if isinstance(v, list) else v for key, v in entry.items()}
+        given: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()
+        }
         names = given.pop("operators")
         if "types" in given:
             given["types"] = frozenset(map(_type, given["types"]))

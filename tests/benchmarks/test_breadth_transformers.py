@@ -32,8 +32,17 @@ def test_a_difference_or_a_cut_without_effect_is_a_wrong_cut() -> None:
     assert words(cell(replace(WHOLE, difference=float("inf"))))[1] == "miss"
 
 
+def test_a_slice_that_a_cut_leaves_behind_makes_it_wrong() -> None:
+    assert not cell(replace(WHOLE, added=("Slice",))).right
+    assert cell(replace(WHOLE, added=("Concat",))).right  # of a Reshape's new target
+
+
 def test_more_units_than_the_configuration_has_are_a_wrong_cut() -> None:
     assert not cell(replace(WHOLE, heads=Found((24, 4), 2, 4, ()))).right
+
+
+def test_neurons_in_an_attention_block_are_a_wrong_cut() -> None:
+    assert not cell(replace(WHOLE, neurons=Found((40, 40), 3, 43, (), ("value.neurons",)))).right
 
 
 def test_a_block_left_whole_needs_a_reason() -> None:

@@ -12,7 +12,7 @@ import onnx
 import pytest
 
 import planish
-from benchmarks import scaling, smaller, smaller_tasks
+from benchmarks import data, scaling, smaller, smaller_tasks
 from benchmarks.minilm import Score
 from benchmarks.shapes import as_planned
 
@@ -79,6 +79,14 @@ def test_an_artifact_without_any_cut_is_told(original: Path, tmp_path: Path) -> 
     (tmp_path / "model.onnx").write_bytes(original.read_bytes())
     found = as_planned("a", original, planish.Artifact(tmp_path, {"edits": []}), SIZES)
     assert (found.met, found.note) == (False, "all products are as they were")
+
+
+def test_what_judges_is_not_what_calibrates(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "calibration_pool", lambda: [str(i) for i in range(700)])
+    draw = data.calibration_draw(1)
+    rest = data.calibration_draw(1, data.HELD_OUT_SENTENCES, data.CALIBRATION_SENTENCES)
+    assert (len(draw), len(set(draw) | set(rest))) == (512, 512 + 128)
+    assert set(draw) != set(data.calibration_draw(0))
 
 
 # -- scores ------------------------------------------------------------------------------

@@ -40,4 +40,4 @@ def test_the_pattern_is_seen_in_the_file(tmp_path: Path, breaks: bool) -> None:
 
 
 def test_the_cases_name_what_they_expect() -> None:
-    assert [case.layers for case in CASES] == [LAYERS, LAYERS // 3]
+    assert [case.layers for case in CASES] == [LAYERS, LAYERS // 3, LAYERS]

@@ -186,6 +186,72 @@ def test_a_convolution_becomes_one_of_fewer_channels_and_a_point(
     }
 
 
+def crossed(rank: int, outputs: int = 48) -> Array:
+    """A kernel [outputs, 8, 3, 5] that is a line of 3 taps to ``rank`` channels, then one of 5."""
+    down, across = array(rank, 8, 3), array(outputs, rank, 5)
+    return np.einsum("rik,orl->oikl", down, across).astype(np.float32) / rank
+
+
+@pytest.mark.parametrize(
+    "placed",
+    [
+        "pads = [1, 2, 0, 1]",
+        "strides = [2, 1], pads = [1, 1, 1, 1]",
+        "strides = [1, 3], dilations = [2, 1]",
+        'auto_pad = "SAME_UPPER", strides = [2, 2]',
+        'auto_pad = "VALID"',
+    ],
+)
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_convolution_becomes_one_along_each_axis(
+    graphs: ModuleType, placed: str, bias: bool
+) -> None:
+    """What is of that rank already stays what it was."""
+    kernel, given = crossed(8), ", b" if bias else ""
+    text = head("float[n, 8, a, c] x", "float[n, 48, d, e] y")
+    text += f"{{ [stem] y = Conv <{placed}> (x, k{given}) }}"
+    feeds = [{"x": array(4, 8, 12, 13) + 0.5} for _ in range(2)]
+    tensors = {"k": kernel, "b": array(48)} if bias else {"k": kernel}
+    bench = graphs.Bench(graphs.parse(text, **tensors), feeds, target=TARGET)
+    before = bench.outputs(feeds[0])["y"]
+    (edit,) = bench.run("low-rank", rank=8, split="spatial").edits
+    assert stored(bench.model, "conv1.weight_in").shape == (8, 8, 3, 1)
+    assert stored(bench.model, "conv1.weight_out").shape == (48, 8, 1, 5)
+    assert edit.saving == 4 * (kernel.size - 8 * (8 * 3 + 48 * 5))
+    np.testing.assert_allclose(bench.outputs(feeds[0])["y"], before, atol=2e-5 * abs(before).max())
+    assert {s.name: s.facts for s in find_sites(bench.model)} == {
+        "conv1.in": {FLOAT, FACTORIZED},
+        "conv1.out": {FLOAT, FACTORIZED},
+    }
+
+
+def test_lines_lose_what_whitened_singular_values_say(graphs: ModuleType) -> None:
+    """Of inputs that are independent from column to column; the mean is taken up by the bias."""
+    kernel, spread = array(24, 8, 3, 3), np.geomspace(1, 0.05, 8).astype(np.float32)
+    text = head("float[n, 8, a, c] x", "float[n, 24, d, e] y")
+    text += "{ [stem] y = Conv (x, k, b) }"
+    feeds = [{"x": (array(16, 8, 20, 20) + 1) * spread[:, None, None]} for _ in range(4)]
+    bench = graphs.Bench(graphs.parse(text, k=kernel, b=array(24)), feeds, target=TARGET)
+    before = [bench.outputs(feed)["y"].astype(float) for feed in feeds]
+    bench.run("low-rank", rank=16, split="spatial")
+    after = [bench.outputs(feed)["y"].astype(float) for feed in feeds]
+    lost = np.mean([(b - a) ** 2 for b, a in zip(before, after, strict=True)]) * 24
+    matrix = (kernel * spread[:, None, None]).transpose(1, 2, 0, 3).reshape(24, 72)
+    expected = (np.linalg.svd(matrix.astype(float), compute_uv=False)[16:] ** 2).sum()
+    assert lost == pytest.approx(expected, rel=0.05)
+    means = [np.mean([y.mean(axis=(0, 2, 3)) for y in ys], axis=0) for ys in (before, after)]
+    np.testing.assert_allclose(means[1], means[0], atol=5e-3)
+
+
+def test_one_line_of_taps_is_split_by_channels(graphs: ModuleType) -> None:
+    text = head("float[n, 8, a, c] x", "float[n, 48, d, e] y") + "{ [stem] y = Conv (x, k) }"
+    feeds = [{"x": array(4, 8, 12, 13)}]
+    kernel = uneven(24, 48).T.reshape(48, 8, 3, 1)
+    bench = graphs.Bench(graphs.parse(text, k=kernel), feeds, target=TARGET)
+    bench.run("low-rank", rank=8, split="spatial")
+    assert stored(bench.model, "conv1.weight_out").shape == (48, 8, 1, 1)
+
+
 def test_layers_of_one_weight_keep_one(graphs: ModuleType) -> None:
     text = (
         head("float[n, t, 48] x", "float[n, t, 48] y")

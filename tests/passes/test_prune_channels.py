@@ -187,6 +187,29 @@ def test_a_convolution_without_a_bias_keeps_its_scale(graphs: ModuleType) -> Non
     np.testing.assert_array_equal(made[True], made[False])
 
 
+def test_beside_branches_nothing_is_matched(graphs: ModuleType) -> None:
+    """Only what stands between two layers could be run, and a branch cannot be taken apart."""
+    text = CHAIN.replace("h, w] y)", "h, w] y, float[n, 5, h, w] z)").replace(
+        "9] x)", "9] x, bool c)"
+    )
+    text = (
+        text[: text.rindex("}")]
+        + """  z = If (c) <
+    then_branch = then () => (float[n, 5, h, w] t) { t = Relu(y) },
+    else_branch = other () => (float[n, 5, h, w] e) { e = Neg(y) }>
+}"""
+    )
+    made = {}
+    for reestimate in (True, False):
+        feeds = [feed | {"c": np.array(True)} for feed in FEEDS]
+        bench = graphs.Bench(graphs.parse(text, **WEIGHTS), feeds)
+        assert bench.run("prune-channels", ratio=0.5, reestimate=reestimate, **ANY).edits
+        made[reestimate] = tensor(bench, "w2")
+        said = {r.code for r in bench.context.remarks if r.kind == "note"}
+        assert ("no-reestimation" in said) == reestimate
+    np.testing.assert_array_equal(made[True], made[False])
+
+
 def test_what_a_bound_takes_back_does_not_move_the_others(graphs: ModuleType) -> None:
     """Means and variances are those of the edits that are made, not of all that were offered."""
     first, second, third = deep(graphs), deep(graphs), deep(graphs)

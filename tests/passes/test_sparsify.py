@@ -289,6 +289,34 @@ def test_the_order_is_worth_it(graphs: ModuleType) -> None:
     assert lost[0] < 0.75 * lost[1]
 
 
+def test_channels_between_convolutions_are_reordered_too(graphs: ModuleType) -> None:
+    """With a depthwise one, and a scale for each channel, on the way."""
+    text = head("float[n, 16, 9, 9] x", "float[n, 8, 9, 9] y") + (
+        "{ a = Conv<pads = [1, 1, 1, 1]>(x, first, bias) r = Relu(a) "
+        "d = Conv<pads = [1, 1, 1, 1], group = 32>(r, each) m = Mul(d, scale) "
+        "y = Conv<pads = [1, 1, 1, 1]>(m, last) }"
+    )
+    last = array(8, 32, 3, 3)
+    last[:, :8] *= 6
+    weights = {
+        "first": array(32, 16, 3, 3) / 10, "bias": array(32), "each": array(32, 1, 3, 3),
+        "scale": array(32, 1, 1), "last": last / 10,
+    }  # fmt: skip
+    bench = graphs.Bench(graphs.parse(text, **weights), IMAGES, target=GPU)
+    edits = bench.run("sparsify", **SMALL).edits
+    assert [(edit.site, "reordered" in edit.details) for edit in edits] == [
+        ("conv1", False), ("conv3", True),
+    ]  # fmt: skip
+    assert "missed" not in {remark.kind for remark in bench.context.remarks}
+    each, scale = stored(bench.model, "each"), stored(bench.model, "scale")
+    order = [int(np.flatnonzero(weights["scale"][:, 0, 0] == s)[0]) for s in scale[:, 0, 0]]
+    assert sorted(order) == list(range(32))
+    assert order != sorted(order)
+    np.testing.assert_array_equal(each, weights["each"][order])
+    assert keeps(stored(bench.model, "last"), 1)
+    assert keeps(stored(bench.model, "first"), 1)
+
+
 def test_an_order_changes_nothing_where_all_else_stays(graphs: ModuleType) -> None:
     """Every weight of the reader has its zeros already when it is reordered, by hand."""
     bench = block(graphs)

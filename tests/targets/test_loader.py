@@ -120,6 +120,8 @@ WRONG = {
     "bits twice": ("[weight_only]\nbits = [4, 4]\n", 6, "each once", ""),
     "no power of two": ("[weight_only]\nblocks = [48]\n", 6, "powers of two", ""),
     "no pattern": ('[sparse]\npatterns = ["half"]\n', 6, "texts such as '2:4'", ""),
+    "no product's type": ('[sparse]\ndtypes = ["fp12"]\n', 6, "of bf16, fp16, fp32,", ""),
+    "no gain at all": ("[sparse]\nend_to_end = 0.9\n", 6, "must be at least 1", ""),
     "no option": ('[int8]\nsession_options = ["fast"]\n', 6, "session.qdqisint8allowed=1", ""),
     "a table for a list": ("[aliases]\na = 1\n", 5, "must be a list of texts", ""),
     "a row too long": (MEASURED + "node = [[1, 2, 3]]\n", 9, "rows of 2 numbers above 0", ""),

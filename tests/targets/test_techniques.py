@@ -8,7 +8,7 @@ import pytest
 
 from planish.ir.errors import TargetError, UsageError
 from planish.targets.loader import backend_of, load_target, require_backend, target_names
-from planish.targets.techniques import CODES, TECHNIQUES, compiles, one, support
+from planish.targets.techniques import CODES, TECHNIQUES, compiles, one, sparse_support, support
 
 FREE = ("low-rank", "prune-heads", "prune-neurons", "prune-channels")
 X86 = {
@@ -79,6 +79,7 @@ def test_the_answer_follows_from_the_figures_and_never_from_the_name() -> None:
     assert support(replace(ampere, name="x")) == support(ampere)
     dense = replace(ampere, sparse=replace(ampere.sparse, patterns=()))
     assert one(dense, "2:4").code == "no-sparse-kernel"
+    assert one(ampere, "2:4").sentence.endswith("the dense rate, up to 1.2 times for whole models")
     unread = replace(ampere, sparse=replace(ampere.sparse, patterns=None))
     assert one(unread, "2:4").code == "unknown"
     newer = replace(avx2, floats=replace(avx2.floats, bfloat16="native"))
@@ -111,3 +112,19 @@ def test_without_a_backend_nothing_is_compiled() -> None:
         assert "x86-avx2" in caught.value.hint
     for name in ("host", "generic", "raspberry-pi-5", "nvidia-a100"):
         require_backend(load_target(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "dtypes"),
+    [
+        ("nvidia-a100", ("tf32", "fp16", "bf16", "int8")),
+        ("jetson-agx-orin", ("tf32", "fp16", "bf16", "int8")),
+        ("l4", ("tf32", "fp16", "bf16", "fp8", "int8")),
+        ("nvidia-h100", ("tf32", "fp16", "bf16", "fp8", "int8")),
+    ],
+)
+def test_what_kernels_for_zeros_take(name: str, dtypes: tuple[str, ...]) -> None:
+    sparse = load_target(name).sparse
+    assert (sparse.patterns, sparse.dtypes) == (("2:4",), dtypes)
+    assert (sparse.inputs, sparse.outputs, sparse.min_size) == (16, 8, 256)
+    assert sparse_support("4:8", load_target(name)).code == "no-sparse-kernel"

@@ -22,12 +22,18 @@ _UNKNOWN = frozenset(
     "Scan".split()
 )
 """Operators of whose results nothing is known, whatever they read."""
+_MOST = 64
 
 
 def built(value: ir.Value | None) -> bool:
-    """Whether a value is known when the engine is built: a constant, or computed of constants."""
+    """Whether a value is known when the engine is built: a constant, or computed of constants.
+
+    What is computed in more than ``_MOST`` steps counts as not known.
+    """
     pending, seen = [value], set[ir.Value]()
     while pending:
+        if len(seen) > _MOST:
+            return False
         found = pending.pop()
         if is_constant(found) or found in seen:
             continue

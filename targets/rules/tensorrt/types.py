@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 import onnx_ir as ir
 
-from ....ir.graph import constant_array, given, operator, opset
+from ....ir.graph import constant_array, constant_tensor, given, operator, opset
+from ....ir.storage.tensors import nonfinite
 from ...schema import Target
 from ..layers import PRODUCTS
 from ..rule import Finding, Rule, View
@@ -119,11 +120,10 @@ def _not_finite(view: View) -> Iterator[Finding]:
         if operator(node)[0] or node.op_type not in PRODUCTS:
             continue
         for value in node.inputs[1:]:
-            array = constant_array(value)
-            if array is not None and dtype_of(value) in FLOATS:
-                count = int((~np.isfinite(array.astype(np.float32, copy=False))).sum())
-                if count:
-                    yield Finding(node, f"{count} in {_name(value)}")
+            tensor = constant_tensor(value)
+            count = 0 if tensor is None else sum(nonfinite(tensor))
+            if count:
+                yield Finding(node, f"{count} in {_name(value)}")
 
 
 def _name(value: ir.Value | None) -> str:

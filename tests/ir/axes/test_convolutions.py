@@ -133,6 +133,25 @@ def test_ways_that_collapse_leave_the_others(
     assert cut.graph.initializers["grouped"].shape == [6, 2, 1, 1]
 
 
+def test_channels_that_groups_tie_together_are_refused_with_the_layer_that_does(
+    graphs: ModuleType, array: Array, find: Find
+) -> None:
+    """Channel 0 has the place of channel 1 in the other group."""
+    body = f"""
+        a = Conv(x, first)
+        b = Gather <axis = 1> (a, swapped)
+        c = Concat <axis = 1> (a, b)
+        z = Conv <group = 2> (c, grouped)
+        {HEAD}"""
+    model = graphs.parse(
+        graph(body), first=array(2, 3, 1, 1), grouped=array(6, 2, 1, 1), head=array(5, 6),
+        swapped=whole(1, 0),
+    )  # fmt: skip
+    refused = next(iter(find(model).values()))
+    assert refused.code == "single"
+    assert "of Conv 'Conv_3' go together" in refused.sentence
+
+
 @pytest.mark.parametrize(("groups", "units"), [(4, 4), (8, 8), (1, None)])
 def test_a_group_norm_is_cut_in_whole_groups(
     groups: int, units: int | None, graphs: ModuleType, array: Array, find: Find, zeroed: Any

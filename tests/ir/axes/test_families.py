@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks.breadth_transformers import LEAST, MOST, runnable
+from benchmarks.breadth_transformers import LEAST, MOST, SELECTS, runnable
 from benchmarks.zoo.cutting import Subject, compared, outputs, relative, with_zeros
 from benchmarks.zoo.export import exported
 from benchmarks.zoo.table import FAMILIES
@@ -43,6 +43,8 @@ def test_every_block_is_found_and_cut(
     assert sorted(found.heads.units) == sorted(family.heads)
     assert sorted(found.neurons.units) == sorted(family.neurons)
     assert groups in (found.heads.groups, None)
+    assert found.heads.strays + found.neurons.strays == ()
+    assert SELECTS.isdisjoint(found.added)
     assert found.heads.removed >= found.heads.groups
     assert found.difference <= MOST
     assert found.effect >= LEAST

@@ -105,6 +105,31 @@ def test_attention_on_four_axes_with_a_bias_table(
     against(model, group, [1], {"x": array(2, 5, 8), "places": places})
 
 
+FOUR_AXES = """
+        q1 = Unsqueeze(q, one)
+        k1 = Unsqueeze(k, one)
+        v1 = Unsqueeze(v, one)
+        c1 = Attention(q1, k1, v1)
+        c = Squeeze(c1, one)"""
+
+
+@pytest.mark.parametrize(
+    "core", ["c = Attention <q_num_heads = 1, kv_num_heads = 1> (q, k, v)", FOUR_AXES]
+)
+def test_the_width_of_a_single_head_makes_no_neurons(
+    core: str, graphs: ModuleType, array: Array, find: Find, against: Any
+) -> None:
+    """What is left when all heads but one were cut."""
+    body = f"""{PROJECTIONS}
+        {core}
+        y = MatMul(c, wo)"""
+    made = weights(array, 1, 1, 6)
+    model = graphs.parse(graph(body), **made, **({"one": whole(1)} if core == FOUR_AXES else {}))
+    (group,) = find(model).cuttable()
+    assert (group.kind, group.units) == ("features", 6)
+    against(model, group, [0, 2, 5], {"x": array(2, 5, 8)})
+
+
 def test_multi_head_attention(graphs: ModuleType, array: Array, find: Find, against: Any) -> None:
     body = """
         q = MatMul(x, wq)

@@ -18,6 +18,7 @@ from planish.targets.rules.table import TENSORRT, check_model
 from planish.targets.tensorrt.table import DOMAIN, FILE, Limit, parsed, table, version
 
 I64 = np.int64
+AXES, TWO = np.array([1], np.int64), np.array([0, 1], np.float32)
 REDUCTIONS = tuple(
     f"Reduce{n}" for n in "L1 L2 LogSum LogSumExp Max Mean Min Prod Sum SumSquare".split()
 )
@@ -70,14 +71,14 @@ def constant(tensor: str) -> Args:
 
 CASES: dict[tuple[str, str], Pair] = {
     **{
-        (op, "input 1 known"): (args("f4,8", "i1", opset=18), args("f4,8", I64([1]), opset=18))
+        (op, "input 1 known"): (args("f4,8", "i1", opset=18), args("f4,8", AXES, opset=18))
         for op in REDUCTIONS
     },
-    ("Squeeze", "input 1 known"): (args("f4,1", "i1"), args("f4,1", I64([1]))),
-    ("Unsqueeze", "input 1 known"): (args("f4,1", "i1"), args("f4,1", I64([1]))),
+    ("Squeeze", "input 1 known"): (args("f4,1", "i1"), args("f4,1", AXES)),
+    ("Unsqueeze", "input 1 known"): (args("f4,1", "i1"), args("f4,1", AXES)),
     ("CumSum", "input 1 known"): (args("f4,8", "i"), args("f4,8", I64(1))),
     ("OneHot", "input 1 known"): (
-        args("i4", "i", np.float32([0, 1])), args("i4", I64(8), np.float32([0, 1])),
+        args("i4", "i", TWO), args("i4", I64(8), TWO),
     ),
     ("Dropout", "input 2 known"): (
         args("f4,8", np.float32(0.5), "b"), args("f4,8", np.float32(0.5), np.bool_(False)),
@@ -94,7 +95,7 @@ CASES: dict[tuple[str, str], Pair] = {
         args("f1,64,1", I64(8), "f16"), args("f1,64,1", I64(8), np.ones(16, np.float32)),
     ),
     ("TRT_FP4DynamicQuantize", "input 1 known"): (args("f4,64", "f"), args(*FP4)),
-    ("TRT_FP4DynamicQuantize", "input 1 ranks"): (args("f4,64", np.float32([1])), args(*FP4)),
+    ("TRT_FP4DynamicQuantize", "input 1 ranks"): (args("f4,64", TWO[:1]), args(*FP4)),
     **{("Attention", f"input {i} ranks"): with_rank(i) for i in range(4)},
     ("Attention", "input 4 absent"): (attention("", "f2,4,8,16"), attention()),
     ("Attention", "input 5 absent"): (attention("", "", "f2,4,8,16"), attention()),
@@ -160,8 +161,10 @@ CASES: dict[tuple[str, str], Pair] = {
         args("f2,4,16,8", "f2,1,8", "i2", opset=24), args(*CACHE, opset=24),
     ),
     ("TensorScatter", "axis"): limited(CACHE, "axis", 1, 2, opset=24),
-    ("TopK", "sorted"): limited(("f4,8", I64([2])), "sorted", 0, 1),
-    ("TopK", "input 1 below"): (args("f4,9000", I64([3840])), args("f4,9000", I64([3839]))),
+    ("TopK", "sorted"): limited(("f4,8", np.array([2], np.int64)), "sorted", 0, 1),
+    ("TopK", "input 1 below"): (
+        args("f4,9000", np.array([3840], np.int64)), args("f4,9000", np.array([3839], np.int64)),
+    ),
     **{
         (op, "opset"): (args(*ONE, opset=19), args(*ONE, opset=18))
         for op in ("TRT_FP8QuantizeLinear", "TRT_FP8DequantizeLinear")
@@ -191,7 +194,7 @@ def kind_of(limit: Limit) -> str:
     if limit.attribute:
         return limit.attribute
     if limit.input is not None:
-        kinds = {"known": limit.known, "ranks": limit.ranks, "types": limit.types}
+        kinds: dict[str, Any] = {"known": limit.known, "ranks": limit.ranks, "types": limit.types}
         kinds |= {"below": limit.below, "absent": limit.absent}
         return f"input {limit.input} {next(kind for kind, value in kinds.items() if value)}"
     return "outputs" if limit.outputs is not None else "opset" if limit.opset_below else "by hand"

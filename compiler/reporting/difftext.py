@@ -1,0 +1,255 @@
+"""A difference of two models as lines: for a terminal, and in Markdown for a pull request."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import onnx_ir as ir
+
+from ...ir.diff.changes import Hunk, TensorChange, TensorFacts
+from ...ir.diff.pool import Pool, Source
+from ...ir.shown import clipped, inline
+from ...ir.signature import shape_of, shape_text
+from ..diffing import ModelDiff, repeated
+from .headline import size
+
+Style = Literal["title", "old", "new", "changed", "quiet", "plain"]
+LONGEST = 160
+"""Characters of one line on a screen."""
+SHOWN_TENSORS, SHOWN_PLACES, SHOWN_OPERATORS = 6, 6, 4
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line. style: what it is, for who colours it."""
+
+    text: str
+    style: Style = "plain"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What is to be seen. stat: sums and families only; only: passes; every: each of several
+    alike, not the first alone; context: unchanged nodes around a hunk."""
+
+    stat: bool = False
+    only: tuple[str, ...] = ()
+    every: bool = False
+    context: int = 0
+
+
+def lines(diff: ModelDiff, shown: Shown) -> Iterator[Line]:
+    """All of it, sums first."""
+    if not diff.graph:
+        yield Line("no difference: the contents of both graphs are equal")
+        return
+    yield from _sums(diff)
+    families = [
+        (key, hunks) for key, hunks in repeated(diff) if _wanted(diff, hunks[0], shown.only)
+    ]
+    yield Line("")
+    yield from _families(diff, [hunks for _, hunks in families])
+    for _, hunks in () if shown.stat else families:
+        for hunk in hunks if shown.every else hunks[:1]:
+            yield Line("")
+            yield from _hunk(diff, hunk, hunks, shown)
+
+
+def markdown(diff: ModelDiff, shown: Shown) -> str:
+    """The same for a pull request: one block, coloured as a diff is."""
+    title, *rest = lines(diff, shown)
+    marks = {"old": "-", "new": "+", "changed": "!"}
+    body = [f"{marks.get(line.style, ' ')}{_unmarked(line.text)}".rstrip() for line in rest]
+    fence = "`" * 3
+    return "\n".join([f"### {title.text}", "", f"{fence}diff", *body, fence, ""])
+
+
+def _unmarked(text: str) -> str:
+    """Without the sign of a line, which stands in front of it in Markdown."""
+    return f" {text[2:]}" if text[:2] in (" -", " +", " ~") else text
+
+
+# -- sums ----------------------------------------------------------------------------------
+
+
+def _sums(diff: ModelDiff) -> Iterator[Line]:
+    one, other = diff.graph.totals
+    yield Line(f"{inline(diff.before.label)} -> {inline(diff.after.label)}", "title")
+    for name, x, y in (
+        ("nodes", one.nodes, other.nodes),
+        ("parameters", one.parameters, other.parameters),
+        ("bytes", one.bytes, other.bytes),
+    ):
+        texts = [size(v) if name == "bytes" else f"{v:,}" for v in (x, y)]
+        yield Line(f"  {name:11}{texts[0]:>14} -> {texts[1]:<14}{_percent(x, y)}".rstrip())
+    yield from _histogram("operators", one.operators, other.operators)
+    stored = {k: size(v) for k, v in one.dtypes.items()}, other.dtypes
+    yield from _histogram("stored", stored[0], {k: size(v) for k, v in stored[1].items()})
+    for sentence in (*diff.graph.face, *diff.graph.opsets, *diff.graph.stores):
+        yield Line(f"  {inline(sentence)}", "changed")
+    headline = diff.after.manifest.get("headline")
+    if headline:
+        yield Line(f"  as compiled: {inline(str(headline))}", "quiet")
+
+
+def _percent(before: int, after: int) -> str:
+    return "" if before in (0, after) else f"({100 * (after - before) / before:+.1f} %)"
+
+
+def _histogram(
+    title: str, before: Mapping[str, int | str], after: Mapping[str, int | str]
+) -> Iterator[Line]:
+    changed = [
+        f"{name} {before.get(name, 0)} -> {after.get(name, 0)}"
+        for name in sorted({*before, *after})
+        if before.get(name) != after.get(name)
+    ]
+    if changed:
+        yield Line(clipped(f"  {title:11}{', '.join(changed)}", 4 * LONGEST))
+
+
+def _wanted(diff: ModelDiff, hunk: Hunk, only: Sequence[str]) -> bool:
+    return not only or not set(only).isdisjoint(diff.passes(hunk))
+
+
+# -- families ------------------------------------------------------------------------------
+
+
+def _families(diff: ModelDiff, families: Sequence[Sequence[Hunk]]) -> Iterator[Line]:
+    """What was done, how often, and what it is worth: a line for hunks that are alike."""
+    width = len(str(max((len(hunks) for hunks in families), default=1)))
+    for hunks in families:
+        first, saved = hunks[0], sum(hunk.bytes for hunk in hunks)
+        count = f"{len(hunks):>{width}} x {first.kind}"
+        parts = [f"{count}: {_operators(diff, first)}", _signed(saved), _who(diff, first)]
+        yield Line("  " + "  ".join(filter(None, parts)), _style(first))
+    yield Line(f"  {diff.graph.unchanged} nodes are the same", "quiet")
+
+
+def _operators(diff: ModelDiff, hunk: Hunk) -> str:
+    before = _counted(diff.graph.before.nodes[n].op_type for n in hunk.before)
+    after = _counted(diff.graph.after.nodes[n].op_type for n in hunk.after)
+    if hunk.kind in ("modified", "moved"):
+        return before
+    return " -> ".join(filter(None, (before, after)))
+
+
+def _counted(names: Iterator[str]) -> str:
+    """``MatMul, 2 Add``; of many the commonest."""
+    counts = Counter(names).most_common()
+    shown = [name if n == 1 else f"{n} {name}" for name, n in counts[:SHOWN_OPERATORS]]
+    more = sum(n for _, n in counts[SHOWN_OPERATORS:])
+    return ", ".join([*shown, *([f"{more} more"] if more else [])])
+
+
+def _who(diff: ModelDiff, hunk: Hunk) -> str:
+    return f"by {', '.join(diff.passes(hunk))}" if diff.passes(hunk) else ""
+
+
+def _signed(count: int) -> str:
+    return f"{'+' if count > 0 else ''}{size(count)}" if count else ""
+
+
+def _style(hunk: Hunk) -> Style:
+    return {"added": "new", "removed": "old"}.get(hunk.kind, "changed")  # type: ignore[return-value]
+
+
+# -- one hunk ------------------------------------------------------------------------------
+
+
+def _hunk(diff: ModelDiff, hunk: Hunk, alike: Sequence[Hunk], shown: Shown) -> Iterator[Line]:
+    losses = diff.losses(hunk)
+    loss = f"loss {max(losses.values()):.2e}" if losses else ""
+    counts = f"{hunk.kind} {len(hunk.before)} -> {len(hunk.after)}"
+    title = [inline(hunk.module) or "(no module)", counts, _signed(hunk.bytes), _who(diff, hunk)]
+    yield Line("@@ " + "  ".join(filter(None, [*title, loss])), "title")
+    if len(alike) > 1 and not shown.every:
+        places = [inline(h.module) or "?" for h in alike[1 : SHOWN_PLACES + 1]]
+        more = len(alike) - 1 - len(places)
+        tail = f" and {more} more" if more > 0 else ""
+        yield Line(f"   the same in {', '.join(places)}{tail}", "quiet")
+    yield from _context(diff.graph.before, hunk, shown.context)
+    changed = dict(hunk.changed)
+    old = [n for n in hunk.before if n not in changed]
+    new = [n for n in hunk.after if n not in changed.values()]
+    yield from _nodes(diff.graph.before, old, "- ", "old")
+    yield from _nodes(diff.graph.before, sorted(changed), "~ ", "changed")
+    yield from _nodes(diff.graph.after, new, "+ ", "new")
+    for sentence in hunk.details:
+        yield Line(clipped(f"   {inline(sentence)}", LONGEST), "changed")
+    yield from _tensors(hunk)
+
+
+def _context(pool: Pool, hunk: Hunk, count: int) -> Iterator[Line]:
+    """Unchanged nodes that the hunk reads."""
+    read = (int(s.of) for n in hunk.before for s in pool.sources[n] if s.kind == "node")
+    near = sorted({n for n in read if n not in hunk.before})[-count:] if count else []
+    yield from _nodes(pool, near, "  ", "plain")
+
+
+def _nodes(pool: Pool, numbers: Sequence[int], sign: str, style: Style) -> Iterator[Line]:
+    lines = dict[int, int]()
+    for line, number in enumerate(numbers):
+        above = {n: line - at for n, at in lines.items()}
+        yield Line(clipped(f" {sign}{node_text(pool, number, above)}", LONGEST), style)
+        lines[number] = line
+
+
+def node_text(pool: Pool, number: int, above: Mapping[int, int]) -> str:
+    """``MatMul(^, q.weight FLOAT[384, 384]) -> [b, t, 384]``.
+
+    above: how many lines above the nodes stand that are shown already; ``^`` is the line before,
+    ``^3`` the third before.
+    """
+    node = pool.nodes[number]
+    values = zip(pool.sources[number], node.inputs, strict=True)
+    read = [_input(source, value, above) for source, value in values if value is not None]
+    made = ", ".join(_shape(value) for value in node.outputs if value.name)
+    return inline(f"{node.op_type}({', '.join(read)}) -> {made}")
+
+
+def _input(source: Source, value: ir.Value, above: Mapping[int, int]) -> str:
+    if source.kind == "node" and int(source.of) in above:
+        back = above[int(source.of)]
+        return "^" if back == 1 else f"^{back}"
+    if source.kind in ("constant", "input"):
+        dtype = value.dtype.name if value.dtype is not None else "?"
+        return f"{value.name} {dtype}{_shape(value)}"
+    return _shape(value)
+
+
+def _shape(value: ir.Value) -> str:
+    found = shape_of(value)
+    return shape_text(None if found is None else [_dim(d) for d in found])
+
+
+def _dim(dim: int | str | None) -> int | str | None:
+    return None if isinstance(dim, str) and dim.startswith("unk__") else dim
+
+
+def _tensors(hunk: Hunk) -> Iterator[Line]:
+    told = [change for change in hunk.tensors if _tells(change)]
+    for change in told[:SHOWN_TENSORS]:
+        yield Line(clipped(f"   {inline(_tensor_text(change))}", LONGEST), "quiet")
+    if len(told) > SHOWN_TENSORS:
+        yield Line(f"   and {len(told) - SHOWN_TENSORS} more tensors", "quiet")
+
+
+def _tells(change: TensorChange) -> bool:
+    """Whether a tensor is on both sides: the lines of the nodes tell of the others."""
+    return change.before is not None and change.after is not None
+
+
+def _tensor_text(change: TensorChange) -> str:
+    one, other = change.before, change.after
+    assert one is not None and other is not None
+    error = "" if change.error is None else f", relative error {change.error:.2e}"
+    name = one.name if one.name == other.name else f"{one.name} -> {other.name}"
+    return f"{name}: {_stored(one)} -> {_stored(other)}{error}"
+
+
+def _stored(facts: TensorFacts) -> str:
+    return f"{facts.dtype}{list(facts.shape)} {size(facts.bytes)}"

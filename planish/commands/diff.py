@@ -1,0 +1,144 @@
+"""``planish diff``: what is different between two models."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from ..compiler.diffing import ModelDiff, compare
+from ..compiler.reporting.difftext import Line, Shown, lines, markdown
+from ..ir.errors import UsageError, near
+from ..terminal import JsonOption, VerboseOption, terminal_of
+
+DIFFERENT = 12
+"""Exit code where a condition of the caller holds: any difference, or a figure beyond a bound."""
+_COLOURS = {"title": "bold", "old": "red", "new": "green", "changed": "yellow", "quiet": "dim"}
+_FIGURES = ("nodes", "parameters", "bytes")
+_CONDITION = re.compile(r"(\w+)\s*(>=|<=|>|<)\s*([+-]?\d+(?:\.\d+)?)\s*(%?)")
+
+
+@dataclass(frozen=True)
+class Condition:
+    """``parameters>+0%``. bound: in percent of the value before where ``percent``, else itself."""
+
+    text: str
+    figure: str
+    operator: str
+    bound: float
+    percent: bool
+
+    def holds(self, before: float, after: float) -> bool:
+        """Whether the figure is beyond the bound."""
+        value = after
+        if self.percent:
+            change = after - before
+            value = 100 * change / before if before else (0.0 if not change else float("inf"))
+        return {
+            ">": value > self.bound, ">=": value >= self.bound,
+            "<": value < self.bound, "<=": value <= self.bound,
+        }[self.operator]  # fmt: skip
+
+
+def diff_command(
+    ctx: typer.Context,
+    before: Annotated[
+        str, typer.Argument(metavar="BEFORE", help="An ONNX file, or an artifact's folder.")
+    ],
+    after: Annotated[str, typer.Argument(metavar="AFTER", help="Another one.")],
+    stat: Annotated[
+        bool, typer.Option("--stat", help="Sums, and what was done how often; no nodes.")
+    ] = False,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PASS", help="Only what this pass did (repeatable)."),
+    ] = None,
+    every: Annotated[
+        bool, typer.Option("--every", help="Every place, also where the same was done to many.")
+    ] = False,
+    context: Annotated[
+        int, typer.Option(metavar="N", min=0, max=100, help="Unchanged nodes in front of each.")
+    ] = 0,
+    as_markdown: Annotated[
+        bool, typer.Option("--markdown", help="Markdown, for a pull request.")
+    ] = False,
+    exit_code: Annotated[
+        bool, typer.Option("--exit-code", help=f"End with {DIFFERENT} where there is a difference.")
+    ] = False,
+    fail_on: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CONDITION",
+            help=f"End with {DIFFERENT} where it holds: parameters>+0%, nodes>500, bytes>=-10% "
+            "(repeatable).",
+        ),
+    ] = None,
+    json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> None:
+    """Show what is different between two models, whoever made them.
+
+    Nodes are matched by what a compile of ours recorded, else by what surrounds them; names do not
+    matter. First sums and what was done how often, then the nodes that went (-), came (+) or
+    changed (~), layer by layer, with the pass that did it where it is known.
+    """
+    terminal = terminal_of(ctx)
+    conditions = [parse_condition(text) for text in fail_on or ()]
+    found = compare(Path(before), Path(after))
+    shown = Shown(stat, tuple(only or ()), every, context)
+    _check_passes(found, shown.only)
+    if terminal.json:
+        terminal.document(found.to_json())
+    elif as_markdown:
+        terminal.stdout().print(Text(markdown(found, shown)), soft_wrap=True)
+    else:
+        show(found, shown, terminal.stdout())
+    broken = [c for c in conditions if c.holds(*_figures(found, c.figure))]
+    for condition in broken:
+        terminal.stderr().print(Text(f"condition holds: {condition.text}"))
+    if broken or (exit_code and found.graph):
+        raise typer.Exit(DIFFERENT)
+
+
+def show(found: ModelDiff, shown: Shown, console: Console) -> None:
+    """Write the lines, coloured where the console is a terminal."""
+    for line in lines(found, shown):
+        console.print(_text(line), soft_wrap=True)
+
+
+def parse_condition(text: str) -> Condition:
+    """``parameters>+0%`` and the like. Raises UsageError."""
+    match = _CONDITION.fullmatch(text.strip())
+    if match is None:
+        raise UsageError(
+            f"{text!r} is no condition", hint="write one like parameters>+0% or nodes>500"
+        )
+    figure, operator, bound, percent = match.groups()
+    if figure not in _FIGURES:
+        raise UsageError(f"there is no figure {figure!r}", hint=near(figure, _FIGURES))
+    return Condition(text, figure, operator, float(bound), bool(percent))
+
+
+def _figures(found: ModelDiff, figure: str) -> tuple[float, float]:
+    one, other = found.graph.totals
+    return float(getattr(one, figure)), float(getattr(other, figure))
+
+
+def _check_passes(found: ModelDiff, only: tuple[str, ...]) -> None:
+    known = {name for hunk in found.graph.hunks for name in found.passes(hunk)}
+    for name in only:
+        if name not in known:
+            there = f"did: {', '.join(sorted(known))}" if known else "are on record for AFTER"
+            raise UsageError(
+                f"no pass {name!r} did anything here",
+                hint=f"these {there}" if known else f"no passes {there}; leave --only out",
+            )
+
+
+def _text(line: Line) -> Text:
+    return Text(line.text, style=_COLOURS.get(line.style, ""))

@@ -1,0 +1,124 @@
+"""What changed, together with what, and how it is said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+
+from planish.ir.diff.changes import GraphDiff
+from planish.ir.diff.hunks import diff_models
+from planish.ir.diff.lineage import Stamp, lineage_of
+
+Net = Callable[..., ir.Model]
+Weight = Callable[[int], np.ndarray]
+
+
+def told(diff: GraphDiff) -> list[tuple[str, list[str], list[str]]]:
+    """Kind of each hunk, operators before and after."""
+    return [
+        (h.kind, [diff.before.nodes[n].op_type for n in h.before],
+         [diff.after.nodes[n].op_type for n in h.after])
+        for h in diff.hunks
+    ]  # fmt: skip
+
+
+def test_nothing_changed(net: Net, weight: Weight) -> None:
+    body = "a = MatMul(x, w) y = Relu(a)"
+    found = diff_models(net(body, w=weight(0)), net(body, w=weight(0)))
+    assert not found
+    assert (found.hunks, found.unchanged) == ((), 2)
+
+
+def test_a_layer_in_two_factors_is_one_hunk(net: Net, weight: Weight) -> None:
+    one = net("a = MatMul(x, w) y = Relu(a)", w=weight(0))
+    other = net("h = MatMul(x, u) a = MatMul(h, v) y = Relu(a)",
+                u=weight(0)[:, :2], v=weight(0)[:2])  # fmt: skip
+    found = diff_models(one, other)
+    assert told(found) == [("replaced", ["MatMul"], ["MatMul", "MatMul"])]
+    (hunk,) = found.hunks
+    assert hunk.bytes == 0  # 16 numbers before, 8 and 8 after
+    assert {t.before.name for t in hunk.tensors if t.before} == {"w"}
+
+
+def test_equal_changes_along_a_chain_are_hunks_of_their_own(net: Net, weight: Weight) -> None:
+    tensors = {f"w{i}": weight(i) for i in range(3)}
+    one = net("a = MatMul(x, w0) b = MatMul(a, w1) y = MatMul(b, w2)", **tensors)
+    doubled = {name: 2 * array for name, array in tensors.items()}
+    found = diff_models(one, net("a = MatMul(x, w0) b = MatMul(a, w1) y = MatMul(b, w2)",
+                                 **doubled))  # fmt: skip
+    assert told(found) == [("modified", ["MatMul"], ["MatMul"])] * 3
+    errors = [change.error for hunk in found.hunks for change in hunk.tensors]
+    np.testing.assert_allclose(errors, [1.0] * 3)
+
+
+def test_what_is_new_stands_where_it_is_read(net: Net, weight: Weight) -> None:
+    one = net("a = MatMul(x, w) y = Relu(a)", w=weight(0))
+    other = net("a = MatMul(x, w) n = Neg(a) y = Relu(n)", w=weight(0))
+    assert told(diff_models(one, other)) == [("added", [], ["Neg"])]
+    assert told(diff_models(other, one)) == [("removed", ["Neg"], [])]
+
+
+def test_attributes_are_named(net: Net) -> None:
+    one = net("a = Softmax <axis = 0> (x) y = Relu(a)")
+    other = net("a = Softmax <axis = 1> (x) y = Relu(a)")
+    (hunk,) = diff_models(one, other).hunks
+    assert (hunk.kind, hunk.details) == ("modified", ("Softmax: axis: 0 -> 1",))
+
+
+def test_wiring_that_changed_without_a_new_node(net: Net, weight: Weight) -> None:
+    one = net("a = MatMul(x, v) b = MatMul(x, w) y = Sub(a, b)", v=weight(0), w=weight(1))
+    other = net("a = MatMul(x, v) b = MatMul(x, w) y = Sub(b, a)", v=weight(0), w=weight(1))
+    (hunk,) = diff_models(one, other).hunks
+    assert hunk.kind == "moved"
+    assert hunk.details == (
+        "Sub: input 0 comes from elsewhere",
+        "Sub: input 1 comes from elsewhere",
+    )
+
+
+def test_the_face_and_the_opsets_are_told(net: Net) -> None:
+    found = diff_models(
+        net("y = Relu(x)"), net("z = Relu(x)", face="(float[2, 4] x) => (float[2, 4] z)")
+    )
+    assert found
+    assert found.face == ("output 'y' is gone", "output 'z' is new")
+
+
+def test_constants_stored_twice_are_told(net: Net, weight: Weight) -> None:
+    one = net("a = MatMul(x, w) y = MatMul(a, w)", w=weight(0))
+    other = net("a = MatMul(x, w) y = MatMul(a, v)", w=weight(0), v=weight(0))
+    found = diff_models(one, other)
+    assert found.hunks == ()
+    assert len(found.stores) == 1
+    assert found.stores[0].endswith("is stored 1 times -> 2 times")
+
+
+def test_two_graphs_with_nothing_in_common(net: Net, weight: Weight) -> None:
+    found = diff_models(net("a = Sin(x) y = Cos(a)"), net("a = Neg(x) b = Abs(a) y = Exp(b)"))
+    assert told(found) == [("replaced", ["Sin", "Cos"], ["Neg", "Abs", "Exp"])]
+
+
+def test_stamps_say_what_came_from_what(net: Net, weight: Weight) -> None:
+    """Two equal layers, the second one replaced by what could as well stand for the first."""
+    one = net("a = MatMul(x, v) b = Relu(a) y = MatMul(b, w)", v=weight(0), w=weight(1))
+    other = net("a = MatMul(x, v) b = Relu(a) h = MatMul(b, p) y = MatMul(h, q)",
+                v=weight(0), p=weight(2)[:, :2], q=weight(3)[:2])  # fmt: skip
+    for node in (*one.graph, *other.graph):
+        node.name = f"n_{node.outputs[0].name}"
+    stamp = Stamp("0001-low-rank/second", ("n_y",))
+    stamps = {"n_h": stamp, "n_y": stamp}
+    found = diff_models(one, other, lineage=lambda a, b: lineage_of(a, b, stamps))
+    (hunk,) = found.hunks
+    assert told(found) == [("replaced", ["MatMul"], ["MatMul", "MatMul"])]
+    assert hunk.edits == ("0001-low-rank/second",)
+    assert set(found.matching.how.values()) == {"lineage"}
+
+
+def test_stamps_of_another_compile_are_not_believed(net: Net, weight: Weight) -> None:
+    one, other = net("y = Relu(x)"), net("a = Neg(x) y = Abs(a)")
+    for node in other.graph:
+        node.name = f"other_{node.name}"
+    stamps = {str(n.name): Stamp("1-p/s", ("elsewhere",)) for n in other.graph}
+    assert diff_models(one, other, lineage=lambda a, b: lineage_of(a, b, stamps)).hunks
