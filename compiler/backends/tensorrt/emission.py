@@ -10,6 +10,7 @@ from __future__ import annotations
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -22,7 +23,7 @@ from ....ir.digest import contents_digest
 from ....ir.errors import PlanishError, TargetError
 from ....ir.load import load_as_written
 from ....ir.provenance import Edit, Remark
-from ....ir.save import save_model, to_bytes
+from ....ir.save import save_model
 from ....targets.rules.rule import Violation
 from ....targets.rules.table import check_model
 from ....targets.runtime import Session, open_session
@@ -115,12 +116,14 @@ class Emitter:
         names = self.original.output_names
         near, own = DriftMeter(names), DriftMeter(names)
         try:
-            before = open_session(to_bytes(reference), threads=self.context.threads)
-            after = open_session(to_bytes(model), threads=self.context.threads, entries=ENTRIES)
-            for feed in islice(self.holdout, CHECKED_FEEDS):
-                wanted = self.original.run(feed)
-                near.add(wanted, before.run(feed))
-                own.add(wanted, after.run(feed))
+            with (
+                _opened(reference, self.context.threads, {}) as before,
+                _opened(model, self.context.threads, ENTRIES) as after,
+            ):
+                for feed in islice(self.holdout, CHECKED_FEEDS):
+                    wanted = self.original.run(feed)
+                    near.add(wanted, before.run(feed))
+                    own.add(wanted, after.run(feed))
         except PlanishError as error:
             return f"model.onnx was not run: {error.what}", ""
         pairs = list(zip(near.result().outputs, own.result().outputs, strict=True))
@@ -138,9 +141,11 @@ class Emitter:
         plain = without_rounding(lowered)
         narrow = model if plain is lowered else typed(plain, precision)
         threads, feed = self.context.threads, self.context.sample_feed()
-        before = open_session(to_bytes(plain), threads=threads, entries=ENTRIES)
-        after = open_session(to_bytes(narrow), threads=threads, entries=ENTRIES)
-        loss = _error(before.run(feed), after.run(feed))
+        with (
+            _opened(plain, threads, ENTRIES) as before,
+            _opened(narrow, threads, ENTRIES) as after,
+        ):
+            loss = _error(before.run(feed), after.run(feed))
         kept = Counter(precision.kept.values())
         details = {f"float32 nodes ({reason})": kept[reason] for reason in sorted(kept)}
         name, saving = NAMES[precision.dtype], _bytes(lowered) - _bytes(model)
@@ -172,14 +177,22 @@ _RAN = (
 _RANGE = "it stays float32, as its values come too near to the end of {}'s range"
 
 
+@contextmanager
+def _opened(model: ir.Model, threads: int, entries: Mapping[str, str]) -> Iterator[Session]:
+    """A session on a model, which passes through a file: it may be larger than 2 GB."""
+    with tempfile.TemporaryDirectory(prefix="planish-") as folder:
+        path = Path(folder, "model.onnx")
+        save_model(model, path)
+        yield open_session(path, threads=threads, entries=entries)
+
+
 def _checked(model: ir.Model) -> Iterator[str]:
     """onnx.checker and shape inference on the whole model. Raises TargetError where they object."""
-    proto = ir.to_proto(model)
-    if proto.ByteSize() >= onnx.checker.MAXIMUM_PROTOBUF:
+    if _bytes(model) >= onnx.checker.MAXIMUM_PROTOBUF:
         yield "onnx.checker was not run: the model is larger than 2 GB"
         return
     try:
-        onnx.checker.check_model(proto, full_check=True)
+        onnx.checker.check_model(ir.to_proto(model), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         what = f"the typed model is not valid ONNX: {str(error).strip()[:300]}"
         raise TargetError(what, where="model.onnx") from error

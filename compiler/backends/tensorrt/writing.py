@@ -31,13 +31,17 @@ from ....ir.rewriter import Rewriter
 from .precision import NUMPY, Precision, accepts
 
 FLOAT = ir.DataType.FLOAT
+TYPED_IR = 9
+"""The first IR version that has 8-bit floats; it came with opset 19."""
 FLOAT8 = frozenset({ir.DataType.FLOAT8E4M3FN})
 LIMITS = {ir.DataType.INT8: (-128.0, 127.0)}
 
 
 def typed(model: ir.Model, precision: Precision) -> ir.Model:
     """The graph with its types in it, as TensorRT builds it; a copy."""
-    return _Writer(model.clone(), precision).write()
+    made = _Writer(model.clone(), precision).write()
+    made.ir_version = max(made.ir_version or 0, TYPED_IR)
+    return made
 
 
 def twin(model: ir.Model, precision: Precision) -> ir.Model:
