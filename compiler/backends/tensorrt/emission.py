@@ -80,13 +80,13 @@ class Emitter:
         context = self.context
         precision = WIDE if wide or not context.calibrated else self._decide(lowered)
         model = typed(lowered, precision)
-        found = _findings(model, context.target)
+        found, objection = _inspected(model, context.target)
         if refused := _refused_types(found, lowered, precision):
             precision = replace(precision, kept={**precision.kept, **refused})
             model = typed(lowered, precision)
-            found = _findings(model, context.target)
+            found, objection = _inspected(model, context.target)
+        checks = (_within_rules(found, context.target), _valid(objection, lowered, context.target))
         reference = twin(lowered, precision)
-        checks = [*_checked(model), _within_rules(found, context.target)]
         said, broken = self._compared(model, reference)
         remarks = self._remarks(lowered, precision, wide)
         edit: tuple[Edit, ...] = ()
@@ -141,11 +141,14 @@ class Emitter:
         plain = without_rounding(lowered)
         narrow = model if plain is lowered else typed(plain, precision)
         threads, feed = self.context.threads, self.context.sample_feed()
-        with (
-            _opened(plain, threads, ENTRIES) as before,
-            _opened(narrow, threads, ENTRIES) as after,
-        ):
-            loss = _error(before.run(feed), after.run(feed))
+        with _opened(plain, threads, ENTRIES) as before:
+            wanted = before.run(feed)
+        try:
+            with _opened(narrow, threads, ENTRIES) as after:
+                loss = _error(wanted, after.run(feed))
+        except PlanishError:  # no kernel in half precision here: that of the weights alone
+            with _opened(twin(plain, precision), threads, {}) as after:
+                loss = _error(wanted, after.run(feed))
         kept = Counter(precision.kept.values())
         details = {f"float32 nodes ({reason})": kept[reason] for reason in sorted(kept)}
         name, saving = NAMES[precision.dtype], _bytes(lowered) - _bytes(model)
@@ -186,17 +189,29 @@ def _opened(model: ir.Model, threads: int, entries: Mapping[str, str]) -> Iterat
         yield open_session(path, threads=threads, entries=entries)
 
 
-def _checked(model: ir.Model) -> Iterator[str]:
-    """onnx.checker and shape inference on the whole model. Raises TargetError where they object."""
-    if _bytes(model) >= onnx.checker.MAXIMUM_PROTOBUF:
-        yield "onnx.checker was not run: the model is larger than 2 GB"
-        return
-    try:
-        onnx.checker.check_model(ir.to_proto(model), full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
-        what = f"the typed model is not valid ONNX: {str(error).strip()[:300]}"
-        raise TargetError(what, where="model.onnx") from error
-    yield f"onnx.checker {onnx.__version__}, full check with shape inference: nothing found"
+def _inspected(model: ir.Model, target: Target) -> tuple[tuple[Violation, ...], str]:
+    """What the rules of ``planish targets check``, and ONNX's full check, find in its file."""
+    with tempfile.TemporaryDirectory(prefix="planish-") as folder:
+        path = Path(folder, "model.onnx")
+        save_model(model, path)
+        try:
+            onnx.checker.check_model(str(path), full_check=True)
+            objection = ""
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+            objection = " ".join(str(error).split())[:300]
+        return check_model(load_as_written(path), target), objection
+
+
+def _valid(objection: str, lowered: ir.Model, target: Target) -> str:
+    """Raises TargetError where ONNX's checker objects to what was made of a model that it takes."""
+    checker = f"onnx.checker {onnx.__version__}, full check with shape inference"
+    if not objection:
+        return f"{checker}: nothing found"
+    _, before = _inspected(lowered, target)
+    if not before:
+        what = f"the typed model is not valid ONNX: {objection}"
+        raise TargetError(what, where="model.onnx", hint="this is a fault of planish: report it")
+    return f"{checker}, objects, and did before types were in the model: {before}"
 
 
 def _refused_types(
@@ -208,14 +223,6 @@ def _refused_types(
     known = {str(node.name) for node in lowered.graph} - precision.kept.keys()
     errors = {each.node for each in found if each.severity == "error"}
     return dict.fromkeys(sorted(errors & known), "type")
-
-
-def _findings(model: ir.Model, target: Target) -> tuple[Violation, ...]:
-    """What ``planish targets check`` finds in the model as it stands in its file."""
-    with tempfile.TemporaryDirectory(prefix="planish-") as folder:
-        path = Path(folder, "model.onnx")
-        save_model(model, path)
-        return check_model(load_as_written(path), target)
 
 
 def _within_rules(found: Sequence[Violation], target: Target) -> str:

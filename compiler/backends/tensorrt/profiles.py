@@ -81,7 +81,7 @@ def profile_of(
         for name, size in workload.bindings.items():
             seen.setdefault(name, Counter())[size] += 1
     sizes: dict[Axis, Sizes] = {axis: _sizes(counts) for axis, counts in seen.items()}
-    sizes |= given or {}
+    sizes.update(given or {})
     _refuse_unknown(signature, sizes)
     return {
         spec.name: Shapes(*(_shape(spec.name, spec.shape or (), sizes, i) for i in range(3)))

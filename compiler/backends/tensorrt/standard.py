@@ -12,7 +12,7 @@ from ....ir.graph import attribute, given, operator, opset
 from ....ir.rewriter import Rewriter
 from ..legalise import Legalised
 
-CONTRIB = "com.microsoft"
+CONTRIB, FLOAT = "com.microsoft", ir.DataType.FLOAT
 Writer = Callable[[Rewriter, ir.Node], list[ir.Value] | None]
 
 
@@ -36,7 +36,7 @@ def written_in_standard(rewriter: Rewriter) -> Iterator[Legalised]:
 def _gelu(rewriter: Rewriter, node: ir.Node) -> list[ir.Value]:
     """x (1 + erf(x / sqrt 2)) / 2"""
     x = node.inputs[0]
-    inner = _put(rewriter, node, "Mul", x, _number(rewriter, math.sqrt(0.5)))
+    inner = _put(rewriter, node, "Mul", x, _number(rewriter, node, math.sqrt(0.5)))
     return [_gated(rewriter, node, x, _put(rewriter, node, "Erf", inner))]
 
 
@@ -47,21 +47,21 @@ def _fast_gelu(rewriter: Rewriter, node: ir.Node) -> list[ir.Value]:
         x = _put(rewriter, node, "Add", x, bias)
     cube = _put(rewriter, node, "Mul", _put(rewriter, node, "Mul", x, x), x)
     inner = _put(rewriter, node, "Add", x,
-                 _put(rewriter, node, "Mul", cube, _number(rewriter, 0.044715)))  # fmt: skip
-    scaled = _put(rewriter, node, "Mul", inner, _number(rewriter, math.sqrt(2 / math.pi)))
+                 _put(rewriter, node, "Mul", cube, _number(rewriter, node, 0.044715)))  # fmt: skip
+    scaled = _put(rewriter, node, "Mul", inner, _number(rewriter, node, math.sqrt(2 / math.pi)))
     return [_gated(rewriter, node, x, _put(rewriter, node, "Tanh", scaled))]
 
 
 def _gated(rewriter: Rewriter, node: ir.Node, x: ir.Value | None, t: ir.Value) -> ir.Value:
-    one = _put(rewriter, node, "Add", t, _number(rewriter, 1.0))
-    half = _put(rewriter, node, "Mul", x, _number(rewriter, 0.5))
+    one = _put(rewriter, node, "Add", t, _number(rewriter, node, 1.0))
+    half = _put(rewriter, node, "Mul", x, _number(rewriter, node, 0.5))
     return _put(rewriter, node, "Mul", half, one)
 
 
 def _quick_gelu(rewriter: Rewriter, node: ir.Node) -> list[ir.Value]:
     """x sigmoid(alpha x)"""
     x, alpha = node.inputs[0], float(attribute(node, "alpha", 1.702))
-    inner = _put(rewriter, node, "Mul", x, _number(rewriter, alpha))
+    inner = _put(rewriter, node, "Mul", x, _number(rewriter, node, alpha))
     return [_put(rewriter, node, "Mul", x, _put(rewriter, node, "Sigmoid", inner))]
 
 
@@ -106,12 +106,14 @@ def _fused_matmul(rewriter: Rewriter, node: ir.Node) -> list[ir.Value] | None:
     product = _put(rewriter, node, "MatMul", *sides)
     alpha = float(attribute(node, "alpha", 1.0))
     if alpha != 1.0:
-        product = _put(rewriter, node, "Mul", product, _number(rewriter, alpha))
+        product = _put(rewriter, node, "Mul", product, _number(rewriter, node, alpha))
     return [product]
 
 
-def _number(rewriter: Rewriter, number: float) -> ir.Value:
-    return rewriter.initializer("number", np.asarray(number, np.float32))
+def _number(rewriter: Rewriter, node: ir.Node, number: float) -> ir.Value:
+    """A constant of the type of what the node reads."""
+    dtype = None if node.inputs[0] is None else node.inputs[0].dtype
+    return rewriter.initializer("number", np.asarray(number, (dtype or FLOAT).numpy()))
 
 
 def _put(

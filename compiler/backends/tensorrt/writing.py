@@ -265,7 +265,8 @@ class _Twin(_Writer):
             grid = self._put(node, "Cast", [code], to=int(FLOAT))
         else:
             low, high = (
-                self.constant("limit", np.asarray(v, np.float32)) for v in LIMITS[zero.dtype]
+                self.constant("limit", np.asarray(v, np.float32))
+                for v in LIMITS[zero.dtype or FLOAT]
             )
             grid = self._put(node, "Clip", [self._put(node, "Round", [steps]), low, high])
         rounded = self._put(node, "Mul", [grid, scale])
