@@ -31,6 +31,8 @@ from ....targets.schema import Target
 FLOAT = ir.DataType.FLOAT
 MARGIN = 2.0
 LIMITS = {ir.DataType.FLOAT16: 65504.0 / MARGIN, ir.DataType.BFLOAT16: 3e38}
+LEAST = {ir.DataType.FLOAT16: 2.0**-14, ir.DataType.BFLOAT16: 0.0}
+"""Below it numbers lose digits; a tensor whose largest magnitude is smaller stays float32."""
 NAMES = {ir.DataType.FLOAT16: "float16", ir.DataType.BFLOAT16: "bfloat16"}
 NUMPY = {dtype: dtype.numpy() for dtype in NAMES}
 NEAR = {ir.DataType.FLOAT16: 2.0**-10, ir.DataType.BFLOAT16: 2.0**-8}
@@ -118,7 +120,7 @@ def _reason(
         elif _from_dequantized(value):
             if str(_scale_of(value).name) not in scales:
                 return "scale"
-        elif not peaks.get(str(value.name), np.inf) <= LIMITS[dtype]:
+        elif not _in_range(peaks.get(str(value.name), np.inf), dtype):
             return "range"
     return "range" if _inner(node, peaks) > LIMITS[dtype] else ""
 
@@ -162,7 +164,12 @@ def _constant_fits(value: ir.Value, dtype: ir.DataType) -> bool:
     if array.size <= FEW:
         finite = array[np.isfinite(array)]
         return _holds(finite, dtype)
-    return bool(np.abs(array).max() <= LIMITS[dtype])
+    return _in_range(float(np.abs(array).max()), dtype)
+
+
+def _in_range(peak: float, dtype: ir.DataType) -> bool:
+    """Whether a tensor of that largest magnitude keeps its digits; not for NaN."""
+    return peak == 0.0 or LEAST[dtype] <= peak <= LIMITS[dtype]
 
 
 def _holds(array: np.ndarray | None, dtype: ir.DataType) -> bool:

@@ -167,7 +167,14 @@ def test_half_of_the_range_is_left_for_data_not_seen(build: Any) -> None:
         ("y = Add(x, c)", {"c": np.float32(1e-12)}, "constant"),
         ("y = Mul(x, c)", {"c": np.float32(1e5)}, "constant"),
         ("y = Add(x, c)", {"c": np.float32(0.5)}, None),
-        ("y = Add(x, c)", {"c": np.full((1, 32), 1e-9, np.float32)}, None),  # weights may lose some
+        (
+            "y = Add(x, c)",
+            {"c": np.geomspace(1e-9, 1, 32, dtype=np.float32)},
+            None,
+        ),  # some are lost
+        ("y = Add(x, c)", {"c": np.full(32, 1e-9, np.float32)}, "constant"),  # all would be
+        ("a = Mul(x, c) y = Relu(a)", {"c": np.float32(2**-10)}, None),
+        ("a = Mul(x, c) b = Mul(a, c) y = Relu(b)", {"c": np.float32(2**-10)}, "range"),
         ("a = Mul(x, c) y = ReduceL2<keepdims=1, axes=[1]>(a)", {"c": np.float32(64)}, "range"),
         ("y = GlobalAveragePool(x)", {}, None),
     ],
