@@ -243,3 +243,33 @@ def test_dynamic_ranges_and_blocks_of_weights_are_not_for_tensorrt(
     assert refused == {"no-dynamic-kernel"}
     with pytest.raises(TargetError, match="MatMulNBits"):
         make(tmp_path / "b", kit.chain(2), kit.feeds(), pipeline="weight-only{block=128}")
+
+
+def test_operators_that_the_rules_refuse_are_named_with_the_way_out(
+    kit: ModuleType, tmp_path: Path
+) -> None:
+    body = "b = BitwiseAnd(k, k) f = Cast<to=1>(b) y = Add(x, f)"
+    model = kit.graph(body, {}, "float[n, 8] x, int64[n, 8] k", "float[n, 8] y")
+    data = [{"x": normal(4, 8), "k": np.ones((4, 8), np.int64)}]
+    with pytest.raises(TargetError, match="BitwiseAnd") as caught:
+        make(tmp_path, model, data)
+    assert "planish targets check" in caught.value.hint
+    assert "node" in caught.value.where
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_tensorrt_computes_in_float32_only_stays_float32(
+    kit: ModuleType, tmp_path: Path
+) -> None:
+    """ONNX has the operator in float16, TensorRT's table has not."""
+    tensors = {"step": np.array(16), "window": np.hanning(32).astype(np.float32)}
+    body = "r = Relu(x) s = STFT<onesided=1>(r, step, window) y = Abs(s)"
+    model = kit.graph(body, tensors, "float[2, 64, 1] x", "float[2, 3, 17, 2] y")
+    data = [{"x": normal(2, 64, 1, seed=i)} for i in range(4)]
+    made = make(tmp_path, model, data, pipeline="canonicalize")
+    (edit,) = [e for e in made.result.edits if e.pass_name == "tensorrt"]
+    assert edit.details == {"float32 nodes (type)": 1}
+    nodes = {n.op_type: n for n in onnx.load(made.folder / "model.onnx").graph.node}
+    casts = [n.op_type for n in onnx.load(made.folder / "model.onnx").graph.node]
+    assert casts.count("Cast") >= 2
+    assert "STFT" in nodes
