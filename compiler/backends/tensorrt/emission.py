@@ -177,7 +177,7 @@ _RAN = (
     "model.onnx itself was run by ONNX Runtime on the CPU, which keeps some values in float32 "
     "between operators: {}"
 )
-_RANGE = "it stays float32, as its values come too near to the end of {}'s range"
+_RANGE = "it stays float32, as its values come too near to an end of {}'s range"
 
 
 @contextmanager
