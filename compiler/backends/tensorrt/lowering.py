@@ -46,7 +46,8 @@ def refuse_foreign(model: ir.Model, target: Target) -> None:
         f"TensorRT has no operators {kinds} ({len(found)} of them, the first is "
         f"{found[0].name!r}): nothing can be built for {target.name}",
         where=f"node {found[0].name!r}",
-        hint="export the model with operators of the default ONNX domain only",
+        hint="export the model with operators of the default ONNX domain only, and leave out "
+        "passes that make others (weight-only)",
     )
 
 
