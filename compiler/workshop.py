@@ -280,7 +280,8 @@ def instantiate(pipeline: Pipeline) -> list[tuple[Step, Pass]]:
             raise UsageError(
                 f"no site can be {', '.join(sorted(missing))} any more when {step} runs",
                 where=f"pipeline {pipeline}",
-                hint="leave the step out, or give the earlier one a selector or exclude=",
+                hint="put it in front of the step that takes that away, leave it out, or give the "
+                "earlier one a selector or exclude=",
             )
         partly = bool(step.selector) or not cls.narrowing.isdisjoint(step.options)
         ended = cls.invalidates.union(*(ENDS.get(fact, ()) for fact in cls.produces))
