@@ -6,7 +6,7 @@ Indices that are cut together come from ``ir.axes``, numbers from ``math.pruning
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Literal
@@ -209,7 +209,7 @@ class Prune(Pass):
         held = Budget(
             amounts(options.of, ctx.analysis(SITES), ctx), chosen, [self._order(f) for f in chosen]
         )
-        counts_at = partial(_alike, ladders)
+        counts_at: Callable[[float], Sequence[int]] = partial(_alike, ladders)
         if options.together:
             savings = [held.savings(number) for number in range(len(chosen))]
             counts_at = shared(chosen, ladders, savings, costs).part

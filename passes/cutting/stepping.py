@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import onnx_ir as ir
@@ -52,14 +53,12 @@ class Stepping:
 
     def _reads(self) -> Iterator[Reads]:
         for consumer, kept in self.fitted:
-            yield Reads(
-                consumer.observed[0], lambda seen, c=consumer, k=kept: self._fit(c, k, seen)
-            )
+            yield Reads(consumer.observed[0], partial(self._fit, consumer, kept))
 
     def _makes(self) -> Iterator[Makes]:
         for site in self.matched:
             name = str(site.uses[0].output.name)
-            yield Makes(name, lambda factor, summand, s=site: self._move(s, factor, summand))
+            yield Makes(name, partial(self._move, site))
 
     def _fit(
         self, consumer: Consumer, kept: Sequence[np.ndarray], seen: Paired
