@@ -559,3 +559,25 @@ def test_dead_channels_go_first_and_cost_nothing(graphs: ModuleType) -> None:
     (edit,) = bench.run("prune-channels", ratio=0.5, **ANY).edits
     assert kept(edit).tolist() == [0, 1, 2, 11, 12, 13, 14, 15]
     assert edit.loss < 1e-6
+
+
+def test_something_stays_of_each_part_of_a_split(graphs: ModuleType) -> None:
+    """The four weakest channels are one half: its strongest stays, in a part of its own."""
+    text = (
+        head("float[n, 3, 9, 9] x", "float[n, 6, 9, 9] y")
+        + f"""{{
+      a = Conv <{PADS}> (x, w)
+      p, q = Split <axis = 1, num_outputs = 2> (a)
+      r = Conv (p, u) s = Conv (q, v)
+      y = Concat <axis = 1> (r, s)
+    }}"""
+    )
+    strength = np.array([9, 8, 7, 6, 1, 2, 4, 3], np.float32)[:, None, None, None]
+    ones = np.ones((3, 4, 1, 1), np.float32)
+    weights = {"w": np.tile(array(1, 3, 3, 3), (8, 1, 1, 1)) * strength, "u": ones, "v": ones}
+    bench = graphs.Bench(graphs.parse(text, **weights), FEEDS)
+    by = {"score": "magnitude", "refit": False, "reestimate": False, "scope": "layer"}
+    outcome = bench.run("prune-channels", ratio=0.5, **by, **ANY)
+    assert len(outcome.edits) == 1
+    assert (tensor(bench, "u").shape[1], tensor(bench, "v").shape[1]) == (4, 1)
+    np.testing.assert_array_equal(tensor(bench, "w"), weights["w"][[0, 1, 2, 3, 6]])
