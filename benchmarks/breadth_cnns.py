@@ -112,8 +112,11 @@ def _figures(found: Sequence[Found]) -> Iterator[Figure]:
 # -- networks built here -----------------------------------------------------------------
 
 
-def torch_net(net: Net, forms: Sequence[tuple[int, bool]] = FORMS) -> Found:
-    """A network in its forms, held against its expectations and against changed channels."""
+def torch_net(net: Net, forms: Sequence[tuple[int, bool]] = FORMS, *, pruned: bool = True) -> Found:
+    """A network in its forms, held against its expectations and against changed channels.
+
+    pruned: the last form goes through prune-channels, too.
+    """
     from benchmarks.cnns.export import exported, randomised
 
     found = Found(net.name)
@@ -126,7 +129,8 @@ def torch_net(net: Net, forms: Sequence[tuple[int, bool]] = FORMS) -> Found:
             groups = judged(found, model, feeds, f"opset {opset}, {form}")
             expect(found, groups, net.cuttable, net.refused)
             compare_with_changes(found, model, groups, net.loose)
-    prune(found, model, feeds, len(net.cuttable.get("channels", ())))
+    if pruned:
+        prune(found, model, feeds, len(net.cuttable.get("channels", ())))
     return found
 
 

@@ -53,6 +53,7 @@ BENCHMARKS = {
     "smaller-resnet20": "smaller_cifar:resnet20",
     "smaller-resnet56": "smaller_cifar:resnet56",
     "breadth-cnns": "breadth_cnns:breadth",
+    "checking": "checking:tensorrt",
     "cost": "cost:cost",
     "cost-model": "cost_model:cost_model",
     "replay": "replay:replay",

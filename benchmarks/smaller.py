@@ -40,7 +40,7 @@ CASES = (
     Case("heads -25 %", "prune-heads{ratio=0.25}", 0.3, 0.975),
     Case("heads -50 %", "prune-heads{ratio=0.5}", 0.3, 0.935),
     Case("neurons -25 %", "prune-neurons{ratio=0.25}", None, 0.965),
-    Case("neurons -50 %", "prune-neurons{ratio=0.5}", None, 0.92),
+    Case("neurons -50 %", "prune-neurons{ratio=0.5 scope=global}", None, 0.92),
     Case("low rank, 80 % of the linear parameters", "low-rank{total=0.8 share=qkv gain=size}",
          0.3, 0.885),
     Case("one of six layers", "drop-layers"),

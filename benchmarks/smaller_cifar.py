@@ -32,14 +32,16 @@ ALIKE = 0.02
 NO_GATE = "cosine=0.05"
 """Edits are judged here, not given back."""
 CUT = f"prune-channels{{ratio={SHARE} of=flops multiples=false"
-WHOLE, PLAIN = "refit and re-estimated", "magnitude"
+WHOLE, PLAIN = "fitted in sequence", "magnitude"
 CASES = {
     PLAIN: f"{CUT} scope=layer score=magnitude refit=false reestimate=false}}",
     "magnitude, re-estimated": f"{CUT} scope=layer score=magnitude refit=false}}",
-    "refit": f"{CUT} reestimate=false}}",
+    "refit": f"{CUT} sequential=false reestimate=false}}",
+    "refit and re-estimated": f"{CUT} sequential=false}}",
     WHOLE: f"{CUT}}}",
     f"{WHOLE}, int8": f"{CUT}}},quantize{{scheme=static}}",
 }
+"""The default is fitted in sequence and re-estimated."""
 IMAGES = ("clean", "jpeg")
 
 

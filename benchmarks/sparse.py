@@ -85,8 +85,8 @@ def thinned(seed: int, settings: Settings) -> dict[str, Path]:
     for case in CASES:
         for step, pass_ in instantiate(parse(f"canonicalize,{case.pipeline}")):
             manager.run(pass_, selector=step.selector)
-        name = f"minilm-sparse-{case.name.replace(' ', '-')}-draw{seed}.onnx"
-        made[case.name] = settings.workdir / name
+        words = case.name.replace(",", "").replace(" ", "-")
+        made[case.name] = settings.workdir / f"minilm-sparse-{words}-draw{seed}.onnx"
         save_model(rewriter.model, made[case.name])
         rewriter.rollback(start)
     return made

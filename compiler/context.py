@@ -29,18 +29,20 @@ from ..passes.api import (
     CHOSEN,
     FLOPS,
     GRAMS,
-    MATCHED,
     PREDICTED,
     REMEMBERED,
     SAMPLES,
     SITES,
     STATS,
+    STEPPED,
     AnalysisKey,
     Candidate,
     Gram,
     Looked,
+    Makes,
     Observed,
     Patches,
+    Reads,
     ValueStats,
 )
 from ..targets.cost.predict import LayerSize, layers_ms
@@ -50,7 +52,7 @@ from .calibration import bypassed
 from .calibration.collect import collect
 from .calibration.grams import UNKNOWN_WIDTH, Grams, GramStore, collect_grams
 from .calibration.observers import MINIMUM_OPSET, Columns, Masking, Request
-from .calibration.stepwise import matched
+from .calibration.steps import take_steps
 from .checking.regioninputs import generated, region_shapes
 from .data.feedset import FeedSet
 from .execution import running
@@ -116,7 +118,7 @@ class CompileContext:
             CHANGED.name: self._changed,
             CHOSEN.name: lambda _: self.chosen,
             FLOPS.name: lambda _: self._flops(),
-            MATCHED.name: lambda asked: self._matched(*asked),
+            STEPPED.name: lambda asked: self._stepped(*asked),
             SITES.name: self._find_sites,
             STATS.name: self._statistics,
             GRAMS.name: self._gram_matrices,
@@ -277,15 +279,11 @@ class CompileContext:
         shapes, sites = self._first_shapes, self._find_sites(None)
         return {site.name: site_flops(site, shapes) for site in sites if site.uses}
 
-    def _matched(
-        self, tensors: Mapping[str, np.ndarray], names: Sequence[str]
-    ) -> Mapping[str, tuple[np.ndarray, np.ndarray]]:
+    def _stepped(self, tensors: Mapping[str, np.ndarray], steps: Sequence[Reads | Makes]) -> None:
         self._check_room("what layers compute")
-        feeds, changed = (
-            [dict(feed) for feed in self.feeds],
-            bypassed.replaced(self.before, tensors),
-        )
-        return matched(self.before, changed, names, feeds, threads=self.threads)
+        feeds = [dict(feed) for feed in self.feeds]
+        changed = bypassed.replaced(self.before, tensors)
+        take_steps(self.before, changed, steps, feeds, threads=self.threads)
 
     def _output_change(self, changed: Callable[[], ir.Model]) -> float:
         """Of a changed copy of ``before``, against its outputs, which are kept for the pass."""

@@ -43,7 +43,7 @@ from .reporting.artifact import write_artifact
 from .reporting.manifest import plan_from
 from .reporting.summary import some
 from .reporting.unrun import without_runs
-from .result import Built, Kernels, Plan, Speed, Trial
+from .result import UNCHANGED, Built, Kernels, Plan, Speed, Trial
 from .staging import staging
 from .workload import parse_workloads
 from .workshop import MODEL, REFERENCE, Judged, Workshop, instantiate
@@ -294,6 +294,8 @@ def _speed(judged: Judged, prepared: Prepared) -> Speed:
     request = prepared.request
     if prepared.timing_feeds is None:
         return _not_measured(judged.build.model, prepared)
+    if judged.build.verbatim:
+        return Speed("no-gain", threads=request.threads, reason=UNCHANGED)
     prepared.workshop.context.progress.phase("timing against the original")
     return measure_speed(judged, prepared.timing_feeds, prepared.workshop.judge, request.threads)
 

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ..ir.counting.count import parameters
 from ..ir.digest import contents_digest, file_digest, structure_digest
 from ..ir.provenance import Remark
 from ..ir.signature import Signature
+from ..passes.api import Semantics, pass_class
 from ..targets.host import read_machine
 from ..targets.schema import Target
 from .backends.pairsums import integer_layers
@@ -27,12 +29,16 @@ from .calibration.coverage import coverage, static_ranges
 from .choose import Choice
 from .context import head
 from .elsewhere import reference_runtime, sums_of
+from .pipeline import parse
 from .prepare import Prepared
 from .quality.states import one_step_note
 from .reporting.unreached import unreached
 from .result import CompileResult, Engine, Kernels, Plan, Sample, Speed
 from .workshop import REFERENCE, Build, Judged
 
+OWN_BOUND = (
+    "; a looser bound (--max-drift cosine=0.9) or a metric of your own (--evaluate) may allow more"
+)
 SAMPLES = 3
 SAMPLE_ROWS = 2
 PACKAGES = ("planish", "onnxruntime", "onnx", "onnx-ir", "numpy", "torch")
@@ -89,6 +95,7 @@ def describe(
         run_on_target=prepared.timing_feeds is not None,
         not_on_target=prepared.elsewhere,
         reference_runtime=_reference(prepared),
+        shortfall=_shortfall(build, request.pipeline is not None),
         session_options=_session_options(build, target),
         notes=_notes(finished, prepared, sums.sentence),
         command=request.command,
@@ -157,17 +164,33 @@ def _memory(prepared: Prepared) -> dict[str, Any]:
 
 
 def _coverage(finished: Finished, prepared: Prepared) -> dict[str, float]:
-    """Share of held-out values outside each calibrated range; empty without static ranges."""
+    """Share of held-out values outside each calibrated range, beyond that of the calibration data
+    itself (a range may clip on purpose); empty without static ranges."""
     floating, context = finished.judged.build.floating, prepared.workshop.context
     if floating is None or prepared.holdout.synthetic:
         return {}
-    return coverage(
-        floating,
-        static_ranges(finished.judged.build.model),
-        prepared.holdout,
-        context.masking,
-        context.threads,
+    ranges = static_ranges(finished.judged.build.model)
+    same = islice(context.feeds, len(prepared.holdout))
+    held, known = (
+        coverage(floating, ranges, feeds, context.masking, context.threads)
+        for feeds in (prepared.holdout, same)
     )
+    return {name: max(share - known.get(name, 0.0), 0.0) for name, share in held.items()}
+
+
+def _shortfall(build: Build, asked: bool) -> str:
+    """Which passes of a pipeline that the user gave did nothing, or had to give edits back."""
+    parts = []
+    for step in parse(build.pipeline) if asked and build.pipeline else ():
+        if pass_class(step.name).semantics is not Semantics.LOSSY:
+            continue
+        made = sum(edit.pass_name == step.name for edit in build.edits)
+        back = len(build.given_back.get(step.name, ()))
+        if back:
+            parts.append(f"{step.name} gave back {back} of {made + back}")
+        elif not made:
+            parts.append(f"{step.name} did nothing")
+    return "; ".join(dict.fromkeys(parts))
 
 
 def _reference(prepared: Prepared) -> str:
@@ -188,7 +211,7 @@ def _notes(finished: Finished, prepared: Prepared, sums: str) -> tuple[str, ...]
         notes.append(finished.judged.quality.warning)
     if given_back:
         quality = finished.judged.quality
-        own = "" if quality.rows else "; a metric of your own (--evaluate) may allow more"
+        own = "" if quality.rows else OWN_BOUND
         sites = f"{given_back} site{'s were' if given_back > 1 else ' was'} given back to float"
         notes.append(f"{sites} to hold the quality bound, {quality.gate}{own}")
     if prepared.timing_feeds is None:

@@ -14,6 +14,9 @@ from ..ir.provenance import Edit, Remark
 SpeedVerdict = Literal["faster", "no-gain", "slower", "not-measured"]
 QualityVerdict = Literal["within-budget", "over-budget", "undecided", "unverified"]
 
+UNCHANGED = "the file is your own, byte for byte"
+"""Why a model is not timed that nothing was done to."""
+
 EXIT_CODES: Mapping[str, int] = {
     "over-budget": 5,
     "slower": 6,
@@ -208,6 +211,7 @@ class CompileResult:
     run_on_target: bool = True
     not_on_target: str = ""
     reference_runtime: str = ""
+    shortfall: str = ""
     session_options: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     command: str = ""

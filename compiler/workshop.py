@@ -193,7 +193,8 @@ class Workshop:
         """Build a pipeline; over the bound, give back sites until it holds.
 
         Sites go in order of loss per byte saved; the fewest that suffice are found by
-        galloping and bisection. Where none suffice, all are given back. A pipeline that comes to
+        galloping and bisection. Where none suffice, all are given back. Of several passes
+        one may be given back as a whole. A pipeline that comes to
         the same graph as an earlier one gets what that one got, the same object.
         """
         build = self.build(text)
@@ -233,6 +234,18 @@ class Workshop:
     # -- inside ------------------------------------------------------------------------
 
     def _give_back(self, text: str, order: Sequence[tuple[str, str]]) -> Judged:
+        """The fewest sites in this order; or all of one pass, where it spoiled it for the others
+        and without it the model is smaller."""
+        best = self._fewest(text, order)
+        passes = dict.fromkeys(name for name, _ in order if name != TENSORRT)
+        for name in passes if len(passes) > 1 else ():
+            own = _grouped([pair for pair in order if pair[0] == name])
+            tried = self.judged(self.build(text, own))
+            if tried.quality.verdict != "over-budget" and tried.build.bytes < best.build.bytes:
+                best = tried
+        return best
+
+    def _fewest(self, text: str, order: Sequence[tuple[str, str]]) -> Judged:
         def attempt(count: int) -> Judged:
             return self.judged(self.build(text, _grouped(order[:count])))
 
@@ -323,7 +336,8 @@ def instantiate(pipeline: Pipeline) -> list[tuple[Step, Pass]]:
             raise UsageError(
                 f"no site can be {', '.join(sorted(missing))} any more when {step} runs",
                 where=f"pipeline {pipeline}",
-                hint="leave the step out, or give the earlier one a selector or exclude=",
+                hint="put it in front of the step that takes that away, leave it out, or give the "
+                "earlier one a selector or exclude=",
             )
         partly = bool(step.selector) or not cls.narrowing.isdisjoint(step.options)
         ended = cls.invalidates.union(*(ENDS.get(fact, ()) for fact in cls.produces))

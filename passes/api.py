@@ -12,7 +12,7 @@ import abc
 import enum
 import importlib
 import pkgutil
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
@@ -149,6 +149,19 @@ class Gram:
         return Gram(self.matrix + other.matrix, self.total + other.total, self.count + other.count)
 
 
+@dataclass(frozen=True, eq=False)
+class Paired:
+    """Second moments of one activation in two versions of a graph, row by row.
+
+    now: of the second. across: float64 [K, K], the sum of x' xᵀ over the rows x' of the second and
+    x of the first. before: float64 [K], the sum of x.
+    """
+
+    now: Gram
+    across: np.ndarray
+    before: np.ndarray
+
+
 @dataclass(frozen=True)
 class AnalysisKey(Generic[T]):
     """Names an analysis; its provider lives in the compiler."""
@@ -200,6 +213,23 @@ class Patches(NamedTuple):
 Looked: TypeAlias = Observed | Patches
 
 
+@dataclass(frozen=True, eq=False)
+class Reads:
+    """A step of ``STEPPED`` at what a layer reads. fit: new contents of stored tensors by name."""
+
+    looked: Looked
+    fit: Callable[[Paired], Mapping[str, np.ndarray]]
+
+
+@dataclass(frozen=True, eq=False)
+class Makes:
+    """A step of ``STEPPED`` at a value whose channels, along axis 1, get the mean and variance that
+    they had. take: is told by which factor and summand, float64 [channels]."""
+
+    value: str
+    take: Callable[[np.ndarray, np.ndarray], None]
+
+
 class GramTable(Mapping[Looked, Gram]):
     """Gram matrices by what was observed."""
 
@@ -225,11 +255,10 @@ from their names to arrays of the same shapes and dtypes."""
 FLOPS: AnalysisKey[Mapping[str, int | None]] = AnalysisKey("flops")
 """Operations of each layer in one run on the first feed, by name of the site, as ``inspect`` counts
 them; None where a size is not known (no arguments)."""
-MATCHED: AnalysisKey[Mapping[str, tuple[np.ndarray, np.ndarray]]] = AnalysisKey("matched")
-"""What gives channels back their mean and variance on the calibration data when stored tensors have
-other contents: by name of a value, factor and summand, float64 [channels] along axis 1. The
-argument is (tensors as for ``CHANGED``, names of values in graph order); each value is put right
-before the next is looked at. Takes two runs over as many feeds as can be held."""
+STEPPED: AnalysisKey[None] = AnalysisKey("stepped")
+"""Runs the graph as the pass found it and a copy of it with other contents of stored tensors, side
+by side and a layer at a time, over as many feeds as can be held. The argument is (tensors as for
+``CHANGED``, steps in graph order). What a step changes holds for all behind it."""
 CHOSEN: AnalysisKey[tuple[str, ...]] = AnalysisKey("chosen")
 """The sites that the running pass is about to edit, of those that it offered: what a user selected
 and no quality bound took back (no arguments). Known in ``perturb`` and later."""

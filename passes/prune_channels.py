@@ -13,8 +13,9 @@ from ..ir.graph import subgraphs
 from ..ir.sites import Sites
 from .api import CALIBRATED, CHOSEN, SITES, Candidate, Context, Perturbation, register
 from .cutting.consumers import UnfitError
-from .cutting.matching import matchable, matched
 from .cutting.plan import Cuttable
+from .cutting.ranking import cut_readers
+from .cutting.stepping import Stepping, matchable, steppable
 from .pruning import Prune, PruneOptions
 
 
@@ -27,16 +28,18 @@ class PruneChannelsOptions(PruneOptions):
     score: what a channel is judged by: obs, the second-order cost of its removal after the others
     are fitted, one channel after another; variance (FLAP), its variance times its weights; wanda,
     its energy times its weights; magnitude, weights alone. refit: fit what reads the channels by
-    least squares. reestimate: give each convolution that is touched, channel by channel, the mean
-    and variance that it had. scope: global takes the ratio of all layers together, where the
-    model's outputs change least (measured with each group cut alone, on a few samples); layer of
-    each alike. residual: also cut channels that several layers make together, as a stream does that
-    blocks add to. multiples: round counts to what the target's kernels like. exclude: selectors of
-    sites to leave whole; they do not count in a global request for units, while layers that a
-    selector of the pass leaves out do.
+    least squares. sequential: fit each layer to what it reads once all cuts in front of it are
+    made, not to what it read. reestimate: give each convolution that is touched, channel by
+    channel, the mean and variance that it had. scope: global takes the ratio of all layers
+    together, where the model's outputs change least (measured with each group cut alone, on a few
+    samples); layer of each alike. residual: also cut channels that several layers make together, as
+    a stream does that blocks add to. multiples: round counts to what the target's kernels like.
+    exclude: selectors of sites to leave whole; they do not count in a global request for units,
+    while layers that a selector of the pass leaves out do.
     """
 
     score: Literal["obs", "variance", "wanda", "magnitude"] = "obs"
+    sequential: bool = True
     reestimate: bool = True
     residual: bool = False
 
@@ -48,11 +51,11 @@ class PruneChannels(Prune):
     What it does: filters and biases of the convolutions that make a channel are cut, and the taps
     of those that read it, with depthwise convolutions, concatenations and splits between them;
     shapes become smaller and nothing else. What stays of the readers is fitted by least squares to
-    make up for what goes, all channels and taps together, and the bias takes up the mean. Then each
-    convolution that is touched gets the mean and variance of each channel back, with all cuts made,
-    layer after layer, as the re-estimation of batch norms would (where it has no bias of its own,
-    remark ``no-bias``, it does not). Beyond 4,608 inputs times taps only channels are fitted, alike
-    at all taps (remark ``coarse``).
+    make up for what goes, all channels and taps together, and the bias takes up the mean: layer
+    after layer, each to what it reads with all cuts in front of it made. Each convolution that is
+    touched gets the mean and variance of each channel back, as the re-estimation of batch norms
+    would (where it has no bias of its own, remark ``no-bias``, it does not). Beyond 4,608 inputs
+    times taps only channels are fitted, alike at all taps (remark ``coarse``).
     When it applies: float convolutions, batch norms folded (``canonicalize`` first), whose channels
     nothing but layers reads, with calibration data. Without data only on request, by magnitude and
     without a fit. Before factorization and quantization: the fit would destroy their codes.
@@ -86,29 +89,32 @@ class PruneChannels(Prune):
         return found
 
     def perturb(self, model: ir.Model, candidate: Candidate, ctx: Context) -> Perturbation:
-        """With what all cuts together do to means and variances taken back."""
+        """With what the cuts in front of each layer do to it taken into account."""
         alone = super().perturb(model, candidate, ctx)
-        if not self.options.reestimate or not ctx.analysis(CALIBRATED):
+        options = self.options
+        steps = options.reestimate or (options.refit and options.sequential)
+        if not steps or not ctx.analysis(CALIBRATED):
             return alone
         if self._together is None:
-            self._together = self._matched(model, ctx)
+            self._together = self._stepped(model, ctx)
         own = {m.value for cut in alone.payload for m in cut.of.group.members if m.stored}
         own |= set(alone.tensors)
         tensors = {name: array for name, array in self._together.items() if name in own}
         return replace(alone, tensors=tensors)
 
-    def _matched(self, model: ir.Model, ctx: Context) -> dict[str, np.ndarray]:
+    def _stepped(self, model: ir.Model, ctx: Context) -> dict[str, np.ndarray]:
         """All tensors of all edits that are going to be made."""
         assert self._ranking is not None
-        cuts = [cut for site in ctx.analysis(CHOSEN) for cut in self._cuts[site][0]]
+        options, cuts = self.options, [c for s in ctx.analysis(CHOSEN) for c in self._cuts[s][0]]
         tensors = self._ranking.tensors(cuts)
         if any(True for node in model.graph for _ in subgraphs(node)):
-            why = "the model has branches or loops, so no mean or variance is matched"
-            ctx.remark("note", "model", "no-reestimation", why)
+            why = "the model has branches or loops, so layers are put right each by itself alone"
+            ctx.remark("note", "model", "not-stepped", why)
             return tensors
         names = {name for cut in cuts for name in cut.of.group.sites}
-        touched = list(matchable(ctx.analysis(SITES), names, ctx))
-        return matched(model, touched, tensors, ctx)
+        anew = steppable(cut_readers(cuts)) if options.refit and options.sequential else []
+        matched = matchable(ctx.analysis(SITES), names, ctx) if options.reestimate else []
+        return Stepping(tensors, anew, matched).run(model, ctx)
 
 
 def _makers(group: AxisGroup, sites: Sites) -> list[str]:

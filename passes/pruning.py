@@ -6,7 +6,7 @@ Indices that are cut together come from ``ir.axes``, numbers from ``math.pruning
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar, Literal
@@ -209,7 +209,7 @@ class Prune(Pass):
         held = Budget(
             amounts(options.of, ctx.analysis(SITES), ctx), chosen, [self._order(f) for f in chosen]
         )
-        counts_at = partial(_alike, ladders)
+        counts_at: Callable[[float], Sequence[int]] = partial(_alike, ladders)
         if options.together:
             savings = [held.savings(number) for number in range(len(chosen))]
             counts_at = shared(chosen, ladders, savings, costs).part
@@ -249,8 +249,9 @@ class Prune(Pass):
             gone = ranking.removal(found, ordered).order
         except UnfitError as reason:
             return reason
-        left = np.setdiff1d(np.arange(found.units), gone[: found.units - count])
-        return left.astype(np.int64)
+        gone = gone[: found.units - count]
+        left = np.setdiff1d(np.arange(found.units), gone).astype(np.int64)
+        return _with_some_of_all(found.group, left, gone)
 
     def _whole(self, units: int, multiple: int) -> UnfitError:
         """Why all units stay."""
@@ -287,6 +288,18 @@ class Prune(Pass):
             if consumer.form.coarse:
                 why = f"it has too many inputs to fit each of {consumer.form.taps_each} taps"
                 ranking.ctx.remark("note", consumer.site.name, "coarse", why)
+
+
+def _with_some_of_all(group: AxisGroup, left: Indices, gone: Indices) -> Indices:
+    """The units that stay, with the last of those that go where nothing would be left of a tensor:
+    of one half of a split, say."""
+    for unit in gone[::-1]:
+        emptied = group.emptied(left)
+        if not emptied:
+            break
+        more = np.union1d(left, [unit]).astype(np.int64)
+        left = more if len(group.emptied(more)) < len(emptied) else left
+    return left
 
 
 def _alike(ladders: Sequence[Sequence[int]], share: float) -> list[int]:

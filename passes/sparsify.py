@@ -21,7 +21,6 @@ from ..ir.sites import Site
 from .api import (
     AXES,
     CALIBRATED,
-    CHOSEN,
     SITES,
     Candidate,
     Context,
@@ -36,7 +35,7 @@ from .cutting.region import CutRegion, cut_region
 from .math.sparse import pattern_mask
 from .sparse.gate import STORAGE, Reason, layer_of, no_gain, no_kernel, unfit
 from .sparse.layers import Layer
-from .sparse.numbers import Method, Numbers
+from .sparse.numbers import Method, Numbers, Tensors
 from .sparse.orders import free_axes, reorder
 
 NO_DATA = (
@@ -96,8 +95,8 @@ class Sparsify(Pass):
     zeros. Only on request, after everything that changes shapes and before quantization, which
     keeps zeros.
     What it costs: measured per layer as relative squared error of its output. Half of the weights
-    is a lot: feed-forward layers take it far better than attention. That of a layer whose channels
-    are reordered holds what the layers lose that make them. With fewer rows of data than inputs
+    is a lot: feed-forward layers take it better than attention. The loss of a layer whose channels
+    are reordered holds that of the layers that make them. With fewer rows of data than inputs
     (remark ``few-rows``) a ridge holds the fit to the weights as they were.
     Guarantee: the weights are those whose loss was measured; the pattern is a fact of the site,
     checked again behind every later pass.
@@ -116,6 +115,7 @@ class Sparsify(Pass):
         super().__init__(options)
         self._layers: dict[str, Layer] = {}
         self._free: dict[str, Free] = {}
+        self._made: dict[str, Tensors] = {}
 
     def candidates(self, model: ir.Model, ctx: Context) -> Iterator[Candidate | Refusal]:
         sites = ctx.analysis(SITES)
@@ -124,7 +124,7 @@ class Sparsify(Pass):
             site.name: self._judged(site, excluded, ctx) for site in sites.of_kind("linear", "conv")
         }
         self._layers = {n: found for n, found in judged.items() if isinstance(found, Layer)}
-        self._free = dict(self._free_axes(model, excluded, ctx))
+        self._free, self._made = dict(self._free_axes(model, excluded, ctx)), {}
         self._say(ctx)
         for name, found in judged.items():
             yield self._candidate(name) if isinstance(found, Layer) else Refusal(name, *found)
@@ -138,15 +138,16 @@ class Sparsify(Pass):
         except UnfitError as reason:
             ctx.remark("missed", candidate.site, reason.code, str(reason))
             return None
+        if candidate.site in self._makers:
+            self._made[candidate.site] = made
         if few := numbers.few(layer):
             ctx.remark("note", candidate.site, "few-rows", few)
         if free is None:
             read, written = (tuple(dict.fromkeys(map(_name, ends))) for ends in _ends(layer))
             return Perturbation(read, written, made, {}, (made, None), layer.size[0])
-        region, chosen = free.region, ctx.analysis(CHOSEN)
-        beside = [numbers.found(maker) for maker in free.makers if maker.site.name in chosen]
+        region, payload = free.region, (made, order)
+        beside = [self._made.pop(maker.site.name, {}) for maker in free.makers]
         tensors = {name: array for found in (*beside, made) for name, array in found.items()}
-        payload = made, order
         return Perturbation(region.inputs, region.outputs, tensors, {}, payload, region.contraction)
 
     def outline(self, model: ir.Model, candidate: Candidate, ctx: Context) -> Perturbation:
@@ -176,6 +177,11 @@ class Sparsify(Pass):
             reorder(rewriter, self._free[candidate.site].axis, order)
 
     # -- which -------------------------------------------------------------------------
+
+    @property
+    def _makers(self) -> set[str]:
+        """Sites whose numbers an edit behind them is measured with."""
+        return {maker.site.name for free in self._free.values() for maker in free.makers}
 
     @property
     def _method(self) -> Method:

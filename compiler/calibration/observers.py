@@ -147,6 +147,21 @@ def gram_graph(model: ir.Model, requests: Sequence[Columns], masking: Masking | 
     return copy
 
 
+def rows_of(rewriter: Rewriter, x: ir.Value, axis: int, window: Window | None = None) -> ir.Value:
+    """[rows, channels] of a value of known rank, or of its patches, float32."""
+    others = tuple(i for i in range(len(x.shape or ())) if i != axis)
+    x = _as_float(rewriter, x)
+    if window is not None:
+        x = _patches(rewriter, x, window)
+    return _flat(rewriter, _channels_last(rewriter, x, others))
+
+
+def _flat(rewriter: Rewriter, x: ir.Value) -> ir.Value:
+    width = _apply(rewriter, "Shape", [x], start=-1)
+    target = _apply(rewriter, "Concat", [_ints(rewriter, [-1]), width], axis=0)
+    return _apply(rewriter, "Reshape", [x, target])
+
+
 def _patches(rewriter: Rewriter, x: ir.Value, window: Window) -> ir.Value:
     """[n, channels * taps, …]: each channel as every tap of the kernel meets it, by one-hot
     kernels that slide as the convolution does."""
@@ -166,9 +181,7 @@ def _channels_last(rewriter: Rewriter, x: ir.Value, others: tuple[int, ...]) -> 
 
 
 def _products(rewriter: Rewriter, request: Columns, x: ir.Value) -> list[ir.Value]:
-    width = _apply(rewriter, "Shape", [x], start=-1)
-    target = _apply(rewriter, "Concat", [_ints(rewriter, [-1]), width], axis=0)
-    flat = _apply(rewriter, "Reshape", [x, target])
+    flat = _flat(rewriter, x)
     part = flat
     if request.columns is not None:
         start, stop = (_ints(rewriter, [edge]) for edge in request.columns)

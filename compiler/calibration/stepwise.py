@@ -14,7 +14,6 @@ import onnx_ir as ir
 
 from ...ir.graph import captured_values, consumers, is_constant
 from ...ir.region import extract, region_nodes
-from ...passes.math.moments import channel_moments, matching
 from ..execution import running
 
 HELD = 512 << 20
@@ -49,7 +48,8 @@ def stepwise(
 ) -> None:
     """Show the values ``stops``, in graph order, of both graphs on all feeds to ``visit``.
 
-    The graphs have the same nodes. The runtime's optimisations are off, as for all statistics.
+    The graphs have the same nodes. What ``visit`` makes of stored tensors of the second holds for
+    nodes behind the value. The runtime's optimisations are off, as for all statistics.
     """
     fronts = [[dict(feed) for feed in feeds] for _ in range(2)]
     for stop, *parts in zip(stops, segments(before, stops), segments(after, stops), strict=True):
@@ -59,36 +59,6 @@ def stepwise(
         for held_, changed in zip(fronts[1], visit(stop, *seen), strict=True):
             held_[stop] = changed
         _drop(fronts, parts[0].dropped, held)
-
-
-def matched(
-    before: ir.Model,
-    after: ir.Model,
-    names: Sequence[str],
-    feeds: Sequence[Arrays],
-    *,
-    threads: int = 0,
-    held: int = HELD,
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """What ``passes.api.MATCHED`` answers."""
-    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-
-    def put_right(
-        name: str, wanted: Sequence[np.ndarray], got: Sequence[np.ndarray]
-    ) -> list[np.ndarray]:
-        factor, summand = matching(channel_moments(wanted), channel_moments(got))
-        found[name] = factor, summand
-        return [_affine(array, factor, summand) for array in got]
-
-    stepwise(before, after, names, feeds, put_right, threads=threads, held=held)
-    return found
-
-
-def _affine(array: np.ndarray, factor: np.ndarray, summand: np.ndarray) -> np.ndarray:
-    """In the array's own dtype, channels along axis 1."""
-    shape = (-1, *[1] * (array.ndim - 2))
-    scaled = array * factor.reshape(shape).astype(array.dtype)
-    return np.asarray(scaled + summand.reshape(shape).astype(array.dtype))
 
 
 def _advance(front: list[dict[str, np.ndarray]], part: Segment, threads: int) -> None:

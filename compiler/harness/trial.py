@@ -25,6 +25,7 @@ from ...ir.verify import violations
 from ...passes.api import Pass, Semantics
 from ...targets.runtime import Optimize
 from ..backends.legalise import legalise
+from ..checking.patterns import KeepsPatterns
 from ..context import CompileContext
 from ..instruments import Instrument, RegionCheck, VerifyEach
 from ..manager import PassManager
@@ -313,7 +314,7 @@ def _context(subject: Subject, case: Case, model: ir.Model, signature: Signature
 
 def _instruments(signature: Signature) -> Sequence[Instrument]:
     """The checks of a compile; the others only watch."""
-    return [VerifyEach(signature), RegionCheck()]
+    return [VerifyEach(signature), KeepsPatterns(), RegionCheck()]
 
 
 def _finished(

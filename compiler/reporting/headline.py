@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..result import CompileResult, Quality, Speed
+from ..result import UNCHANGED, CompileResult, Quality, Speed
 
 LOSSLESS = "the lossless model is handed over"
 
@@ -10,8 +10,10 @@ LOSSLESS = "the lossless model is handed over"
 def headline(result: CompileResult) -> str:
     """Both verdicts and the figures behind them, the speed first; one line, plain words."""
     parts = [_speed(result.speed), size_change(result), quality_phrase(result.quality)]
-    if result.speed.verdict == "no-gain" and result.lossless:
+    if result.speed.verdict == "no-gain" and result.lossless and result.speed.reason != UNCHANGED:
         parts.insert(1, LOSSLESS)
+    if result.shortfall:
+        parts.append(f"less than was asked for: {result.shortfall}")
     if not result.run_on_target:
         parts.append(f"not run on the target {result.target}{_why_elsewhere(result)}")
     return ", ".join(parts)

@@ -87,6 +87,7 @@ def check(
     samples = [read_sample(folder / name) for name in manifest["samples"]]
     if original is not None:
         answer(open_model, original, samples)
+        outcome.say("original", f"{original} answers anew, the records of it do not count")
     run = open_model(folder / (manifest.get("reference_model") or MODEL))
     check_samples(run, samples, tolerance or manifest["tolerance"], outcome)
     if original is not None and is_lossless(manifest):

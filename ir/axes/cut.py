@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -76,17 +76,36 @@ Located = dict[Axis, Member]
 
 
 def _located_anew(rewriter: Rewriter, group: AxisGroup) -> tuple[Located, list[_Own]]:
-    model = rewriter.model
-    fresh = find_axis_groups(model, find_sites(model)).get(group.name)
-    same = fresh is not None and (fresh.units, fresh.sites) == (group.units, group.sites)
-    found = _located(rewriter, fresh) if fresh is not None and same else None
-    if found is None:
-        raise PassError(
-            "the graph is not what it was when the group was found, and has no such group now",
-            where=group.name,
-            hint="analyse the graph again",
-        )
-    return found
+    for fresh in _found_anew(rewriter.model, group):
+        found = _located(rewriter, fresh)
+        if found is not None:
+            return found
+    raise PassError(
+        "the graph is not what it was when the group was found, and has no such group now",
+        where=group.name,
+        hint="analyse the graph again",
+    )
+
+
+def _found_anew(model: ir.Model, group: AxisGroup) -> Iterator[AxisGroup]:
+    """The same units in the graph as it is now, looked for at the layers that make them first."""
+    sites, makers = find_sites(model), {m.value for m in group.of_role("produces")}
+    near = [g for g in find_axis_groups(model, sites, makers).values() if _alike(g, group)]
+    if len(near) == 1:
+        yield near[0]
+        return
+    fresh = find_axis_groups(model, sites).get(group.name)
+    if fresh is not None and _alike(fresh, group):
+        yield fresh
+
+
+def _alike(fresh: AxisGroup, group: AxisGroup) -> bool:
+    """Whether units are numbered alike in all tensors that the other cuts left alone."""
+    if (fresh.kind, fresh.units, fresh.sites) != (group.kind, group.units, group.sites):
+        return False
+    before = {(m.value, m.axis, m.size): m.index for m in group.members if m.stored}
+    pairs = [(before.get((m.value, m.axis, m.size)), m.index) for m in fresh.members if m.stored]
+    return all(old is None or np.array_equal(old, new) for old, new in pairs)
 
 
 def _located(rewriter: Rewriter, group: AxisGroup) -> tuple[Located, list[_Own]] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,10 +31,18 @@ class Start:
     size: int
 
 
-def find_axis_groups(model: ir.Model, sites: Sites) -> AxisGroups:
-    """All groups of the main graph, in graph order; those that cannot be cut say why."""
+def find_axis_groups(
+    model: ir.Model, sites: Sites, weights: Collection[str] | None = None
+) -> AxisGroups:
+    """All groups of the main graph, in graph order; those that cannot be cut say why.
+
+    weights: only begin at layers with these; names are then unique among the groups found only.
+    """
     finder = _Finder(model, sites)
     for start in _starts(sites, finder.table):
+        weight = start.site.weight
+        if weights is not None and (weight is None or weight.name not in weights):
+            continue
         if start.key not in finder.settled:
             finder.begin(start)
     return AxisGroups(named(distinct(finder.found)))
@@ -138,7 +146,8 @@ def _telling(errors: Sequence[CannotCutError]) -> CannotCutError:
 
     Where queries, keys and values are packed into one axis, these three are the first way.
     """
-    return next((error for error in errors if error.code != "single"), errors[0])
+    of_choice = ("single", "unsupported")
+    return next((error for error in errors if error.code not in of_choice), errors[0])
 
 
 def _last_free(vectors: Sequence[Index], count: int) -> int:

@@ -8,9 +8,10 @@ others alike at all taps, which takes second moments of channels alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import prod
+from types import MappingProxyType
 from typing import Any, Literal
 
 import numpy as np
@@ -28,6 +29,9 @@ WIDEST = 4608
 """Columns of patches up to which a convolution is fitted tap by tap: 512 channels of 3 x 3."""
 PLACES = 1 << 20
 """Numbers of patches of one sample that are looked at; of more, every second place, or third, …"""
+_CONVOLUTIONS: Mapping[tuple[str, str], Literal["Conv", "ConvTranspose"]] = MappingProxyType(
+    {("", "Conv"): "Conv", ("", "ConvTranspose"): "ConvTranspose"}
+)
 _PLACING = ("auto_pad", "dilations", "output_padding", "output_shape", "pads", "strides")
 Array = NDArray[Any]
 
@@ -134,12 +138,11 @@ def _inside(index: Index, start: int, size: int) -> Index:
 
 def conv_form(node: ir.Node, shape: Sequence[int]) -> Form | None:
     """Of a Conv or ConvTranspose; None for another operator."""
-    domain, kind = operator_of(node)
-    groups = int(attribute(node, "group", 1))
-    if domain or (kind != "Conv" and kind != "ConvTranspose"):
+    kind = _CONVOLUTIONS.get(operator_of(node))
+    if kind is None:
         return None
-    form = Form(kind, tuple(shape), groups)
-    return Form(kind, tuple(shape), groups, coarse=form.width > WIDEST)
+    form = Form(kind, tuple(shape), int(attribute(node, "group", 1)))
+    return replace(form, coarse=form.width > WIDEST)
 
 
 def looked_at(form: Form, use: Use) -> Looked | None:

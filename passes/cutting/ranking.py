@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import TypeAlias
 
 import numpy as np
 import onnx_ir as ir
@@ -90,7 +91,7 @@ class Ranking:
     def tensors(self, cuts: Sequence[Cut]) -> dict[str, np.ndarray]:
         """What the consumers hold when units have gone, full-size, by name of the tensor."""
         made: dict[str, np.ndarray] = {}
-        for consumer, kept in _cut_consumers(cuts):
+        for consumer, kept in cut_readers(cuts):
             if self.refit:
                 made |= fitted(consumer, kept, consumer.gram(self.grams()))
             else:
@@ -143,10 +144,14 @@ class Ranking:
         return [Reader(*each) for each in zip(weights, moments, rows, strict=True)]
 
 
-def _cut_consumers(cuts: Sequence[Cut]) -> list[tuple[Consumer, list[np.ndarray]]]:
+CutReader: TypeAlias = tuple[Consumer, list[np.ndarray]]
+"""A layer, and for each group of it which rows stay."""
+
+
+def cut_readers(cuts: Sequence[Cut]) -> list[CutReader]:
     """Each layer that reads what is cut, and which of its rows stay; several cuts may meet in one,
     as where it reads concatenated channels."""
-    found: dict[str, tuple[Consumer, list[np.ndarray]]] = {}
+    found: dict[str, CutReader] = {}
     for cut in cuts:
         for consumer in cut.of.consumers:
             kept = consumer.kept_rows(cut.gone)
@@ -170,10 +175,21 @@ def fitted(consumer: Consumer, kept: Sequence[np.ndarray], gram: Gram) -> Mappin
     found = {str(consumer.weight.name): made}
     if consumer.bias is None:
         return found
-    means = gram.mean.reshape(len(weights), -1)
-    lost = weights - consumer.form.matrices(made).astype(np.float64)
-    change = consumer.form.summed(np.einsum("gk,gkn->gn", means, lost))
-    return found | {str(consumer.bias.name): _added(consumer.bias, change)}
+    now = consumer.form.matrices(made).astype(np.float64)
+    return found | bias_moved(consumer, gram.mean, weights, gram.mean, now)
+
+
+def bias_moved(
+    consumer: Consumer, mean: Doubles, weights: Doubles, mean_now: Doubles, weights_now: Doubles
+) -> dict[str, np.ndarray]:
+    """The bias that keeps the mean of the outputs, by its name."""
+    assert consumer.bias is not None
+    before, after = (
+        np.einsum("gk,gkn->gn", each.reshape(len(made), -1), made)
+        for each, made in ((mean, weights), (mean_now, weights_now))
+    )
+    change = consumer.form.summed(before - after)
+    return {str(consumer.bias.name): _added(consumer.bias, change)}
 
 
 def _added(bias: ir.Value, change: np.ndarray) -> np.ndarray:

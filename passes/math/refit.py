@@ -81,3 +81,23 @@ def refit(weight: ArrayLike, moments: Doubles, kept: NDArray[np.bool_]) -> Doubl
     inner, across = moments[np.ix_(kept, kept)], moments[np.ix_(kept, ~kept)]
     made[kept] += np.linalg.solve(inner, across @ original[~kept])
     return made
+
+
+def refit_across(
+    weight: ArrayLike, moments: ArrayLike, across: ArrayLike, rows: float, kept: NDArray[np.bool_]
+) -> Doubles:
+    """The same where the inputs are not those any more that the weight was made for.
+
+    moments: [K, K] of the inputs x' as they are now, across: [K, K], of x' with the inputs x as
+    they were, both a row of data. The fit minimises E|x W - x'_K W'_K|^2 + ridge |W'_K - W_K|^2:
+    where x' is x, it is ``refit``. Source: He et al., Channel Pruning (arXiv 1707.06168), 3.1.
+    """
+    original, plain = np.asarray(weight, np.float64), np.asarray(moments, np.float64)
+    made = np.zeros_like(original)
+    if not kept.any():
+        return made
+    invertible = damped(plain, rows)
+    ridge = float(np.diagonal(invertible - plain).mean())
+    wanted = np.asarray(across, np.float64)[kept] @ original + ridge * original[kept]
+    made[kept] = np.linalg.solve(invertible[np.ix_(kept, kept)], wanted)
+    return made

@@ -75,13 +75,6 @@ class Numbers:
         """The weight with zeros, and the bias, by name. Raises UnfitError as ``order`` does."""
         return cast(Tensors, self._recalled("weights", thinned, layer))
 
-    def found(self, layer: Layer) -> Tensors:
-        """The same, and nothing where there are no numbers."""
-        try:
-            return self.thinned(layer)
-        except UnfitError:
-            return {}
-
     def few(self, layer: Layer) -> str:
         """What is said of a layer that fewer rows of data met than it has inputs, else nothing."""
         gram = self._gram(layer)

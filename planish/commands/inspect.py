@@ -37,6 +37,7 @@ class Inspected:
     """A model with its rows and totals for one workload.
 
     forecast: its time, where a target was named. axes: what is cut together, where asked for.
+    open_axes: symbolic axes that have no size.
     """
 
     source: Source
@@ -44,6 +45,7 @@ class Inspected:
     totals: Totals
     forecast: Forecast | None = None
     axes: AxisGroups | None = None
+    open_axes: tuple[str, ...] = ()
 
 
 def inspect_command(
@@ -96,6 +98,7 @@ def inspect_command(
             totals(graph, shapes),
             None if hardware is None else forecast(graph, hardware, chosen, threads),
             find_axis_groups(graph, sites) if axes else None,
+            tuple(axis for axis in symbols(graph) if axis not in chosen[0].bindings),
         )
     if terminal.json:
         terminal.document(as_json(found, ",".join(workload or ())))
@@ -110,6 +113,9 @@ def show(found: Inspected, console: Console, *, verbose: bool = False) -> None:
     console.print(table_of(found.rows))
     console.print()
     console.print(Text(total_line(found.totals, len(found.rows))))
+    if found.open_axes and any(row.flops is None for row in found.rows):
+        given = ",".join(f"{axis}=1" for axis in found.open_axes)
+        console.print(Text(f"note: FLOPs of open axes are not known: give --workload {given}"))
     for remark in found.source.imported.remarks:
         console.print(Text(f"note: {remark.sentence}"))
     if found.forecast is not None:

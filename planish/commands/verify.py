@@ -44,6 +44,10 @@ def verify_command(
 def checked(folder: Path, original: Path | None = None) -> Outcome:
     """The outcome of the self-test. Raises InputError for what is no artifact."""
     Artifact.open(folder)
+    if original is not None and not original.is_file():
+        raise InputError(
+            "there is no such model", where=str(original), hint="give the file that was compiled"
+        )
     try:
         return check(folder, open_model, original)
     except BrokenArtifactError as error:

@@ -17,7 +17,7 @@ from planish.compiler.reporting.headline import factor, headline, interval, size
 from planish.compiler.reporting.report import code, render_card, render_report, text
 from planish.compiler.reporting.screen import screen
 from planish.compiler.reporting.summary import done, left, measures_text, notes
-from planish.compiler.result import Kernels, Plan, Quality, Speed
+from planish.compiler.result import UNCHANGED, Kernels, Plan, Quality, Speed
 from planish.ir.provenance import Edit, Remark
 from planish.ir.signature import Signature, TensorSpec
 
@@ -39,6 +39,16 @@ SIGNATURE = Signature(
             },
             "no-gain: 1.01x (0.99-1.03), the lossless model is handed over, same size, "
             "within-budget: drop 0.18 <= 0.3",
+        ),
+        (
+            {"speed": Speed("no-gain", reason=UNCHANGED), "bytes_after": 90_900_001, "edits": ()},
+            "no-gain (the file is your own, byte for byte), same size, "
+            "within-budget: drop 0.18 <= 0.3",
+        ),
+        (
+            {"shortfall": "prune-heads gave back 5 of 6"},
+            "faster: 2.71x (2.66-2.75), 4.0x smaller, within-budget: drop 0.18 <= 0.3, "
+            "less than was asked for: prune-heads gave back 5 of 6",
         ),
         (
             {"speed": Speed("no-gain", 5, 4.95, 1.01, 0.99, 1.03)},

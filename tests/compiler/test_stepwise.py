@@ -10,8 +10,9 @@ import pytest
 from numpy.typing import NDArray
 
 from planish.compiler.calibration.bypassed import replaced
-from planish.compiler.calibration.stepwise import matched, segments, stepwise
-from planish.passes.api import MATCHED
+from planish.compiler.calibration.steps import pair, take_steps
+from planish.compiler.calibration.stepwise import segments, stepwise
+from planish.passes.api import STEPPED, Looked, Makes, Paired, Patches, Reads, Window
 
 Array = NDArray[Any]
 RNG = np.random.default_rng(8)
@@ -93,20 +94,30 @@ def test_what_does_not_fit_is_left_out_from_the_end(model: ir.Model) -> None:
     assert counts[-1] == (1, 1)
 
 
+def makes(found: dict[str, tuple[Array, Array]], names: Sequence[str]) -> list[Makes]:
+    """Steps that note their answers."""
+
+    def step(name: str) -> Makes:
+        return Makes(name, lambda *answer: found.update({name: answer}))
+
+    return [step(name) for name in names]
+
+
 def test_every_layer_is_put_right_before_the_next_is_looked_at(
     graphs: ModuleType, model: ir.Model
 ) -> None:
     """Folded into weights, the answers give the whole graph its moments back."""
     changed = {"w0": WEIGHTS["w0"] * 0.7, "w1": WEIGHTS["w1"] + 0.1, "b2": WEIGHTS["b2"] + 1}
     other = replaced(model, changed)
-    found = matched(model, other, STOPS, FEEDS, threads=1)
+    found: dict[str, tuple[Array, Array]] = {}
+    take_steps(model, other, makes(found, STOPS), FEEDS, threads=1)
     held = WEIGHTS | changed
     folded = {}
     for name, (factor, summand) in found.items():
         i = {"a": 0, "c": 1, "d": 2, "e": 3}[name]
         folded[f"w{i}"] = (held[f"w{i}"] * factor[:, None, None, None]).astype(np.float32)
         folded[f"b{i}"] = (held[f"b{i}"] * factor + summand).astype(np.float32)
-    right = replaced(other, folded)
+    right = replaced(model, changed | folded)
     for name in STOPS:
         wanted, got = (
             np.concatenate([value_of(graphs, graph, name, feed) for feed in FEEDS]).astype(float)
@@ -120,7 +131,62 @@ def test_every_layer_is_put_right_before_the_next_is_looked_at(
 def test_a_context_answers_for_the_graph_as_the_pass_found_it(graphs: ModuleType) -> None:
     bench = graphs.Bench(graphs.parse(TEXT, **WEIGHTS), FEEDS)
     tensors = {"w0": WEIGHTS["w0"] * 2, "b0": WEIGHTS["b0"] * 2}
-    found = bench.context.analysis(MATCHED, (tensors, ("a", "c")))
+    found: dict[str, tuple[Array, Array]] = {}
+    bench.context.analysis(STEPPED, (tensors, makes(found, ["c", "a"])))
     np.testing.assert_allclose(found["a"][0], 0.5, rtol=1e-5)
     np.testing.assert_allclose(found["c"][0], 1, rtol=1e-4)
     np.testing.assert_allclose(found["c"][1], 0, atol=1e-4)
+
+
+SQUARE = (("pads", (1, 1, 1, 1)),)
+
+
+@pytest.mark.parametrize(
+    "looked", [("x", 1), ("x", 3), Patches("x", 1, Window("Conv", 3, (3, 3), SQUARE))], ids=str
+)
+def test_rows_of_two_versions_are_multiplied_pair_by_pair(looked: Looked) -> None:
+    first, second = ([draw(n, 3, 5, 4) for n in (2, 3)] for _ in range(2))
+    found = pair(looked, first, second, threads=1)
+
+    def rows(arrays: list[Array]) -> Array:
+        together = np.concatenate(arrays).astype(np.float64)
+        if len(looked) == 2:
+            moved = np.moveaxis(together, looked[1], -1)
+            return np.asarray(moved.reshape(-1, moved.shape[-1]))
+        wide = np.pad(together, ((0, 0), (0, 0), (1, 1), (1, 1)))
+        windows = np.lib.stride_tricks.sliding_window_view(wide, (3, 3), (2, 3))
+        return np.moveaxis(windows, 1, 3).reshape(-1, 27)
+
+    x, now = rows(first), rows(second)
+    assert found.now.count == len(x)
+    np.testing.assert_allclose(found.now.matrix, now.T @ now, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(found.across, now.T @ x, rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(found.before, x.sum(axis=0), rtol=1e-4, atol=1e-3)
+    np.testing.assert_allclose(found.now.total, now.sum(axis=0), rtol=1e-4, atol=1e-3)
+
+
+def test_what_a_step_fits_holds_for_all_behind_it(graphs: ModuleType, model: ir.Model) -> None:
+    """And a value that is put right is read as it was put right."""
+    other = replaced(model, {"w0": 2 * WEIGHTS["w0"], "b0": 2 * WEIGHTS["b0"]})
+    seen: dict[str, Paired] = {}
+
+    def fit(name: str, made: dict[str, Array]) -> Any:
+        def step(paired: Paired) -> dict[str, Array]:
+            seen[name] = paired
+            return made
+
+        return step
+
+    halved = {"w1": WEIGHTS["w1"] / 2}
+    steps = [
+        Reads(("q", 1), fit("q", {})), Reads(("a", 1), fit("a", {})), *makes({}, ["a"]),
+        Reads(("p", 1), fit("p", halved)),
+    ]  # fmt: skip
+    take_steps(model, other, steps, FEEDS, threads=1)
+    assert list(seen) == ["a", "p", "q"]
+    for name, graph in (("a", model), ("p", model), ("q", replaced(model, halved))):
+        now = np.concatenate([value_of(graphs, graph, name, feed) for feed in FEEDS])
+        was = np.concatenate([value_of(graphs, model, name, feed) for feed in FEEDS])
+        now, was = (np.moveaxis(v, 1, -1).reshape(-1, v.shape[1]).astype(float) for v in (now, was))
+        np.testing.assert_allclose(seen[name].now.matrix, now.T @ now, rtol=1e-4, atol=1e-3)
+        np.testing.assert_allclose(seen[name].across, now.T @ was, rtol=1e-4, atol=1e-3)

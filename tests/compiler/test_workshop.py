@@ -54,6 +54,30 @@ def _build(shop: object, pairs: list[tuple[str, str]]) -> Path:
     return path
 
 
+def test_a_pass_that_spoils_it_for_another_is_given_back_as_a_whole(
+    kit: ModuleType, tmp_path: Path
+) -> None:
+    """Three layers of rank 96, factorized without a loss, make six that cannot all be integers.
+
+    Layer by layer the integers would go, which lose something: half of them, and float factors
+    stay. Without the factors all three layers are integers, and the model is smaller.
+    """
+    weights = {
+        f"w{i}": kit.normal(256, 96, seed=i) @ kit.normal(96, 256, seed=9 + i) / 1000
+        for i in range(3)
+    }
+    body = "a = MatMul(x, w0) b = MatMul(a, w1) y = MatMul(b, w2)"
+    model = kit.graph(body, weights, 'float["batch", 256] x', 'float["batch", 256] y')
+    shop = kit.workshop(model, tmp_path, allowed=3, given=kit.feeds(width=256))
+    text = "canonicalize,low-rank{rank=96 method=svd gain=size},quantize{scheme=static}"
+    whole = shop.build(text)
+    assert kit.integers(onnx.load(whole.path)) == 6
+    assert loss_per_saving(whole.edits)[0][0] == "quantize"
+    held = shop.hold(text)
+    assert held.build.given_back == {"low-rank": tuple(e.site for e in whole.edits[:3])}
+    assert kit.integers(onnx.load(held.build.path)) == 3
+
+
 def test_where_nothing_suffices_all_sites_are_given_back(kit: ModuleType, tmp_path: Path) -> None:
     shop = kit.workshop(kit.chain(3), tmp_path, allowed=-1)
     held = shop.hold(STATIC)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from planish.compiler import manager
 from planish.compiler.checking.patterns import KeepsPatterns
 from planish.compiler.pipeline import parse, resolve
 from planish.ir.errors import UsageError
@@ -326,6 +327,20 @@ def test_an_order_changes_nothing_where_all_else_stays(graphs: ModuleType) -> No
         reorder(bench.rewriter, axis, np.random.default_rng(0).permutation(WIDE))
     np.testing.assert_allclose(outputs(bench), before, rtol=1e-4, atol=1e-4)
     assert not np.array_equal(stored(bench.model, "down"), DOWN)
+
+
+def test_makers_that_were_edited_before_are_not_thinned_again(
+    graphs: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Candidates are taken a few at a time; here the maker is in the graph before its reader."""
+    monkeypatch.setattr(manager, "CHUNK", 1)
+    bench, together = block(graphs), block(graphs)
+    assert len(bench.run("sparsify", **SMALL).edits) == 2
+    assert "missed" not in {remark.kind for remark in bench.context.remarks}
+    monkeypatch.undo()
+    together.run("sparsify", **SMALL)
+    for name in ("up", "up_bias", "down", "down_bias"):
+        np.testing.assert_array_equal(stored(bench.model, name), stored(together.model, name))
 
 
 def test_a_selected_layer_takes_no_other_with_it(graphs: ModuleType) -> None:

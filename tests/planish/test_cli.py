@@ -188,6 +188,18 @@ def test_verify_fails_with_code_3(artifact: Path, capsys: pytest.CaptureFixture[
     assert document(capsys)["failures"] == ["file samples/0000.npz is missing"]
 
 
+def test_verify_says_what_it_compares_with(
+    artifact: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    original = str(artifact / "model.onnx")
+    assert main(["verify", str(artifact), "--original", original]) == 0
+    assert f"{original} answers anew" in capsys.readouterr().out
+    assert main(["verify", str(artifact), "--original", "nothing.onnx"]) == 3
+    said = capsys.readouterr().err
+    assert "nothing.onnx" in said
+    assert "compile the model again" not in said
+
+
 def test_verify_runs_none_of_the_artifacts_code(
     artifact: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

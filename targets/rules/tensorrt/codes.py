@@ -122,7 +122,8 @@ def _elsewhere(view: View) -> Iterator[Finding]:
         if quantizer(node) or refused(node):
             continue
         taken = table().operators[operator(node)].types
-        for value in (v for v in node.inputs if v is not None):
+        made = [v for v in node.outputs if node.op_type != "Constant" and _is_data(v)]
+        for value in (v for v in (*node.inputs, *made) if v is not None):
             dtype = dtype_of(value)
             if dtype in CODES and dtype not in taken:
                 yield Finding(node, f"{named(value)} holds codes of {dtype.name.lower()}")
@@ -131,6 +132,11 @@ def _elsewhere(view: View) -> Iterator[Finding]:
         if dtype_of(value) in CODES:
             side = "an input" if value.is_graph_input() else "an output"
             yield Finding(value.producer(), f"{value.name} is {side} of codes")
+
+
+def _is_data(value: ir.Value) -> bool:
+    """Whether anything reads a value otherwise than as a zero point."""
+    return any(usage.idx != 2 or not quantizer(usage.node) for usage in value.uses())
 
 
 def _unused(view: View) -> Iterator[Finding]:
@@ -201,9 +207,9 @@ RULES = (
     ),
     Rule(
         "trt-codes-elsewhere",
-        "What reads codes, and inputs and outputs of the model that are codes.",
+        "What reads and makes codes, and inputs and outputs of the model that are codes.",
         _elsewhere,
-        "codes exist between QuantizeLinear and DequantizeLinear only: nothing else takes them",
+        "codes exist between QuantizeLinear and DequantizeLinear only: nothing else knows them",
         "dequantize first (tables: Gather of a float table, or a dequantized one)",
         "error",
         on_tensorrt,

@@ -50,7 +50,7 @@ def test_groups_and_cuts(name: str, form: tuple[int, bool]) -> None:
     from benchmarks.cnns.table import NETS
 
     net = next(net for net in NETS if net.name == name)
-    found = torch_net(net, [form])
+    found = torch_net(net, [form], pruned=False)
     assert found.wrong == []
     assert found.as_expected == found.forms == 2
     assert found.judged == 2 * sum(map(len, net.cuttable.values()))

@@ -17,7 +17,7 @@ from planish.passes.math.pruning import (
     second_order,
     weighted,
 )
-from planish.passes.math.refit import centred, damped, inverted, refit
+from planish.passes.math.refit import centred, damped, inverted, refit, refit_across
 
 Array = NDArray[Any]
 ROWS = 300
@@ -295,3 +295,30 @@ def test_moments_that_cannot_be_are_refused(bad: float) -> None:
 def test_a_matrix_far_from_positive_semidefinite_is_refused() -> None:
     with pytest.raises(InputError, match="positive semidefinite"):
         damped(np.array([[1.0, 9.0], [9.0, 1.0]]), 10)
+
+
+# -- inputs that are not what they were --------------------------------------------------------
+
+
+def test_a_fit_across_is_the_least_squares_fit_of_the_old_outputs() -> None:
+    """With the ridge as rows of data that ask for the weights as they were."""
+    x, weight = data(8), np.random.default_rng(1).standard_normal((8, 3))
+    now = np.maximum(x, 0) + 0.1 * data(8, seed=2)
+    kept = np.array([True, False, True, True, False, True, True, True])
+    moments, across = now.T @ now / ROWS, now.T @ x / ROWS
+    ridge = np.diagonal(damped(moments, ROWS) - moments).mean()
+    rows = np.concatenate([now[:, kept], np.sqrt(ridge * ROWS) * np.eye(6)])
+    wanted = np.concatenate([x @ weight, np.sqrt(ridge * ROWS) * weight[kept]])
+    explicit, *_ = np.linalg.lstsq(rows, wanted, rcond=None)
+    made = refit_across(weight, moments, across, ROWS, kept)
+    np.testing.assert_allclose(made[kept], explicit, rtol=1e-6, atol=1e-9)
+    assert not made[~kept].any()
+
+
+@pytest.mark.parametrize("gone", [[0], [1, 4], list(range(8)), []])
+def test_of_the_same_inputs_it_is_the_plain_fit(gone: list[int]) -> None:
+    x, weight = data(8), np.random.default_rng(1).standard_normal((8, 3))
+    kept = ~np.isin(np.arange(8), gone)
+    moments = covariance(x)
+    made = refit_across(weight, moments, moments, ROWS, kept)
+    np.testing.assert_allclose(made, refit(weight, damped(moments, ROWS), kept), atol=1e-9)

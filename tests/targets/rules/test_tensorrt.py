@@ -788,6 +788,28 @@ def test_a_model_that_breaks_it_alone_and_a_twin_that_keeps_it(
     assert not failures(kept)
 
 
+def test_codes_that_a_cast_makes_are_none_of_a_quantizer(forms: Any, tmp_path: Path) -> None:
+    form = forms.Form()
+    codes = form.op("Cast", "x", to=TensorProto.INT8, name="cast")
+    x = form.op("DequantizeLinear", codes, form.const("s", np.float32(0.1)))
+    form.op("MatMul", x, form.weight())
+    assert [v.node for v in found(form, tmp_path, A100) if v.severity == "error"] == ["cast"]
+
+
+def test_block_scaled_graphs_as_nvidia_writes_them_pass(forms: Any, tmp_path: Path) -> None:
+    """NVFP4 and MXFP8 of activations and weights, and int4 weights, on GPUs that have them."""
+    fp4 = CASES["trt-float4-activation"](forms).kept
+    assert not failures(found(fp4, tmp_path, B200))
+    assert failures(found(fp4, tmp_path, H100)) == {"trt-operator-hardware", "float4-refused"}
+    assert failures(found(fp4, tmp_path, "nvidia-rtx-5090")) == set()
+    mxfp8 = forms.single("trt:TRT_MXFP8DynamicQuantize", "h4,64", outputs=2)
+    assert not failures(found(mxfp8, tmp_path, B200))
+    assert failures(found(mxfp8, tmp_path, "nvidia-rtx-5090")) == {"trt-operator-hardware"}
+    weights = CASES["trt-int4-form"](forms).kept
+    assert not failures(found(weights, tmp_path, A100))
+    assert failures(found(weights, tmp_path, T4)) == {"trt-weight-only"}
+
+
 def test_every_rule_has_a_pair_and_is_said_in_full() -> None:
     assert sorted(CASES) == sorted(rule.id for rule in TENSORRT)
     assert set(TENSORRT) <= set(RULES)
