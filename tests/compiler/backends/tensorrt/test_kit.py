@@ -20,7 +20,7 @@ import pytest
 from planish.compiler.reporting.kit import write_kit
 from planish.compiler.result import Engine
 
-PROFILE = {
+PROFILE: dict[str, dict[str, tuple[int, ...]]] = {
     "ids": {"min": (1, 16), "opt": (8, 32), "max": (8, 128)},
     "gain": {"min": (), "opt": (), "max": ()},
 }
@@ -216,10 +216,9 @@ def test_run_compares_with_the_original_too(folder: Path) -> None:
     (folder / "samples").mkdir()
     rng = np.random.default_rng(0)
     y = rng.normal(size=100).astype(np.float32)
-    arrays = {"feed/x": y, "output/y": y + np.float32(1e-3) * rng.normal(size=100), "original/y": y}
-    np.savez(
-        folder / "samples" / "0000.npz", **{k: v.astype(np.float32) for k, v in arrays.items()}
-    )
+    output = (y + 1e-3 * rng.normal(size=100)).astype(np.float32)
+    arrays: dict[str, Any] = {"feed/x": y, "output/y": output, "original/y": y}
+    np.savez(folder / "samples" / "0000.npz", **arrays)
     manifest = {"samples": ["samples/0000.npz"]}
     for near, fails in ((59.0, False), (50.0, True)):
         outcome = script.Outcome()

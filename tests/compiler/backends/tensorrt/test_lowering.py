@@ -87,7 +87,7 @@ def test_scales_that_are_no_scales_are_refused(scale: float, what: str, build: A
     """A pass may have made them."""
     model = build(PAIR, {"s": np.float32(1), "z": np.int8(0)}, *VECTOR)
     rewriter = Rewriter(model)
-    rewriter.set_tensor(model.graph.initializers["s"], np.float32(scale))
+    rewriter.set_tensor(model.graph.initializers["s"], np.asarray(scale, np.float32))
     with pytest.raises(TargetError, match=what) as caught:
         lower(rewriter, A100)
     assert "QuantizeLinear" in caught.value.what
@@ -153,7 +153,8 @@ def test_a_residual_is_read_rounded_where_the_convolution_takes_it(build: Any) -
     model = build(QUANTIZED + "y = Add(c, x)", CONV, *IMAGE)
     assert lowered(model) == ["residual-in-8-bits"]
     add = next(node for node in model.graph if node.op_type == "Add")
-    assert [producer(v).op_type for v in add.inputs] == ["Conv", "DequantizeLinear"]
+    made = [producer(v) for v in add.inputs]
+    assert [n and n.op_type for n in made] == ["Conv", "DequantizeLinear"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from planish.compiler.backends.tensorrt.precision import LIMITS, WIDE, Precision, decide
 from planish.compiler.backends.tensorrt.writing import twin, typed
 from planish.compiler.calibration.peaks import float_values, peaks
-from planish.ir.graph import operator, producer
+from planish.ir.graph import constant_array, operator, producer
 from planish.ir.signature import Signature
 from planish.ir.verify import violations
 from planish.targets.loader import load_target
@@ -60,6 +61,10 @@ def node(model: ir.Model, op: str) -> ir.Node:
     return found
 
 
+def types(values: Iterable[ir.Value | None]) -> list[ir.DataType | None]:
+    return [None if value is None else value.dtype for value in values]
+
+
 def half(array: Any) -> np.ndarray:
     return np.asarray(array).astype(np.float16).astype(np.float64)
 
@@ -69,12 +74,14 @@ def test_an_integer_layer_in_half_precision(build: Any, run: Any) -> None:
     made = checked(typed(model, chosen(model, {"x": X})))
     assert Signature.of(made) == Signature.of(model)
     product = node(made, "MatMul")
-    assert [v.dtype for v in (*product.inputs, *product.outputs)] == [HALF] * 3
+    assert types((*product.inputs, *product.outputs)) == [HALF] * 3
     quantize = node(made, "QuantizeLinear")  # of a float32 input, with a scale of its type
-    assert [v.dtype for v in quantize.inputs] == [FLOAT, FLOAT, ir.DataType.INT8]
+    assert types(quantize.inputs) == [FLOAT, FLOAT, ir.DataType.INT8]
     for back in (n for n in made.graph if n.op_type == "DequantizeLinear"):
-        assert [v.dtype for v in back.inputs] == [ir.DataType.INT8, HALF, ir.DataType.INT8]
-        assert not np.any(back.inputs[2].const_value.numpy())  # zeros, and there
+        assert types(back.inputs) == [ir.DataType.INT8, HALF, ir.DataType.INT8]
+        zeros = constant_array(back.inputs[2])
+        assert zeros is not None
+        assert not zeros.any()
     assert producer(made.graph.outputs[0], "Cast") is not None
     expected = grid(X, half(INT8["s"]), 127) @ (CODES * half(INT8["ws"])) + half(INT8["b"])
     found = run(made, {"x": X})[0]
@@ -84,7 +91,7 @@ def test_an_integer_layer_in_half_precision(build: Any, run: Any) -> None:
 def grid(x: np.ndarray, scale: Any, limit: float) -> np.ndarray:
     """Rounded to steps and clipped, in float64 behind the float32 division."""
     steps = np.rint(x / np.float32(scale))
-    return np.clip(steps, -limit - 1, limit).astype(np.float64) * scale
+    return np.asarray(np.clip(steps, -limit - 1, limit).astype(np.float64) * scale)
 
 
 @pytest.mark.parametrize("optimize", ["none", "all"])
@@ -105,7 +112,7 @@ def test_the_twin_computes_the_rounding_and_nothing_else(
 def test_eight_bit_floats(build: Any, run: Any) -> None:
     weight, scale = normal(16, 32, scale=0.1), np.float32(0.1 / 448)
     codes = np.clip(weight / scale, -448, 448).astype(F8)
-    tensors = {
+    tensors: dict[str, Any] = {
         "s": np.float32(1.5 / 448), "z": np.zeros((), F8), "w": codes, "ws": scale,
         "b": INT8["b"],
     }  # fmt: skip
@@ -202,7 +209,7 @@ def test_a_scale_that_float16_does_not_hold_keeps_the_layer_in_float32(
     assert precision.kept == {node(model, "MatMul").name: "scale"}
     made = checked(typed(model, precision))
     product = node(made, "MatMul")
-    assert [v.dtype for v in (*product.inputs, *product.outputs)] == [FLOAT] * 3
+    assert types((*product.inputs, *product.outputs)) == [FLOAT] * 3
     expected = grid(X, half(INT8["s"]), 127) @ (CODES * np.float64(np.float32(3e-7)))
     found = run(made, {"x": X})[0] - half(INT8["b"])
     np.testing.assert_allclose(found, expected, atol=2e-3)
@@ -232,7 +239,7 @@ def test_types_that_an_operator_does_not_take(build: Any, run: Any) -> None:
     precision = chosen(model, feeds)
     made = checked(typed(model, precision))
     resize = node(made, "Resize")
-    assert (resize.inputs[0].dtype, resize.inputs[2].dtype) == (HALF, FLOAT)
+    assert types(resize.inputs) == [HALF, None, FLOAT]
     np.testing.assert_allclose(run(made, feeds)[0], run(model, feeds)[0], rtol=1e-3)
 
 
@@ -241,7 +248,7 @@ def test_integers_become_halves_at_once(build: Any, run: Any) -> None:
     model = build(body, {}, "float[n, 16] x, int64[n, 16] k", "float[n, 16] y")
     feeds = {"x": X, "k": RANDOM.integers(0, 5, (6, 16))}
     made = checked(typed(model, chosen(model, feeds)))
-    assert node(made, "Mul").inputs[1].dtype == HALF
+    assert types(node(made, "Mul").inputs) == [HALF, HALF]
     np.testing.assert_allclose(run(made, feeds)[0], X * feeds["k"], rtol=2e-3)
 
 
@@ -266,7 +273,7 @@ def test_an_output_that_others_read_is_cast_for_the_caller_alone(build: Any, run
     model = build("y = Relu(x) z = Exp(y)", {}, "float[n, 16] x", "float[n, 16] y, float[n, 16] z")
     made = checked(typed(model, chosen(model, {"x": X})))
     assert operator(node(made, "Exp"))[1] == "Exp"
-    assert node(made, "Exp").inputs[0].dtype == HALF
+    assert types(node(made, "Exp").inputs) == [HALF]
     assert [v.dtype for v in made.graph.outputs] == [FLOAT, FLOAT]
     for found, expected in zip(run(made, {"x": X}), run(model, {"x": X}), strict=True):
         np.testing.assert_allclose(found, expected, rtol=4e-3)
