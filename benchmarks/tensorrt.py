@@ -19,7 +19,7 @@ import onnx
 
 import planish
 from benchmarks.artifacts import MODEL, compile_to, megabytes, session_run
-from benchmarks.data import minilm_task, tasks
+from benchmarks.data import calibration_feeds, minilm_task, tasks
 from benchmarks.figures import Figure, Outcome, at_most, holds
 from benchmarks.settings import Settings
 from planish.ir.load import load_as_written
@@ -29,7 +29,7 @@ from planish.targets.rules.table import check_model
 MOST_DROP = 0.5
 """Points of the metric, or percent of it where it is no percentage."""
 SAMPLES = 128
-"""Of calibration data."""
+"""Of calibration data; MiniLM has the draw that its other benchmarks start with."""
 INT8, HALF, FP8 = (
     "canonicalize,quantize{scheme=static}", "canonicalize", "canonicalize,quantize-float8"
 )  # fmt: skip
@@ -93,10 +93,8 @@ def compiled(
     """Compile as asked, without giving sites back, and score what stands for the engine."""
     folder = settings.workdir / f"tensorrt-{name}-{form}"
     print(f"{name}, {form} …", file=sys.stderr, flush=True)
-    made = compile_to(
-        folder, task.model, target, task.calibration(SAMPLES), settings.threads, pipeline=pipeline,
-        max_drift=None,
-    )  # fmt: skip
+    data = calibration_feeds(0) if name == "minilm" else task.calibration(SAMPLES)
+    made = compile_to(folder, task.model, target, data, settings.threads, pipeline=pipeline)
     after = task.evaluate(session_run(made.runnable, settings.threads)).metrics[task.metric]
     drop = (before - after) if task.higher_is_better else (after - before)
     drop = drop if name in PERCENT else 100.0 * drop / abs(before)
