@@ -79,7 +79,7 @@ def matched(model: onnx.ModelProto) -> Matched:
         gc.collect()
         gc.disable()
         start = time.process_time()
-        pairs = match(*map(Pool.of, models)).pairs
+        pairs = match(Pool.of(models[0]), Pool.of(models[1])).pairs
         taken.append(time.process_time() - start)
         gc.enable()
     wrong = sum(a in truth and truth[a] != b for a, b in pairs.items())

@@ -98,7 +98,7 @@ def stories(settings: Settings) -> Outcome:
     task = tasks().stories260k(settings.workdir)
     lengths = [len(ids) - 1 for name, ids in task.sequences() if name == "stories"]
     before = by_story(task.evaluate(session_run(task.model, settings.threads)), lengths)
-    rows = [("float32", "", f"{perplexity(before):.4f}", "", "", "")]
+    rows: list[tuple[str, ...]] = [("float32", "", f"{perplexity(before):.4f}", "", "", "")]
     figures, sizes = list[Figure](), {"batch": 1, "sequence": 256}
     for name, form in TEXT.items():
         scores: dict[str, list[Scored]] = {}

@@ -252,17 +252,22 @@ def _open_readers(
 def _align(found: Matching) -> None:
     """Align what is left between known pairs, in order: the longest common part of each gap.
 
-    Only nodes that agree with what they stand between: fed by the same node, or read by it.
+    Only nodes that are fed by the same node or read by it, or of which each side of the gap has
+    one: all around them may have changed.
     """
     for ones, others in _gaps(found):
         if len(ones) > GAP or len(others) > GAP:
             continue
         labels = [found.before.labels[a] for a in ones], [found.after.labels[b] for b in others]
+        counts = Counter(labels[0]), Counter(labels[1])
         matcher = difflib.SequenceMatcher(None, *labels, autojunk=False)
         for block in matcher.get_matching_blocks():
             for step in range(block.size):
                 a, b = ones[block.a + step], others[block.b + step]
-                if found.open(a, b) and (_fed_alike(found, a, b) or _read_alike(found, a, b)):
+                label = found.before.labels[a]
+                single = counts[0][label] == counts[1][label] == 1
+                near = single or _fed_alike(found, a, b) or _read_alike(found, a, b)
+                if near and found.open(a, b):
                     found.add(a, b, "place")
 
 

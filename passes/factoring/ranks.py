@@ -108,7 +108,7 @@ def _losses(seen: Seen) -> np.ndarray:
     """What is left out at ranks 0, 1, 2 …, in units of the weighed variance."""
     energies = seen.spectrum.energies
     left = energies.sum() - np.concatenate([[0.0], np.cumsum(energies)])
-    return np.maximum(left, 0.0)
+    return np.asarray(np.maximum(left, 0.0), np.float64)
 
 
 def _channel_axis(group: Group) -> int:

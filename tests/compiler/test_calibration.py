@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from types import ModuleType
 from typing import Any
 
@@ -13,7 +13,7 @@ from planish.compiler.calibration.grams import Grams, GramStore, collect_grams, 
 from planish.compiler.calibration.observers import BINS, Columns, Masking, Request
 from planish.ir.digest import contents_digest
 from planish.ir.errors import InputError, PassError
-from planish.passes.api import ValueStats
+from planish.passes.api import Looked, ValueStats
 from planish.passes.math.histogram import Histogram
 
 Array = np.ndarray[Any, Any]
@@ -291,7 +291,7 @@ def test_matrices_are_collected_once_and_as_many_as_fit(tokens: ir.Model) -> Non
         return collect_grams(tokens, requests, feeds, MASKING)
 
     names = ("x", "h", "y")
-    keys = {(name, 2): (name, 2) for name in names}
+    keys: dict[Looked, Hashable] = {(name, 2): (name, 2) for name in names}
     store = GramStore(limit=2 * 8 * 8 * 8)
     grams = Grams(keys, dict.fromkeys(keys, 8), store, collected)
     for name in ("x", "h", "x", "y", "y"):

@@ -178,7 +178,7 @@ def test_what_a_step_fits_holds_for_all_behind_it(graphs: ModuleType, model: ir.
         return step
 
     halved = {"w1": WEIGHTS["w1"] / 2}
-    steps = [
+    steps: list[Reads | Makes] = [
         Reads(("q", 1), fit("q", {})), Reads(("a", 1), fit("a", {})), *makes({}, ["a"]),
         Reads(("p", 1), fit("p", halved)),
     ]  # fmt: skip

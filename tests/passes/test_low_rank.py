@@ -189,7 +189,7 @@ def test_a_convolution_becomes_one_of_fewer_channels_and_a_point(
 def crossed(rank: int, outputs: int = 48) -> Array:
     """A kernel [outputs, 8, 3, 5] that is a line of 3 taps to ``rank`` channels, then one of 5."""
     down, across = array(rank, 8, 3), array(outputs, rank, 5)
-    return np.einsum("rik,orl->oikl", down, across).astype(np.float32) / rank
+    return np.asarray(np.einsum("rik,orl->oikl", down, across) / rank, np.float32)
 
 
 @pytest.mark.parametrize(

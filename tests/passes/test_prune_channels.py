@@ -16,7 +16,7 @@ from planish.ir.counting.flops import flops
 from planish.ir.errors import UsageError
 from planish.ir.graph import constant_array
 from planish.ir.types.bound import bound_shapes
-from planish.passes.api import AXES, SITES
+from planish.passes.api import AXES, SITES, Patches
 from planish.passes.cutting import forms
 from planish.passes.cutting.consumers import consumers_of
 
@@ -28,7 +28,7 @@ ANY: dict[str, Any] = {"multiples": False}
 def array(*shape: int) -> Array:
     """Weights of a layer that keeps the size of what it reads."""
     fan = int(np.prod(shape[1:])) if len(shape) > 1 else 1
-    return (RNG.normal(size=shape) / np.sqrt(fan)).astype(np.float32)
+    return np.asarray(RNG.normal(size=shape) / np.sqrt(fan), np.float32)
 
 
 def head(inputs: str, outputs: str, opset: int = 20) -> str:
@@ -343,8 +343,8 @@ def drawn(graphs: ModuleType, case: Case) -> Any:
         tensors |= {f"b{number}": array(outputs)} if outputs else {}
     if "around" in case.body:
         tensors["around"] = np.array([0, 3, 0, 0, 0, 3, 0, 0], np.int64)
-    outputs = "float[n, k] y" if "Flatten" in case.body else "float[n, c, h, w] y"
-    text = head("float[n, 3, 9, 9] x", outputs) + "{" + case.body + "}"
+    result = "float[n, k] y" if "Flatten" in case.body else "float[n, c, h, w] y"
+    text = head("float[n, 3, 9, 9] x", result) + "{" + case.body + "}"
     return graphs.Bench(graphs.parse(text, **tensors), FEEDS)
 
 
@@ -410,6 +410,7 @@ def test_places_are_skipped_where_there_are_many(
     fewer = graphs.Bench(graphs.parse(text, **WEIGHTS), FEEDS)
     looked = consumers_of(fewer.context.analysis(AXES)["conv1.channels"],
                           fewer.context.analysis(SITES))[0].observed  # fmt: skip
+    assert isinstance(looked[0], Patches)
     assert dict(looked[0].window.settings)["strides"] == (4, 4)
     (edit,) = fewer.run("prune-channels", ratio=0.5, **ANY).edits
     assert edit.loss < 0.5

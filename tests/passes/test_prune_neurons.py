@@ -341,6 +341,14 @@ def test_counts_are_the_targets_multiples(
     assert tensor(bench, "down").shape == (kept, 8)
 
 
+@pytest.mark.parametrize("of", ["flops", "parameters"])
+def test_a_share_may_be_one_of_operations_or_parameters(graphs: ModuleType, of: str) -> None:
+    """Both layers of the block lose in proportion, and there are no others."""
+    bench = block(graphs)
+    (edit,) = bench.run("prune-neurons", ratio=0.5, of=of, multiples=False).edits
+    assert edit.setting == "16-of-32"
+
+
 def test_a_multiple_beyond_the_layer_leaves_it_whole(graphs: ModuleType) -> None:
     model = graphs.parse(
         BLOCK, up=UP[:, :8], up_bias=UP_BIAS[:8], down=DOWN[:8], down_bias=DOWN_BIAS

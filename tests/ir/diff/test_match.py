@@ -85,6 +85,25 @@ def test_nodes_of_bodies_match_within_bodies_that_do(net: Net) -> None:
     assert found == {"y": "y", "p0": "q0", "p2": "q2"}
 
 
+def test_what_stands_alone_between_known_nodes(net: Net, weight: Weight) -> None:
+    """Every layer became another one; the activations between them are as they were."""
+    norms = {f"s{i}": weight(i)[0] for i in range(3)}
+    one, other = list[str](), list[str]()
+    last = "x"
+    for i in range(3):
+        one += [f"p{i} = MatMul({last}, w)", f"g{i} = Tanh(p{i})", f"n{i} = Mul(g{i}, s{i})"]
+        other += [f"k{i} = Add(m{i}, w)" if j else f"m{i} = MatMul({last}, v)" for j in (0, 1)]
+        other += [f"h{i} = Tanh(k{i})", f"i{i} = Neg(h{i})", f"n{i} = Mul(i{i}, s{i})"]
+        last = f"n{i}"
+    one, other = ([*body, f"y = Identity({last})"] for body in (one, other))
+    tensors = norms | {"w": weight(8)[0] * np.eye(4, dtype=np.float32), "v": weight(9)}
+    bias = norms | {"w": weight(8)[0], "v": weight(9)}
+    found = pairs(net(" ".join(one), **tensors), net(" ".join(other), **bias))
+    assert {a: b for a, b in found.items() if a.startswith("g")} == {
+        "g0": "h0", "g1": "h1", "g2": "h2",
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_rewrites_in_a_long_graph_without_names(net: Net, seed: int) -> None:
     """A node in twelve is replaced by two; all others are found, and no wrong pair is."""
