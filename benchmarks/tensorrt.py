@@ -38,6 +38,8 @@ FORMS = (
     ("nvidia-a100", "float16", HALF),
     ("nvidia-h100", "fp8", FP8),
 )
+NO_GATE = "cosine=0.5"
+"""All layers stay quantized: the task's own metric is what is asked here."""
 TASKS = (
     "minilm", "resnet20", "resnet56", "tsp20", "tsp50", "stories260k", "squeezenet", "yolox_nano"
 )  # fmt: skip
@@ -94,7 +96,9 @@ def compiled(
     folder = settings.workdir / f"tensorrt-{name}-{form}"
     print(f"{name}, {form} …", file=sys.stderr, flush=True)
     data = calibration_feeds(0) if name == "minilm" else task.calibration(SAMPLES)
-    made = compile_to(folder, task.model, target, data, settings.threads, pipeline=pipeline)
+    made = compile_to(
+        folder, task.model, target, data, settings.threads, pipeline=pipeline, max_drift=NO_GATE
+    )
     after = task.evaluate(session_run(made.runnable, settings.threads)).metrics[task.metric]
     drop = (before - after) if task.higher_is_better else (after - before)
     drop = drop if name in PERCENT else 100.0 * drop / abs(before)
