@@ -64,6 +64,7 @@ BENCHMARKS = {
     "scaling": "scaling:scaling",
     "scaling-sites": "scaling:sites",
     "big-model": "large:large",
+    "tensorrt": "tensorrt:everything",
     "tasks": "tasks:everything",
     "peers": "results:peers",
 }
@@ -101,7 +102,7 @@ def command(name: str, settings: Settings) -> str:
         value = getattr(settings, option)
         if value != getattr(default, option):
             words += [f"--{option}", str(value)]
-    if name in ("tasks", "peers"):
+    if name in ("tasks", "peers", "tensorrt"):
         words += [word for task in settings.tasks for word in ("--task", task)]
     if name == "tasks":
         words += ["--lossless-only"] if settings.lossless_only else []

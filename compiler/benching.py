@@ -215,7 +215,7 @@ def _file(model: str) -> Path:
         )  # fmt: skip
     path = Path(model)
     if path.is_dir():
-        return Artifact.open(path).path / MODEL
+        return Artifact.open(path).runnable
     if not path.is_file():
         raise InputError("there is no such model", where=model, hint="give ONNX files or artifacts")
     return path

@@ -23,9 +23,11 @@ from ..ir.storage.stamp import check_unchanged
 from ..targets.loader import load_target, require_backend
 from ..targets.runtime import open_session
 from ..targets.schema import Target
+from ..targets.techniques import runs_on_tensorrt
 from .available import parse_size
 from .backends.kernels import UNEXPLAINED, count_kernels
 from .backends.spellings import SPELLINGS
+from .backends.tensorrt.profiles import parse_profile
 from .choose import ACCEPTABLE, Choice, choose, choose_spellings, measure_speed, rejudged, write_as
 from .elsewhere import predicted_speed
 from .garbage import rarely_collecting
@@ -44,7 +46,7 @@ from .reporting.unrun import without_runs
 from .result import UNCHANGED, Built, Kernels, Plan, Speed, Trial
 from .staging import staging
 from .workload import parse_workloads
-from .workshop import MODEL, Judged, instantiate
+from .workshop import MODEL, REFERENCE, Judged, Workshop, instantiate
 
 STREAMED = 1 << 24
 """Bytes of weights above which a model is not saved as one file where memory is short."""
@@ -85,6 +87,7 @@ def compile_model(
     command: str = "",
     max_memory: str | int | float | None = None,
     workload: str | Sequence[str] | None = None,
+    profile: str | None = None,
 ) -> Built:
     """Compile ``source`` for ``target`` into the folder ``output``; see ``planish.compile``.
 
@@ -113,6 +116,7 @@ def compile_model(
         command,
         max_memory,
         workload,
+        profile,
     )
     replayed = _check(request, plan)
     with rarely_collecting(), staging(output, force) as folder, _scratch(folder) as scratch:
@@ -150,7 +154,7 @@ def _search(prepared: Prepared) -> Finished:
         held = workshop.hold(request.pipeline)
         return _finish(held, Choice(held, ()), prepared)
     told: list[str] = []
-    lossless = _taken(lambda: workshop.judged(workshop.build(LOSSLESS)), LOSSLESS, told)
+    lossless = _taken(lambda: _lossless_build(workshop), LOSSLESS, told)
     lossless = lossless or workshop.judged(workshop.build_untouched())
     proposed = propose(
         workshop.rewriter.model,
@@ -172,6 +176,15 @@ def _search(prepared: Prepared) -> Finished:
         found = _lossless(lossless, choice, finished, prepared)
         finished = replace(found, refused=_refused(candidates[1:]))
     return replace(finished, notes=(*told, *finished.notes))
+
+
+def _lossless_build(workshop: Workshop) -> Judged:
+    """Without any lossy pass; where a backend narrows floats, they are given back if need be."""
+    return (
+        workshop.hold(LOSSLESS)
+        if workshop.for_tensorrt
+        else workshop.judged(workshop.build(LOSSLESS))
+    )
 
 
 def _predictor(prepared: Prepared) -> Callable[[ir.Model], float | None]:
@@ -320,16 +333,26 @@ def _emit(finished: Finished, prepared: Prepared, folder: Path) -> tuple[Finishe
             record=known,
             hash_tensors=fits,
         )
+    _emit_twin(finished, folder, known)
     return (_loaded(finished, prepared, folder) if fits else finished), known
 
 
+def _emit_twin(finished: Finished, folder: Path, known: dict[Path, str]) -> None:
+    """What is run in the place of the model, where no runtime here runs it."""
+    twin = finished.judged.build.twin
+    if twin is not None:
+        with without_implied_origins(twin):
+            save_model(twin, folder / REFERENCE, record=known)
+
+
 def _loaded(finished: Finished, prepared: Prepared, folder: Path) -> Finished:
-    session = open_session(folder / MODEL, threads=prepared.request.threads)
+    name = MODEL if finished.judged.build.twin is None else REFERENCE
+    session = open_session(folder / name, threads=prepared.request.threads)
     return replace(finished, judged=replace(finished.judged, loaded=session))
 
 
 def _kernels(finished: Finished, prepared: Prepared, folder: Path) -> Kernels:
-    if not prepared.estimate.fits:
+    if not prepared.estimate.fits or finished.judged.build.twin is not None:
         return Kernels()
     return count_kernels(
         folder / MODEL,
@@ -366,6 +389,9 @@ def _check(request: Request, given: Path | str | Mapping[str, Any] | None) -> Pl
         what = f"snapshots cannot go to {str(request.snapshots)!r}, which is a file"
         raise UsageError(what, hint="give a folder")
     parse_workloads(request.workload or ())
+    if parse_profile(request.profile) and not runs_on_tensorrt(request.target):
+        what = f"--profile is for engines that TensorRT builds, not for {request.target.name}"
+        raise UsageError(what, hint="leave it out, or state shapes with --workload")
     if request.max_memory is not None:
         parse_size(request.max_memory)
     if request.threads < 0:

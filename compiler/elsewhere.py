@@ -10,6 +10,7 @@ from ..ir.provenance import Remark
 from ..targets.host import Machine, executable_here, probe_host, read_machine
 from ..targets.runtime import PROVIDER, runtime_version
 from ..targets.schema import Target
+from ..targets.techniques import runs_on_tensorrt
 from ..targets.tomlfile import catalog_files
 from .backends.pairsums import PairSums, pair_sums
 from .planning.times import before_and_after, run_time
@@ -37,6 +38,8 @@ def not_the_target(target: Target, machine: Machine | None = None) -> str:
     this one unless a probe wrote it; a user's own file is taken at its
     word, but for a probe of another CPU.
     """
+    if runs_on_tensorrt(target):
+        return f"engines for {target.name} are built and run there, by the kit in the artifact"
     here = machine or read_machine()
     found = executable_here(target, here)
     if not found.ok:

@@ -13,6 +13,9 @@ from ..ir.graph import dims, opset
 from ..ir.opset import raised
 from ..ir.provenance import Remark
 from ..ir.signature import Signature
+from ..targets.schema import Target
+from ..targets.techniques import runs_on_tensorrt
+from .backends.tensorrt.precision import QDQ_OPSET as TYPED_OPSET
 from .calibration.observers import Masking
 from .data.feeds import FeedSet, load_feeds, split, synthetic, token_mask
 from .policy import QDQ_OPSET
@@ -25,17 +28,29 @@ SHAPES_SEEN = 64
 """Held-out feeds whose shapes are looked at where no workload is stated."""
 
 
-def raised_for_integers(model: ir.Model) -> tuple[ir.Model, list[Remark]]:
-    """The model at an opset that can be quantized; as it is where an op cannot be converted."""
+def raised_for_integers(
+    model: ir.Model, versions: Sequence[int] = (QDQ_OPSET,)
+) -> tuple[ir.Model, list[Remark]]:
+    """The model at an opset that can be quantized; as it is where an op cannot be converted.
+
+    versions: tried in order, the last of them is the least that will do.
+    """
     try:
-        newer = raised(model, QDQ_OPSET)
+        newer = raised(model, versions[0])
     except InputError as error:
+        if len(versions) > 1:
+            return raised_for_integers(model, versions[1:])
         sentence = f"{error.what}; nothing is quantized"
         return model, [Remark("note", "import", "model", "opset-kept", sentence)]
     if newer is model:
         return model, []
     sentence = f"opset raised from {opset(model)} to {opset(newer)}: scales per channel need it"
     return newer, [Remark("note", "import", "model", "opset-raised", sentence)]
+
+
+def opsets_for(target: Target) -> tuple[int, ...]:
+    """Opsets that the target's backend wants, the best first; TensorRT's narrows scales."""
+    return (TYPED_OPSET, QDQ_OPSET) if runs_on_tensorrt(target) else (QDQ_OPSET,)
 
 
 def feeds_for(

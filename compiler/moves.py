@@ -61,6 +61,8 @@ def options_text(bits: int, target: Target, *more: str) -> str:
 def _static(target: Target, convolutions: Convolutions) -> tuple[tuple[str, str], ...]:
     plain = "quantize{scheme=static}"
     wide = "quantize{scheme=static narrow=true}" if convolutions.narrow else plain
+    rounded = target.int8.conv_needs_output_quant  # else nothing gains by rounding in between
+    convolutions = convolutions if rounded else Convolutions()
     behind = ",quantize-residuals" if convolutions.joined else ""
     reason = "static ranges cost nothing at run time"
     tighter = "scales moved from activations into weights make static ranges tighter"
@@ -71,6 +73,11 @@ def _static(target: Target, convolutions: Convolutions) -> tuple[tuple[str, str]
     return tuple(each)
 
 
+def _float8(target: Target, convolutions: Convolutions) -> tuple[tuple[str, str], ...]:
+    reason = "8-bit floats are multiplied at twice the rate of half precision, and lose less"
+    return (("quantize-float8", reason),)
+
+
 def _dynamic(target: Target, convolutions: Convolutions) -> tuple[tuple[str, str], ...]:
     return (("quantize", "ranges taken at run time follow each input"),)
 
@@ -79,6 +86,9 @@ RECURRENT = "recurrent"
 """Layers that are no sites: they go through a pass of their own behind the others."""
 _TABLES_TOO = frozenset({"linear", "embedding"})
 MOVES: dict[str, Move] = {
+    "fp8": Move(
+        "quantize-float8", frozenset({"linear", "conv"}), 8, _float8, needs_data=True
+    ),
     "weight-only-int4": Move(
         "weight-only", _TABLES_TOO, 4, _weight_only(4, "4-bit weights are an eighth to read")
     ),
@@ -97,9 +107,11 @@ BY_HAND = {"2:4": "sparsify"}
 PASSES_FOR = tuple(MOVES)
 """The techniques that planish has passes for."""
 FEW_ROWS = (
-    "weight-only-int4", "int8-static", "int8-dynamic", "weight-only-int8", "weight-only-int2"
+    "weight-only-int4", "fp8", "int8-static", "int8-dynamic", "weight-only-int8",
+    "weight-only-int2",
 )  # fmt: skip
 MANY_ROWS = (
-    "int8-static", "int8-dynamic", "weight-only-int4", "weight-only-int8", "weight-only-int2"
+    "fp8", "int8-static", "int8-dynamic", "weight-only-int4", "weight-only-int8",
+    "weight-only-int2",
 )  # fmt: skip
 """Techniques from fast to slow: ranges that are known cost nothing at run time."""

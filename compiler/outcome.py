@@ -24,6 +24,7 @@ from ..passes.api import Semantics, pass_class
 from ..targets.host import read_machine
 from ..targets.schema import Target
 from .backends.pairsums import integer_layers
+from .backends.tensorrt.presence import how_to_build, typed_runs
 from .calibration.coverage import coverage, static_ranges
 from .choose import Choice
 from .context import head
@@ -32,8 +33,8 @@ from .pipeline import parse
 from .prepare import Prepared
 from .quality.states import one_step_note
 from .reporting.unreached import unreached
-from .result import CompileResult, Kernels, Plan, Sample, Speed
-from .workshop import Build, Judged
+from .result import CompileResult, Engine, Kernels, Plan, Sample, Speed
+from .workshop import REFERENCE, Build, Judged
 
 OWN_BOUND = (
     "; a looser bound (--max-drift cosine=0.9) or a metric of your own (--evaluate) may allow more"
@@ -78,7 +79,7 @@ def describe(
         kernels=kernels,
         plan=Plan(build.pipeline, build.given_back, finished.spellings),
         bytes_before=prepared.bytes_before,
-        bytes_after=sum(f.stat().st_size for f in folder.iterdir()),
+        bytes_after=_bytes_of(folder),
         parameters_before=prepared.parameters_before,
         parameters_after=parameters(build.model),
         edits=build.edits,
@@ -102,7 +103,51 @@ def describe(
         tolerance=_tolerance(samples),
         settings={"threads": request.threads, "seed": request.seed, "goal": request.goal},
         memory=_memory(prepared),
+        engine=_engine(finished.judged, prepared, samples),
+        reference_model="" if build.twin is None else REFERENCE,
     )
+
+
+def _engine(judged: Judged, prepared: Prepared, samples: Sequence[Sample]) -> Engine | None:
+    build, target = judged.build, prepared.request.target
+    if build.twin is None:
+        return None
+    inputs = Signature.of(build.model).inputs
+    return Engine(
+        {name: vars(shapes) for name, shapes in prepared.profile.items()},
+        "2:4" in (target.sparse.patterns or ()),
+        target.runtime.min_version,
+        build.checks,
+        _engine_tolerance(build, samples),
+        how_to_build(),
+        sum(not isinstance(size, int) for spec in inputs for size in spec.shape or ()),
+    )
+
+
+def _engine_tolerance(build: Build, samples: Sequence[Sample]) -> dict[str, float]:
+    """How far an engine may be off: the distance of the compiled from the original model.
+
+    Behind quantizers the least difference in half precision moves whole steps. Where ONNX Runtime
+    runs the typed model, at least twice what was seen there; never below 1e-2 of the largest.
+    """
+    tolerance: dict[str, float] = {}
+    runs = typed_runs(build.path)
+    for sample in samples:
+        own = runs(sample.feeds) if runs is not None else sample.outputs
+        for name, after in sample.outputs.items():
+            if after.dtype.kind != "f" or not after.size:
+                continue
+            apart = float(np.nanmax(np.abs(after - sample.original[name]), initial=0.0))
+            seen = 2 * float(np.nanmax(np.abs(after - own[name]), initial=0.0))
+            largest = float(np.nanmax(np.abs(after), initial=0.0))
+            tolerance[name] = max(tolerance.get(name, 0.0), apart, seen, 1e-2 * largest)
+    return tolerance
+
+
+def _bytes_of(folder: Path) -> int:
+    """Of the model with its weights; what only stands in for it here does not count."""
+    files = (f for f in folder.iterdir() if f.is_file())
+    return sum(f.stat().st_size for f in files if not f.name.startswith(REFERENCE))
 
 
 def _memory(prepared: Prepared) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..ir.counting.count import parameters
-from ..ir.errors import InputError
+from ..ir.errors import InputError, TargetError
 from ..ir.importing.limits import check_sizes
 from ..ir.provenance import Remark
 from ..ir.rewriter import Rewriter
@@ -19,6 +19,8 @@ from ..ir.signature import Signature
 from ..ir.storage.filesize import model_bytes
 from ..ir.types.bound import symbols
 from ..targets.schema import Target
+from ..targets.techniques import runs_on_tensorrt
+from .backends.tensorrt.profiles import Profile, axes_of, parse_profile, profile_of
 from .baseline import check_generated, open_baseline, own_file, undivided
 from .checking.patterns import KeepsPatterns
 from .checking.regionruns import RegionRuns
@@ -35,7 +37,14 @@ from .instruments import (
     Timing,
     VerifyEach,
 )
-from .intake import SHAPES_SEEN, TIMING_FEEDS, feeds_for, masking_of, raised_for_integers
+from .intake import (
+    SHAPES_SEEN,
+    TIMING_FEEDS,
+    feeds_for,
+    masking_of,
+    opsets_for,
+    raised_for_integers,
+)
 from .memory import Estimate, estimate
 from .policy import Goal
 from .ports import check_ports
@@ -76,6 +85,7 @@ class Request:
     command: str
     max_memory: str | int | float | None = None
     workload: str | Sequence[str] | None = None
+    profile: str | None = None
 
 
 @dataclass(frozen=True)
@@ -84,7 +94,8 @@ class Prepared:
 
     estimate: of memory; where the whole model does not fit, none is run, and ``regions`` tells
     what was checked instead. workloads: as given, else the shapes of the held-out feeds.
-    elsewhere: why this machine is not the target, "" where it is.
+    elsewhere: why this machine is not the target, "" where it is. profile: the shapes of inputs
+    that an engine is built for, where the target's runtime builds one.
     """
 
     request: Request
@@ -102,6 +113,7 @@ class Prepared:
     regions: RegionRuns | None = None
     workloads: tuple[Workload, ...] = ()
     elsewhere: str = ""
+    profile: Profile = field(default_factory=dict)
 
 
 def prepare(request: Request, scratch: Path, progress: Progress) -> Prepared:
@@ -125,7 +137,7 @@ def prepare(request: Request, scratch: Path, progress: Progress) -> Prepared:
     check_sizes(source.imported.model, available_memory(), source.label)
     signature = Signature.of(source.imported.model)
     check_ports(signature, source.label)
-    model, kept = raised_for_integers(source.imported.model)
+    model, kept = raised_for_integers(source.imported.model, opsets_for(request.target))
     workloads = parse_workloads(request.workload or (), symbols(model))
     calibration, holdout = feeds_for(
         model, signature, request.calibration, request.holdout, workloads, request.seed
@@ -133,6 +145,7 @@ def prepare(request: Request, scratch: Path, progress: Progress) -> Prepared:
     room = estimate(model, request.max_memory, islice(holdout, TIMING_FEEDS))
     progress.note(room.sentence)
     _refuse_data(request, room)
+    profile = _profile(request, signature, (calibration, holdout), workloads, room)
     masking, found = masking_of(model, signature, calibration or holdout, request.token_mask)
     remarks = [*source.imported.remarks, *standing(model), *kept, *found]
     mended: list[Remark] = []
@@ -194,7 +207,29 @@ def prepare(request: Request, scratch: Path, progress: Progress) -> Prepared:
         regions,
         workloads or workloads_of(islice(holdout, SHAPES_SEEN), signature),
         elsewhere,
+        profile,
     )
+
+
+def _profile(
+    request: Request,
+    signature: Signature,
+    feeds: tuple[FeedSet | None, FeedSet],
+    workloads: tuple[Workload, ...],
+    room: Estimate,
+) -> Profile:
+    """What an engine is built for. Raises UsageError where shapes are unknown, TargetError where
+    the model cannot be run here: what TensorRT gets is checked on whole models."""
+    given = parse_profile(request.profile, axes_of(signature))
+    if not runs_on_tensorrt(request.target):
+        return {}
+    if not room.fits:
+        raise TargetError(
+            f"artifacts for TensorRT are checked by running the whole model: {room.reason}",
+            where=f"target {request.target.name}",
+            hint="give more with --max-memory, or use a larger machine",
+        )
+    return profile_of(signature, [f for f in feeds if f is not None], workloads, given)
 
 
 def _refuse_data(request: Request, room: Estimate) -> None:

@@ -160,12 +160,33 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Engine:
+    """What an engine is built with where the target's runtime builds one of the model.
+
+    profile: by input its ``min``, ``opt`` and ``max`` shape. open_axes: how many axes of inputs
+    have no fixed size. sparsity: whether sparse kernels may
+    be tried. min_version: of the runtime. checks: what was checked of the model here, and by what.
+    tolerance: how far the engine's outputs may be from the recorded ones. built: in words.
+    """
+
+    profile: Mapping[str, Mapping[str, tuple[int, ...]]]
+    sparsity: bool
+    min_version: str
+    checks: tuple[str, ...] = ()
+    tolerance: Mapping[str, float] = field(default_factory=dict)
+    built: str = "not built here"
+    open_axes: int = 0
+
+
+@dataclass(frozen=True)
 class CompileResult:
     """All that an artifact's manifest and report say, but the model's bytes.
 
     run_on_target: whether speed and answers are the target's own. not_on_target: where this
     machine is not the target, why; reference_runtime: then what gave the answers, "" if nothing
     did. session_options: "key=value", which keep the target's kernels fast and change no answer.
+    engine: what the target builds of the model. reference_model: the file that stands for
+    model.onnx here, "" where that is run itself.
     """
 
     source: str
@@ -198,6 +219,8 @@ class CompileResult:
     tolerance: Mapping[str, float] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     memory: Mapping[str, Any] = field(default_factory=dict)
+    engine: Engine | None = None
+    reference_model: str = ""
 
     @property
     def ran_whole(self) -> bool:

@@ -24,7 +24,11 @@ from ..ir.types.shapecheck import shape_conflicts
 from ..ir.verify import verify
 from ..passes.api import Pass, pass_class
 from ..targets.runtime import Session, open_session
+from ..targets.techniques import runs_on_tensorrt
 from .backends.legalise import legalise
+from .backends.tensorrt.emission import PASS as TENSORRT
+from .backends.tensorrt.emission import SITE, Emitter
+from .backends.tensorrt.lowering import lower
 from .context import CompileContext
 from .instruments import Instrument
 from .manager import Measured, PassManager
@@ -33,7 +37,8 @@ from .quality.judge import Answers, Judge
 from .result import Quality
 
 GivenBack = Mapping[str, tuple[str, ...]]
-MODEL = "model.onnx"
+MODEL, REFERENCE = "model.onnx", "reference.onnx"
+TWIN = "twin"
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,9 @@ class Build:
     """One pipeline applied: a copy of the model, its file, and what was done.
 
     path: not written where no whole model is run. floating: the graph before its last pass, which
-    calibrated ranges speak of. verbatim: the file is the user's own, byte for byte.
+    calibrated ranges speak of. verbatim: the file is the user's own, byte for byte. twin: what is
+    run here in the place of a model that no runtime here runs as it is; checks: what was checked
+    of such a model, broken: what speaks against it.
     """
 
     pipeline: str
@@ -52,11 +59,19 @@ class Build:
     given_back: GivenBack = field(default_factory=dict)
     floating: ir.Model | None = None
     verbatim: bool = False
+    twin: ir.Model | None = None
+    checks: tuple[str, ...] = ()
+    broken: str = ""
 
     @property
     def bytes(self) -> int:
         """Size on disk, external weights included."""
-        return sum(f.stat().st_size for f in self.path.parent.iterdir())
+        return sum(f.stat().st_size for f in self.path.parent.iterdir() if f.is_file())
+
+    @property
+    def runnable(self) -> Path:
+        """The file that is run here."""
+        return self.path if self.twin is None else self.path.parent / TWIN / REFERENCE
 
 
 @dataclass(frozen=True)
@@ -103,10 +118,14 @@ class Workshop:
     _held: dict[str, Judged] = field(default_factory=dict)
     _start: int = field(init=False)
     _signature: Signature = field(init=False)
+    _emitter: Emitter = field(init=False)
 
     def __post_init__(self) -> None:
         self._start = self.rewriter.checkpoint()
         self._signature = Signature.of(self.rewriter.model)
+        judge = self.bench
+        original, holdout = (judge.original, judge.holdout) if judge else (None, ())
+        self._emitter = Emitter(self.context, original, holdout)
 
     @property
     def judge(self) -> Judge:
@@ -140,6 +159,11 @@ class Workshop:
         self._legalise()
         return self._write(text, edits, back, self.context.kept)
 
+    @property
+    def for_tensorrt(self) -> bool:
+        """Whether the target's runtime is TensorRT, for which models are typed and have twins."""
+        return runs_on_tensorrt(self.context.target)
+
     def build_untouched(self) -> Build:
         """The user's own file where it stands alone, else the imported graph; no pass run.
 
@@ -147,8 +171,10 @@ class Workshop:
         """
         self.rewriter.rollback(self._start)
         self.context.remarks.clear()
+        if self.for_tensorrt:
+            self._legalise()
         build = self._write("", (), {}, None)
-        if self.own is None or self.bench is None:
+        if self.own is None or self.for_tensorrt or self.bench is None:
             return build
         shutil.copyfile(self.own, build.path)
         return replace(build, verbatim=True)
@@ -156,9 +182,12 @@ class Workshop:
     def judged(self, build: Build) -> Judged:
         """Load a build back from disk and compare it with the original."""
         self.context.progress.phase("judging")
-        session = open_session(build.path, threads=self.context.threads)
+        session = open_session(build.runnable, threads=self.context.threads)
         answers = Answers(session, self.judge.holdout)
-        return Judged(build, session, self.judge.judge(session, answers), answers)
+        quality = self.judge.judge(session, answers)
+        if build.broken:
+            quality = replace(quality, verdict="over-budget", sentence=build.broken)
+        return Judged(build, session, quality, answers)
 
     def hold(self, text: str) -> Judged:
         """Build a pipeline; over the bound, give back sites until it holds.
@@ -179,6 +208,8 @@ class Workshop:
         if first.quality.verdict != "over-budget":
             return first
         order = loss_per_saving(first.build.edits)
+        if first.build.broken:  # half precision is what speaks against it
+            order.sort(key=lambda given: given[0] != TENSORRT)
         if not order:
             return first
         self.context.progress.note(
@@ -206,7 +237,7 @@ class Workshop:
         """The fewest sites in this order; or all of one pass, where it spoiled it for the others
         and without it the model is smaller."""
         best = self._fewest(text, order)
-        passes = dict.fromkeys(name for name, _ in order)
+        passes = dict.fromkeys(name for name, _ in order if name != TENSORRT)
         for name in passes if len(passes) > 1 else ():
             own = _grouped([pair for pair in order if pair[0] == name])
             tried = self.judged(self.build(text, own))
@@ -234,7 +265,10 @@ class Workshop:
 
     def _legalise(self) -> None:
         with self.rewriter.edit("legalise"):
-            done = legalise(self.rewriter)
+            if self.for_tensorrt:
+                done = lower(self.rewriter, self.context.target)
+            else:
+                done = legalise(self.rewriter)
         for item in done:
             self.context.remarks.append(
                 Remark("note", "legalise", item.value, item.code, item.sentence)
@@ -244,9 +278,31 @@ class Workshop:
         self, text: str, edits: Sequence[Edit], back: GivenBack, floating: ir.Model | None
     ) -> Build:
         model = self._sound(self.rewriter.model).clone()
+        if self.for_tensorrt:
+            return self._emit(text, model, edits, back, floating)
         path = self.folder / MODEL if self.bench is None else self._save(model)
         remarks = tuple(self.context.remarks)
         return Build(text, model, path, tuple(edits), remarks, back, floating)
+
+    def _emit(
+        self,
+        text: str,
+        lowered: ir.Model,
+        edits: Sequence[Edit],
+        back: GivenBack,
+        floating: ir.Model | None,
+    ) -> Build:
+        """The typed model and its twin, both written and checked."""
+        made = self._emitter.emit(lowered, wide=SITE in back.get(TENSORRT, ()))
+        for model in (made.model, made.reference):
+            verify(model, self._signature, where="the typed graph")
+        path = self._save(made.model)
+        (path.parent / TWIN).mkdir()
+        save_model(made.reference, path.parent / TWIN / REFERENCE)
+        return Build(
+            text, made.model, path, (*edits, *made.edits), (*self.context.remarks, *made.remarks),
+            back, floating, twin=made.reference, checks=made.checks, broken=made.broken,
+        )  # fmt: skip
 
     def _sound(self, model: ir.Model) -> ir.Model:
         """A finished graph is checked once more: legalisation touched it last."""

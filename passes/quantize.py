@@ -48,6 +48,7 @@ from .quantizing.layers import (
     is_narrow,
     observed,
     refuse_any,
+    uneven_shape,
     weight_of,
 )
 from .quantizing.lowering import LayerCodes, lower_dynamic, lower_static, lower_table
@@ -186,7 +187,7 @@ class Quantize(Pass):
     def _judge(self, site: Site, ctx: Context) -> Candidate | Refusal:
         refusal = refuse_any(site, ctx)
         if refusal is None and site.kind == "embedding":
-            refusal = self._refuse_table(site)
+            refusal = self._refuse_table(site, ctx)
         elif refusal is None:
             refusal = self._refuse_layer(site, ctx)
         if refusal is not None:
@@ -195,7 +196,10 @@ class Quantize(Pass):
         setting = "int8-rows" if site.kind == "embedding" else self.options.scheme
         return Candidate(site.name, setting, saving)
 
-    def _refuse_table(self, site: Site) -> Refusal | None:
+    def _refuse_table(self, site: Site, ctx: Context) -> Refusal | None:
+        if ctx.target.int8.tables is False:
+            sentence = f"{ctx.target.name} does not look up rows of integers; left in float"
+            return Refusal(site.name, "target", sentence)
         if not self.options.embeddings:
             return Refusal(site.name, "excluded", "embedding tables were switched off")
         if 4 * elements(site) < MIN_TABLE_BYTES:
@@ -217,9 +221,14 @@ class Quantize(Pass):
                 "no-dynamic-kernel",
                 "integer convolutions with run-time ranges are slower than float ones",
             )
+        if self.options.scheme == "dynamic" and not ctx.target.int8.dynamic:
+            sentence = f"{ctx.target.name} takes no ranges that are found at run time"
+            return Refusal(site.name, "no-dynamic-kernel", f"{sentence}: use scheme=static")
         small = self._too_small(site, ctx)
         if small is not None:
             return Refusal(site.name, "too-small", small)
+        if uneven := uneven_shape(site, ctx.target):
+            return Refusal(site.name, "uneven-shape", uneven)
         if self.options.scheme == "static":
             return self._refuse_range(site, ctx)
         if given_range(site, ctx) is not None:
@@ -283,10 +292,11 @@ class Quantize(Pass):
 
     def _range(self, stats: ValueStats, ctx: Context) -> FakeQuant:
         dtype = ctx.target.int8.activation_dtype
+        symmetric = bool(ctx.target.int8.symmetric)
         low, high = CALIBRATORS[self.options.calibrator](
-            stats.histogram, dtype=dtype, symmetric=False
+            stats.histogram, dtype=dtype, symmetric=symmetric
         )
-        scale, zero_point = affine_params(low, high, dtype=dtype, symmetric=False)
+        scale, zero_point = affine_params(low, high, dtype=dtype, symmetric=symmetric)
         return FakeQuant(dtype, float(scale), int(zero_point))
 
     def _perturb_layer(

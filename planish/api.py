@@ -45,6 +45,7 @@ def compile(
     seed: int = 0,
     max_memory: str | int | float | None = None,
     workload: str | Sequence[str] | None = None,
+    profile: str | None = None,
     progress: bool | None = None,
 ) -> Artifact:
     """Compile a model for a target; the artifact, whatever its verdict.
@@ -74,7 +75,8 @@ def compile(
     without running it, and nothing is measured. workload: sizes of open axes, such as
     ``"batch=1,seq=128"``, or several with their share of the runs (``"batch=1,seq=1*0.9"``): what
     feeds that are generated look like, and what the choice of passes counts on; without it the
-    shapes of the held-out feeds.
+    shapes of the held-out feeds. profile: for targets of TensorRT, the least, usual and largest
+    sizes of open axes, such as ``"batch=1:8:32"``; without it those seen in the data.
 
     Raises InputError, UsageError, TargetError or PassError; nothing is left behind then.
     """
@@ -84,7 +86,7 @@ def compile(
         "token_mask": token_mask, "evaluate": evaluate, "max_drop": max_drop,
         "max_drift": max_drift, "threads": threads, "force": force,
         "keep_overridable": keep_overridable, "seed": seed, "max_memory": max_memory,
-        "workload": workload,
+        "workload": workload, "profile": profile,
     }  # fmt: skip
     shown = sys.stderr.isatty() if progress is None else progress
     if output is not None:

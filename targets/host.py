@@ -10,7 +10,7 @@ from pathlib import Path
 from ..ir.errors import TargetError
 from .schema import HOST as HOST
 from .schema import Runtime, Target
-from .techniques import compiles, has_backend
+from .techniques import compiles, has_backend, runs_on_cpu
 from .tomlfile import catalog_files, read_target
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -59,7 +59,7 @@ def probe_host(machine: Machine | None = None) -> Target:
     """
     here = machine or read_machine()
     catalog = [read_target(path) for path in catalog_files().values()]
-    classes = [t for t in catalog if t.kind == "class" and has_backend(t)]
+    classes = [t for t in catalog if t.kind == "class" and runs_on_cpu(t)]
     fitting = [t for t in classes if not _hardware_problem(t, here)]
     if not fitting:
         raise TargetError(f"no target of the catalogue fits this machine ({here.arch})")

@@ -8,7 +8,7 @@ from typing import Literal
 from ..ir.errors import TargetError, UsageError, near
 from .host import HOST, probe_host
 from .schema import Target
-from .techniques import has_backend, runtime_label
+from .techniques import has_backend, runs_on_cpu, runtime_label
 from .tomlfile import catalog_files, catalog_names, read_target
 
 
@@ -41,9 +41,11 @@ def load_target(target: str | Path) -> Target:
     )
 
 
-def backend_of(target: Target) -> Literal["onnxruntime-cpu"] | None:
+def backend_of(target: Target) -> Literal["onnxruntime-cpu", "tensorrt"] | None:
     """The backend that writes artifacts for the target's runtime, None where none is built."""
-    return "onnxruntime-cpu" if has_backend(target) else None
+    if not has_backend(target):
+        return None
+    return "onnxruntime-cpu" if runs_on_cpu(target) else "tensorrt"
 
 
 def require_backend(target: Target) -> None:

@@ -43,7 +43,10 @@ class Int8:
     into the quantization behind it only when the zero point is the type's minimum. speed_ratio:
     rate of int8 matrix products over float32 ones, large shapes; None: unknown. kernels: the pair
     of signs (activation, weight) that is fast; "none" where nothing multiplies integers.
-    dynamic: activations may be quantized by ranges that are found at run time.
+    dynamic: activations may be quantized by ranges that are found at run time. symmetric: zero
+    points of activations must be 0. tables: whether rows of int8 tables may be looked up.
+    conv_multiple: what the channels of an integer convolution must be multiples of. min_rows:
+    fewest rows of activations of an integer product. None: the runtime makes no such demand.
     session_options: "key=value" entries with which the runtime keeps those kernels.
     """
 
@@ -58,6 +61,10 @@ class Int8:
     dynamic: bool
     speed_ratio: float | None = None
     session_options: tuple[str, ...] = ()
+    symmetric: bool | None = None
+    tables: bool | None = None
+    conv_multiple: int | None = None
+    min_rows: int | None = None
 
 
 @dataclass(frozen=True)
@@ -256,6 +263,8 @@ LIMITS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "runtime.max_opset": (lambda value: value >= 7, "7 or more"),
     "runtime.max_ir_version": (lambda value: value >= 3, "3 or more"),
     "int8.speed_ratio": (_above_zero, "above 0"),
+    "int8.conv_multiple": (_at_least_one, "at least 1"),
+    "int8.min_rows": (_at_least_one, "at least 1"),
     "int8.session_options": (lambda value: all(_OPTION.fullmatch(o) for o in value),
                              "texts such as 'session.qdqisint8allowed=1'"),
     "cores": (_at_least_one, "at least 1"),

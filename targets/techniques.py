@@ -71,11 +71,21 @@ def compiles(target: Target) -> Support:
 
 
 def has_backend(target: Target) -> bool:
-    """Whether artifacts can be made: for the CPU provider of ONNX Runtime."""
+    """Whether artifacts can be made: for ONNX Runtime's CPU provider, and for TensorRT."""
+    return runs_on_cpu(target) or runs_on_tensorrt(target)
+
+
+def runs_on_cpu(target: Target) -> bool:
+    """Whether the runtime is the CPU provider of ONNX Runtime."""
     return (target.runtime.name, target.runtime.provider) == (
         "onnxruntime",
         "CPUExecutionProvider",
     )
+
+
+def runs_on_tensorrt(target: Target) -> bool:
+    """Whether TensorRT builds an engine of the artifact on the target."""
+    return target.runtime.name == "tensorrt"
 
 
 def runtime_label(target: Target) -> str:

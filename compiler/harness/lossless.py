@@ -26,7 +26,7 @@ def cpu_targets() -> tuple[str, ...]:
     Machines are compiled for as their class is: they add rates, not rules.
     """
     targets = [load_target(name) for name in target_names()]
-    served = [t for t in targets if t.kind != "machine" and backend_of(t) is not None]
+    served = [t for t in targets if t.kind != "machine" and backend_of(t) == "onnxruntime-cpu"]
     return tuple(t.name for t in served if t.arch in ("any", read_machine().arch))
 
 

@@ -23,7 +23,14 @@ from ...targets.techniques import compiles
 from ..context import CompileContext
 from ..data.feeds import available_memory
 from ..elsewhere import not_the_target
-from ..intake import SHAPES_SEEN, TIMING_FEEDS, feeds_for, masking_of, raised_for_integers
+from ..intake import (
+    SHAPES_SEEN,
+    TIMING_FEEDS,
+    feeds_for,
+    masking_of,
+    opsets_for,
+    raised_for_integers,
+)
 from ..memory import Estimate, estimate
 from ..pipeline import parse
 from ..policy import GOALS, LOSSLESS, Aside, Goal, Proposal, Proposed, check_served, propose
@@ -126,7 +133,7 @@ def _stage(
     check_sizes(model, available_memory(), source.label)
     signature = Signature.of(model)
     check_ports(signature, source.label)
-    model, kept = raised_for_integers(model)
+    model, kept = raised_for_integers(model, opsets_for(target))
     stated = parse_workloads(workload or (), symbols(model))
     given, held = feeds_for(model, signature, calibration, holdout, stated, seed)
     room = estimate(model, max_memory, islice(held, TIMING_FEEDS))

@@ -17,6 +17,7 @@ from ...targets.runtime import Session, open_session
 from ..result import CompileResult
 from ..staging import refuse_inputs_inside, staging
 from . import manifest as manifests
+from .kit import write_kit
 from .report import render_card, render_report, render_verify
 from .samples import write_samples
 from .selftest import MODEL, file_digest
@@ -45,6 +46,8 @@ def write_artifact(
     _write(folder / REPORT, render_report(result))
     _write(folder / CARD, render_card(result, signature, sample))
     _write(folder / VERIFY, render_verify())
+    if result.engine is not None:
+        write_kit(result.engine, folder)
     files = {"samples": samples, "files": file_table(folder, known)}
     _write(folder / manifests.MANIFEST, manifests.dumps(manifests.to_json(result) | files))
 
@@ -120,11 +123,18 @@ class Artifact:
         return (self.path / REPORT).read_text("utf8")
 
     def session(self, threads: int = 0) -> Session:
-        """The compiled model, loaded. threads: 0 = the runtime's default, one per core.
+        """The compiled model, loaded; for TensorRT the reference model.
+
+        threads: 0 = the runtime's default, one per core.
 
         Raises InputError or TargetError where the runtime does not load it.
         """
-        return open_session(self.path / MODEL, threads=threads)
+        return open_session(self.runnable, threads=threads)
+
+    @property
+    def runnable(self) -> Path:
+        """The model that ONNX Runtime runs: for other runtimes, what stands in for theirs."""
+        return self.path / (self.manifest.get("reference_model") or MODEL)
 
     def save(self, path: Path | str, *, force: bool = False) -> Artifact:
         """Copy the folder to ``path``, whole or not at all; the artifact there.

@@ -30,13 +30,16 @@ def render_card(result: CompileResult, signature: Signature, sample: str = "") -
 
     sample: the file whose feeds the example runs; "" where there is none.
     """
+    if result.engine is not None:
+        is_open = bool(result.engine.open_axes)
+        return _render("tensorrt_card.md.j2", result, signature=signature, open=is_open)
     return _render("card.md.j2", result, signature=signature, sample=sample)
 
 
 def render_verify() -> str:
     """``verify.py``: the self-test as one file that needs only numpy and onnxruntime."""
     logic = Path(selftest.__file__).read_text("utf8")
-    return _environment().get_template("verify.py.j2").render(logic=logic)
+    return environment().get_template("verify.py.j2").render(logic=logic)
 
 
 def text(value: object) -> str:
@@ -65,7 +68,7 @@ def base(source: str) -> str:
 
 
 def _render(template: str, result: CompileResult, **more: Any) -> str:
-    page = _environment().get_template(template)
+    page = environment().get_template(template)
     return page.render(
         result=result,
         headline=headline(result),
@@ -79,7 +82,8 @@ def _render(template: str, result: CompileResult, **more: Any) -> str:
     )
 
 
-def _environment() -> jinja2.Environment:
+def environment() -> jinja2.Environment:
+    """Where the templates of all documents and scripts are."""
     # Markdown and Python are no HTML: autoescape would only write &#39; into them.
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),

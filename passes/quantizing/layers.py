@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 import onnx_ir as ir
 
 from ...ir.facts import FLOAT, QUANTIZED
-from ...ir.graph import constant_array, constant_tensor
+from ...ir.graph import attribute, constant_array, constant_tensor, dims
 from ...ir.qdq import activated, rounding_of
 from ...ir.sites import Site
 from ...targets.schema import Target
@@ -61,6 +63,28 @@ def is_narrow(site: Site, target: Target) -> bool:
     return bool(inputs > 1 and min(outputs, inputs) < target.min_conv_channels)
 
 
+def uneven_shape(site: Site, target: Target) -> str:
+    """Why the target's integer kernels do not suit the shape, however large; "" where they do."""
+    tensor, int8 = constant_tensor(site.weight), target.int8
+    if tensor is None or site.kind not in ("linear", "conv"):
+        return ""
+    if site.kind == "conv":
+        groups = int(attribute(site.nodes[0], "group", 1))
+        outputs, inputs = tensor.shape.numpy()[0], tensor.shape.numpy()[1] * groups
+        if int8.conv_multiple and any(n % int8.conv_multiple for n in (outputs, inputs)):
+            return f"{inputs} to {outputs} channels are no multiples of {int8.conv_multiple}"
+        return ""
+    sizes = dims(site.input)
+    rows = None if sizes is None else [size for size in sizes[:-1] if size != 1]
+    known = rows is not None and all(isinstance(size, int) for size in rows)
+    count = prod(size for size in rows or () if isinstance(size, int))
+    if int8.min_rows and known and count < int8.min_rows:
+        return (
+            f"{count} row{'' if count == 1 else 's'} of activations are no matrix: read as a vector"
+        )
+    return ""
+
+
 def holds_mask(stats: ValueStats) -> bool:
     """Whether a large negative constant stands far below everything else in the range.
 
@@ -83,6 +107,8 @@ def given_range(site: Site, ctx: Context) -> FakeQuant | None:
     """The range that the input was rounded to by an earlier tool, where it fits the target."""
     found = rounding_of(input_of(site))
     if found is None or found[2] != ctx.target.int8.activation_dtype:
+        return None
+    if ctx.target.int8.symmetric and found[1] != 0:
         return None
     return FakeQuant(found[2], found[0], found[1])
 

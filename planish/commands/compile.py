@@ -123,6 +123,15 @@ def compile_command(
             "batch=1,seq=1*0.9. Default: the shapes of the held-out data.",
         ),
     ] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option(
+            metavar="AXES",
+            rich_help_panel=_DATA,
+            help="For TensorRT: least, usual and largest sizes of open axes, batch=1:8:32,"
+            "seq=16:128:256. Default: the sizes seen in the data.",
+        ),
+    ] = None,
     threads: Annotated[
         int,
         typer.Option(metavar="N", min=0, max=4096, help="Threads of the runtime; 0: one per core."),
@@ -180,6 +189,7 @@ def compile_command(
         "max_drop": max_drop, "max_drift": max_drift, "threads": threads, "force": force,
         "keep_overridable": keep_overridable, "seed": seed, "bisect_limit": bisect_limit,
         "snapshots": snapshots, "max_memory": max_memory, "workload": workload,
+        "profile": profile,
         "command": shlex.join(["planish", *sys.argv[1:]]),
     }  # fmt: skip
     folder = output or Path(default_output(model, target))

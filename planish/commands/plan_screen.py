@@ -118,10 +118,13 @@ def aside_lines(aside: Sequence[Aside]) -> list[tuple[str, str]]:
     never = ", ".join(f"{item.technique} ({item.code})" for item in others if item.by == "target")
     asked = [item.technique for item in others if item.by == "request"]
     takes = ", ".join(f"{a} ({BY_HAND[a]})" if a in BY_HAND else a for a in asked)
-    later = ", ".join(i.technique for i in others if i.by not in ("target", "request"))
+    later = ", ".join(i.technique for i in others if i.code == "no-pass")
+    backend = ", ".join(f"{i.technique} ({i.code})" for i in others if i.code == "by-backend")
     lines += [("refused", f"by the target: {never}")] if never else []
     if takes:
         lines.append(("by hand", f"how much may go is yours to say: --passes takes {takes}"))
+    if backend:
+        lines.append(("backend", f"where ranges allow, without a pass: {backend}"))
     return lines + ([("no pass", f"planish has none yet for {later}")] if later else [])
 
 

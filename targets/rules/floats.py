@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from ...ir.graph import given, operator
 from ..schema import Target
-from ..techniques import has_backend
+from ..techniques import runs_on_cpu
 from .fusion import int32_bias, merged_add, quantizer_behind
 from .layers import FLOAT8, PRODUCTS, Layer, code_dtype, grid_of
 from .rule import Finding, Rule, View, on_cpu
@@ -39,7 +39,7 @@ def _computed_in(
             domain, op = operator(node)
             if domain or dtype not in {v.dtype for v in (*node.inputs, *node.outputs) if v}:
                 continue
-            lacking = op not in kernels if has_backend(view.target) else op in PRODUCTS
+            lacking = op not in kernels if runs_on_cpu(view.target) else op in PRODUCTS
             if lacking:
                 yield Finding(node, dtype.name.lower())
 

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from ...ir.graph import all_nodes, operator
 from ..schema import Target
-from ..techniques import has_backend, runtime_label
+from ..techniques import runs_on_cpu, runtime_label
 from .layers import Layer, layer_of
 
 T = TypeVar("T")
@@ -88,7 +88,7 @@ def everywhere(target: Target) -> str:
 def on_cpu(target: Target) -> str:
     """Why a rule of ONNX Runtime's CPU provider does not apply to the target, "" where it does."""
     label = runtime_label(target)
-    return "" if has_backend(target) else f"a rule of ONNX Runtime on CPUs, not of {label}"
+    return "" if runs_on_cpu(target) else f"a rule of ONNX Runtime on CPUs, not of {label}"
 
 
 @dataclass(frozen=True)

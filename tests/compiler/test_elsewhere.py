@@ -40,6 +40,7 @@ def machine(features: str = VNNI, arch: str = "x86_64", cpu: str = "Imaginary CP
         ("x86-avx512-vnni", machine(AVX2), "lacks avx512"),
         ("x86-avx512-vnni", machine(f"{VNNI} amx_tile amx_int8"), "is x86-amx"),
         ("arm-neon-dotprod", machine("asimd asimddp i8mm", "aarch64"), "is arm-i8mm"),
+        ("nvidia-a100", machine(), "by the kit in the artifact"),
         ("generic", machine(), ""),
         ("generic", machine(AVX2), ""),
         ("amd-epyc-zen4", machine(), "(Imaginary CPU) is not known to be one"),

@@ -66,11 +66,22 @@ def test_one_screen_and_nothing_written(planish: Planish, folder: Path) -> None:
 def test_a_target_without_a_backend_is_planned_for_all_the_same(
     planish: Planish, folder: Path
 ) -> None:
-    done = planish("plan", "model.onnx", "-t", "nvidia-a100", "--goal", "size")
+    done = planish("plan", "model.onnx", "-t", "nvidia-onnxruntime-cuda", "--goal", "size")
     assert done.returncode == 0
     assert "canonicalize,weight-only" in done.stdout
-    assert "nothing can be compiled yet: planish has no backend for tensorrt" in done.stdout
-    assert "refused   int8-dynamic (no-dynamic-kernel: tensorrt" in done.stdout
+    assert "nothing can be compiled yet: planish has no backend for onnxruntime" in done.stdout
+    assert "int8-dynamic (no-int8-kernel: onnxruntime" in done.stdout
+
+
+def test_what_the_backend_for_tensorrt_does_or_lacks_is_said(
+    planish: Planish, folder: Path
+) -> None:
+    done = planish("plan", "model.onnx", "-t", "nvidia-a100")
+    assert done.returncode == 0
+    assert "nothing can be compiled yet" not in done.stdout
+    assert "fp16 (by-backend)" in done.stdout
+    assert "no-lowering" in done.stdout
+    assert "none yet for fp16" not in done.stdout
 
 
 def test_json_is_the_plan(planish: Planish, folder: Path) -> None:

@@ -129,8 +129,12 @@ def test_products_on_arm_are_signed_and_exact() -> None:
 
 
 def test_what_can_be_compiled_for_is_what_the_cpu_provider_runs() -> None:
-    compiled = {name for name in CATALOG if backend_of(load_target(name)) is not None}
+    made = {name: backend_of(load_target(name)) for name in CATALOG}
+    compiled = {name for name, backend in made.items() if backend == "onnxruntime-cpu"}
     assert compiled == {name for name in CATALOG if load_target(name).device == "cpu"}
+    built = {name for name, backend in made.items() if backend == "tensorrt"}
+    assert built == {name for name in CATALOG if load_target(name).runtime.name == "tensorrt"}
+    assert {"nvidia-a100-sxm-80gb", "nvidia-t4", "nvidia-b200"} <= built
     assert {"x86-amx", "apple-m4", "raspberry-pi-5"} <= compiled
     assert not {"nvidia-ampere", "apple-coreml", "qualcomm-hexagon"} & compiled
 

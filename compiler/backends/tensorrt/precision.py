@@ -1,0 +1,217 @@
+"""Which nodes compute in half precision: all whose measured values, constants and types allow it.
+
+float16 holds up to 65504 and rounds to 11 bits down to 6.1e-5. What was measured on calibration
+data may be exceeded later: half of that range is used. bfloat16 has float32's range and 8 bits.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from ....ir.graph import (
+    attribute,
+    constant_array,
+    constant_tensor,
+    dims,
+    operator,
+    opset,
+    producer,
+    subgraphs,
+)
+from ....targets.schema import Target
+
+FLOAT = ir.DataType.FLOAT
+MARGIN = 2.0
+LIMITS = {ir.DataType.FLOAT16: 65504.0 / MARGIN, ir.DataType.BFLOAT16: 3e38}
+LEAST = {ir.DataType.FLOAT16: 2.0**-14, ir.DataType.BFLOAT16: 0.0}
+"""Below it numbers lose digits; a tensor whose largest magnitude is smaller stays float32."""
+NAMES = {ir.DataType.FLOAT16: "float16", ir.DataType.BFLOAT16: "bfloat16"}
+NUMPY = {dtype: dtype.numpy() for dtype in NAMES}
+NEAR = {ir.DataType.FLOAT16: 2.0**-10, ir.DataType.BFLOAT16: 2.0**-8}
+"""Relative error of a number that counts as held."""
+FEW = 16
+"""Constants of at most so many numbers are looked at one by one: weights may lose small ones."""
+RANGE_SHARE = 0.1
+"""Part of the products out of float16's range from which on bfloat16 is taken instead."""
+SQUARING = frozenset({"ReduceL2", "ReduceSumSquare"})
+SUMMING = frozenset(
+    {"ReduceSum", "ReduceMean", "GlobalAveragePool", "AveragePool", "CumSum", "ReduceL1"}
+)
+PRODUCTS = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose"})
+AGNOSTIC = frozenset({"Shape", "Size", "QuantizeLinear", "DequantizeLinear"})
+"""Read any type as it comes; Q/DQ follow the layers that read them."""
+QDQ_OPSET = 19
+"""The first in which Q/DQ take half-precision scales."""
+
+Dims = tuple[int | str | None, ...]
+Peaks = Mapping[str, float]
+"""Largest magnitude of each float value on calibration data, by name."""
+
+
+@dataclass(frozen=True)
+class Precision:
+    """dtype: of what is not in ``kept``; FLOAT where nothing is converted. kept: names of nodes
+    that stay float32, each with a reason. scales: names of Q/DQ scales that the type holds."""
+
+    dtype: ir.DataType
+    kept: Mapping[str, str]
+    scales: frozenset[str] = frozenset()
+
+    @property
+    def converts(self) -> bool:
+        """Whether anything is in half precision at all."""
+        return self.dtype != FLOAT
+
+
+WIDE = Precision(FLOAT, {})
+
+
+def decide(model: ir.Model, target: Target, peaks: Peaks) -> Precision:
+    """float16 wherever it is safe; bfloat16 instead where too many products exceed float16."""
+    if opset(model) < QDQ_OPSET or target.floats.float16 != "native":
+        return WIDE
+    half = _with(model, ir.DataType.FLOAT16, peaks)
+    products = [n for n in model.graph if n.op_type in PRODUCTS and not n.domain]
+    beyond = [n for n in products if half.kept.get(str(n.name)) == "range"]
+    if target.floats.bfloat16 == "native" and len(beyond) > RANGE_SHARE * len(products):
+        return _with(model, ir.DataType.BFLOAT16, peaks)
+    return half
+
+
+def _with(model: ir.Model, dtype: ir.DataType, peaks: Peaks) -> Precision:
+    scales = frozenset(
+        str(scale.name)
+        for node in model.graph
+        if operator(node) in (("", "QuantizeLinear"), ("", "DequantizeLinear"))
+        and (scale := node.inputs[1]) is not None
+        and _holds(constant_array(scale), dtype)
+    )
+    kept = {}
+    for node in model.graph:
+        reason = _reason(node, dtype, peaks, scales, opset(model))
+        if reason:
+            kept[str(node.name)] = reason
+    return Precision(dtype, kept, scales)
+
+
+def _reason(
+    node: ir.Node, dtype: ir.DataType, peaks: Peaks, scales: frozenset[str], version: int
+) -> str:
+    """Why a node stays float32: range, constant, scale, type, body; "" where it need not."""
+    if any(True for _ in subgraphs(node)):
+        return "body"
+    floats = [v for v in (*node.inputs, *node.outputs) if v is not None and v.dtype == FLOAT]
+    if operator(node)[1] in AGNOSTIC or not floats:
+        return ""
+    if not _takes(node, dtype, version):
+        return "type"
+    for value in floats:
+        if constant_tensor(value) is not None:
+            if not _constant_fits(value, dtype):
+                return "constant"
+        elif _from_dequantized(value):
+            if str(_scale_of(value).name) not in scales:
+                return "scale"
+        elif not _in_range(peaks.get(str(value.name), np.inf), dtype):
+            return "range"
+    return "range" if _inner(node, peaks) > LIMITS[dtype] else ""
+
+
+def _from_dequantized(value: ir.Value) -> bool:
+    return producer(value, "DequantizeLinear") is not None
+
+
+def _scale_of(value: ir.Value) -> ir.Value:
+    node = value.producer()
+    assert node is not None and node.inputs[1] is not None
+    return node.inputs[1]
+
+
+def _inner(node: ir.Node, peaks: Peaks) -> float:
+    """What a sum inside the operator may come to, where it computes in the type of its input."""
+    if node.op_type not in SQUARING | SUMMING or node.inputs[0] is None:
+        return 0.0
+    peak = peaks.get(str(node.inputs[0].name), np.inf)
+    before, after = dims(node.inputs[0]), dims(node.outputs[0])
+    if before is None or after is None:
+        return np.inf
+    return _terms(node, before, after) * (peak * peak if node.op_type in SQUARING else peak)
+
+
+def _terms(node: ir.Node, before: Dims, after: Dims) -> float:
+    """How many numbers a sum adds; infinite where an axis of open size is summed over."""
+    if node.op_type == "AveragePool":
+        return float(prod(attribute(node, "kernel_shape", ())))
+    left = Counter(before) - Counter(after)
+    summed = [d for d, count in left.items() for _ in range(count)]
+    if any(not isinstance(d, int) for d in summed):
+        return np.inf
+    return float(prod(d for d in summed if isinstance(d, int)))
+
+
+def _constant_fits(value: ir.Value, dtype: ir.DataType) -> bool:
+    array = constant_array(value)
+    if array is None:
+        return False
+    if array.size <= FEW:
+        finite = array[np.isfinite(array)]
+        return _holds(finite, dtype)
+    return _in_range(float(np.abs(array).max()), dtype)
+
+
+def _in_range(peak: float, dtype: ir.DataType) -> bool:
+    """Whether a tensor of that largest magnitude keeps its digits; not for NaN."""
+    return peak == 0.0 or LEAST[dtype] <= peak <= LIMITS[dtype]
+
+
+def _holds(array: np.ndarray | None, dtype: ir.DataType) -> bool:
+    """Whether the type has every one of the numbers, nearly."""
+    if array is None:
+        return False
+    exact = array.astype(np.float64)
+    with np.errstate(over="ignore"):
+        narrow = array.astype(NUMPY[dtype]).astype(np.float64)
+    return bool(np.all(np.abs(narrow - exact) <= NEAR[dtype] * np.abs(exact)))
+
+
+def _takes(node: ir.Node, dtype: ir.DataType, version: int) -> bool:
+    """Whether every float output may be of the type, as ONNX defines the operator."""
+    domain, op = operator(node)
+    if domain:
+        return False
+    if op == "Cast":
+        return True
+    floats = [v for v in node.inputs if v is not None and v.dtype == FLOAT]
+    made = [v for v in node.outputs if v.dtype == FLOAT]
+    if made and not floats:
+        return False
+    if op == "LayerNormalization" and attribute(node, "stash_type", 1) != 1:
+        return False
+    return all(
+        accepts(op, version, i, dtype, output=True)
+        for i, v in enumerate(node.outputs)
+        if v.dtype == FLOAT
+    ) and any(accepts(op, version, i, dtype) for i, v in enumerate(node.inputs) if v in floats)
+
+
+@functools.cache
+def accepts(op: str, version: int, index: int, dtype: ir.DataType, output: bool = False) -> bool:
+    """Whether the operator takes (or makes) the type at a position."""
+    try:
+        schema = onnx.defs.get_schema(op, version, "")
+    except onnx.defs.SchemaError:
+        return False
+    formal = schema.outputs if output else schema.inputs
+    if not formal:
+        return False
+    name = formal[min(index, len(formal) - 1)].type_str
+    allowed = {c.type_param_str: c.allowed_type_strs for c in schema.type_constraints}
+    return f"tensor({NAMES[dtype]})" in allowed.get(name, [name])
