@@ -13,6 +13,7 @@ PIP_OPTIONS := --quiet --disable-pip-version-check
 READY := $(VENV)/ready-$(MARK)
 FUZZ_COUNT ?= 10000
 FUZZ_SEED ?= 0
+WORKERS ?= 2
 LAYERS := compiler passes targets ir
 
 .DELETE_ON_ERROR:
@@ -21,7 +22,7 @@ LAYERS := compiler passes targets ir
 help:
 	@echo 'make setup      the environment $(VENV), from requirements-dev.txt'
 	@echo 'make demo       compile all-MiniLM-L6-v2 for this machine'
-	@echo 'make test       the tests'
+	@echo 'make test       the tests, WORKERS=2 at a time'
 	@echo 'make lint       ruff; make format mends what it can'
 	@echo 'make typecheck  mypy --strict'
 	@echo 'make docs       the pages on passes and targets, from what these say of themselves'
@@ -37,7 +38,7 @@ demo: $(VENV)/demo-$(MARK)
 	$(PY) examples/demo.py
 
 test: $(READY)
-	$(PY) -m pytest -q
+	$(PY) -m pytest -q -n $(WORKERS) --dist loadfile
 
 lint: $(READY)
 	$(PY) -m ruff check .
