@@ -169,7 +169,7 @@ def test_weights_outside_the_folder(tmp_path: Path, escape: Callable[[Path], str
     folder.mkdir()
     location = escape(folder)
     error = refused(write(folder, location))
-    assert location in error.what
+    assert location[:60] in error.what  # what is longer is cut
     assert "outside the model's folder" in error.what or "not a path inside" in error.what
 
 
