@@ -109,7 +109,8 @@ class GraphDiff:
     hunks: in the order of the graph before. values: outputs of nodes that both have, of another
     dtype or shape. face: what callers see that changed, a sentence each. opsets: domains with
     other versions. stores: constants that are stored another number of times, or that nothing
-    reads. Empty (false) where the contents of both graphs are equal.
+    reads. equal: whether the contents of both graphs are, by their fingerprints; the difference
+    is false then, and only then.
     """
 
     matching: Matching
@@ -118,9 +119,10 @@ class GraphDiff:
     face: tuple[str, ...] = ()
     opsets: tuple[str, ...] = ()
     stores: tuple[str, ...] = ()
+    equal: bool = False
 
     def __bool__(self) -> bool:
-        return bool(self.hunks or self.face or self.opsets or self.stores)
+        return not self.equal
 
     @property
     def before(self) -> Pool:

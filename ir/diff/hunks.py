@@ -45,10 +45,10 @@ def diff_models(
     pools = Pool.of(before), Pool.of(after)
     told = lineage(*pools) or Lineage()
     found = match(*pools, told.pairs)
-    face = tuple(Signature.of(before).difference(Signature.of(after)))
+    face = (*Signature.of(before).difference(Signature.of(after)), *_turned_outputs(found))
     opsets = tuple(_opsets(before, after))
     if model_fingerprint(before, tensor_digest) == model_fingerprint(after, tensor_digest):
-        return GraphDiff(found, ())
+        return GraphDiff(found, (), equal=True)
     hunks = _inherited(found, [_hunk(found, items, told) for items in _groups(found, told)])
     ordered = sorted(hunks, key=lambda hunk: _place(found, hunk))
     stores = tuple(_stores(found, hunks))
@@ -103,7 +103,11 @@ def _rewired(found: Matching, x: Source, y: Source) -> bool:
         if mapped is None or int(y.of) not in found.inverse:
             return False
         return mapped != y.of or x.output != y.output
-    return x != y and "constant" not in (x.kind, y.kind) and "node" not in (x.kind, y.kind)
+    if "constant" in (x.kind, y.kind):  # a label tells of constants
+        return False
+    gone = x.kind == "node" and int(x.of) not in found.pairs
+    new = y.kind == "node" and int(y.of) not in found.inverse
+    return x != y and not gone and not new
 
 
 def _links(found: Matching, told: Lineage) -> Iterator[tuple[Item, Item]]:
@@ -165,6 +169,20 @@ def _outputs(found: Matching) -> Iterator[tuple[Item, Item]]:
         if makers[0] is not None and makers[1] is not None:
             a, b = found.before.number[makers[0]], found.after.number[makers[1]]
             yield ("-", a), ("+", b)
+
+
+def _turned_outputs(found: Matching) -> Iterator[str]:
+    """Outputs of the model that another node computes, where both nodes are on both sides."""
+    after = {str(v.name): v for v in found.after.model.graph.outputs}
+    for value in found.before.model.graph.outputs:
+        other = after.get(str(value.name))
+        makers = value.producer(), None if other is None else other.producer()
+        if other is None or makers[0] is None or makers[1] is None:
+            continue
+        a, b = found.before.number[makers[0]], found.after.number[makers[1]]
+        known = a in found.pairs and b in found.inverse
+        if known and (found.pairs[a] != b or value.index() != other.index()):
+            yield f"output {str(value.name)!r} is computed by another node"
 
 
 def _descended(found: Matching, told: Lineage) -> Iterator[tuple[Item, Item]]:

@@ -78,6 +78,21 @@ def test_wiring_that_changed_without_a_new_node(net: Net, weight: Weight) -> Non
     )
 
 
+def test_an_input_of_the_model_in_the_place_of_a_node_that_stays(net: Net) -> None:
+    one, other = (net(f"a = Neg(x) b = Abs(a) y = Sub(b, {read})") for read in ("a", "x"))
+    for before, after in ((one, other), (other, one)):
+        (hunk,) = diff_models(before, after).hunks
+        assert (hunk.kind, hunk.details) == ("moved", ("Sub: input 1 comes from elsewhere",))
+
+
+def test_outputs_that_change_places(net: Net) -> None:
+    face = "(float[2, 4] x) => (float[2, 4] y, float[2, 4] z)"
+    one = net("y = Abs(x) z = Exp(x)", face=face)
+    found = diff_models(one, net("z = Abs(x) y = Exp(x)", face=face))
+    assert found
+    assert found.hunks or found.face
+
+
 def test_the_face_and_the_opsets_are_told(net: Net) -> None:
     found = diff_models(
         net("y = Relu(x)"), net("z = Relu(x)", face="(float[2, 4] x) => (float[2, 4] z)")

@@ -43,6 +43,7 @@ def replayed(before: ir.Model, after: ir.Model) -> ir.Model:
         ("a = Softmax <axis = 0> (x) y = Relu(a)", "a = Softmax <axis = 1> (x) y = Relu(a)"),
         ("a = Neg(x) y = Sub(a, x)", "a = Neg(x) y = Sub(x, a)"),
         ("y = Neg(x)", "a = Neg(x) y = Abs(a)"),
+        ("a = Neg(x) b = Abs(a) y = Sub(b, a)", "a = Neg(x) b = Abs(a) y = Sub(b, x)"),
     ],
 )
 def test_both_ways(net: Net, weight: Weight, one: str, other: str) -> None:
