@@ -78,6 +78,26 @@ def choose(
     return Choice(best, trials)
 
 
+def beside_lossless(
+    asked: Judged,
+    feeds: Sequence[Feeds] | None,
+    workshop: Workshop,
+    make: Callable[[], Judged | None],
+) -> Choice:
+    """The build that was asked for, with what the lossless one (of ``make``) gains by itself.
+
+    Nothing is timed where ``asked`` loses nothing, or nothing can be timed.
+    """
+    lossless = None if feeds is None or _is_lossless(asked.build) else make()
+    if lossless is None:
+        return Choice(asked, ())
+    times = _times([lossless, asked], feeds, workshop)
+    assert times is not None, "two models and feeds"
+    gains = (float(times.medians[0] / t) for t in times.medians[1:])
+    pairs = zip((lossless, asked), gains, strict=True)
+    return Choice(asked, tuple(_trial(c, c is asked, gain) for c, gain in pairs))
+
+
 def _likeliest(
     candidates: Sequence[Judged],
     goal: Goal,
@@ -257,6 +277,7 @@ def _trial(candidate: Judged, chosen: bool, speed: float | None) -> Trial:
         candidate.quality.verdict,
         chosen,
         candidate.quality.sentence,
+        _is_lossless(candidate.build),
     )
 
 

@@ -28,7 +28,16 @@ from .available import parse_size
 from .backends.kernels import UNEXPLAINED, count_kernels
 from .backends.spellings import SPELLINGS
 from .backends.tensorrt.profiles import parse_profile
-from .choose import ACCEPTABLE, Choice, choose, choose_spellings, measure_speed, rejudged, write_as
+from .choose import (
+    ACCEPTABLE,
+    Choice,
+    beside_lossless,
+    choose,
+    choose_spellings,
+    measure_speed,
+    rejudged,
+    write_as,
+)
 from .elsewhere import predicted_speed
 from .garbage import rarely_collecting
 from .manager import GIVEN_BACK
@@ -150,12 +159,18 @@ def _built(prepared: Prepared, replayed: Plan | None) -> Finished:
 def _search(prepared: Prepared) -> Finished:
     """Build what policy proposes (or the user's pipeline), choose, spell, and time."""
     workshop, request = prepared.workshop, prepared.request
+    told: list[str] = []
+
+    def make_lossless() -> Judged | None:
+        return _taken(lambda: _lossless_build(workshop), LOSSLESS, told)
+
     if request.pipeline is not None:
         held = workshop.hold(request.pipeline)
-        return _finish(held, Choice(held, ()), prepared)
-    told: list[str] = []
-    lossless = _taken(lambda: _lossless_build(workshop), LOSSLESS, told)
-    lossless = lossless or workshop.judged(workshop.build_untouched())
+        watched = request.snapshots is not None or request.bisect_limit is not None
+        feeds = None if watched else prepared.timing_feeds  # who watches passes wants no others
+        choice = beside_lossless(held, feeds, workshop, make_lossless)
+        return _finish(held, choice, prepared)
+    lossless = make_lossless() or workshop.judged(workshop.build_untouched())
     proposed = propose(
         workshop.rewriter.model,
         request.target,

@@ -124,7 +124,10 @@ class Kernels:
 
 @dataclass(frozen=True)
 class Trial:
-    """One candidate pipeline that was built, judged and timed."""
+    """One candidate pipeline that was built, judged and timed.
+
+    lossless: whether no edit of it lost anything.
+    """
 
     pipeline: str
     bytes: int
@@ -132,6 +135,7 @@ class Trial:
     quality: str
     chosen: bool
     sentence: str
+    lossless: bool = False
 
 
 @dataclass(frozen=True)

@@ -5,11 +5,14 @@ from __future__ import annotations
 from ..result import UNCHANGED, CompileResult, Quality, Speed
 
 LOSSLESS = "the lossless model is handed over"
+WORTH_TELLING = 1.02
+"""What the lossless model gains by itself is told from here on."""
 
 
 def headline(result: CompileResult) -> str:
     """Both verdicts and the figures behind them, the speed first; one line, plain words."""
-    parts = [_speed(result.speed), size_change(result), quality_phrase(result.quality)]
+    speed = _speed(result.speed, lossless_gain(result))
+    parts = [speed, size_change(result), quality_phrase(result.quality)]
     if result.speed.verdict == "no-gain" and result.lossless and result.speed.reason != UNCHANGED:
         parts.insert(1, LOSSLESS)
     if result.shortfall:
@@ -74,19 +77,27 @@ def prediction(speed: Speed) -> str:
     return f"predicted {found.ratio:.2f}x ({found.basis})"
 
 
+def lossless_gain(result: CompileResult) -> float | None:
+    """How many times as fast the lossless model was, where another one is handed over."""
+    found = [t.speedup for t in result.trials if t.lossless and not t.chosen and t.speedup]
+    return max(found, default=None)
+
+
 def _why_elsewhere(result: CompileResult) -> str:
     """Why not, and what ran instead."""
     ran = f"; answers from {result.reference_runtime}" if result.reference_runtime else ""
     return f" ({_one_line(result.not_on_target)}{ran})" if result.not_on_target else ""
 
 
-def _speed(speed: Speed) -> str:
+def _speed(speed: Speed, lossless: float | None = None) -> str:
     if speed.predicted is not None:  # why nothing was measured comes last, with the target
         return ": ".join(filter(None, [speed.verdict, prediction(speed)]))
     if speed.ratio is None:
         reason = _one_line(speed.reason)
         return f"{speed.verdict} ({reason})" if reason else str(speed.verdict)
     bounds = interval(speed.low, speed.high)
+    if lossless is not None and lossless > WORTH_TELLING and speed.verdict == "faster":
+        bounds = f"{bounds}; {lossless:.2f}x without loss" if bounds else bounds
     text = f"{speed.verdict}: {speed.ratio:.2f}x"
     return f"{text} ({bounds})" if bounds else text
 

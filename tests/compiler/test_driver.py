@@ -387,7 +387,27 @@ def test_a_pipeline_that_was_asked_for_is_done_whatever_it_measures(
     assert (built.result.speed.verdict, built.result.exit_code) == (verdict, code)
     assert headline(built.result).startswith(verdict)
     assert LOSSLESS not in headline(built.result)
-    assert built.result.trials == ()
+    beside, asked = built.result.trials
+    assert (beside.lossless, beside.chosen, asked.chosen) == (True, False, True)
+    assert asked.speedup == pytest.approx(1.0 / seconds)
+
+
+@pytest.mark.parametrize(("tidy", "told"), [(0.8, "(2.50-2.50; 1.25x without loss)"), (1.0, "")])
+def test_what_comes_without_loss_is_told_apart_from_what_was_asked_for(
+    compiled: Compile, kit: ModuleType, clock: Clock, tidy: float, told: str
+) -> None:
+    model = kit.chain(2)
+    model.graph.node[0].input[0] = "same"
+    model.graph.node.insert(0, onnx.helper.make_node("Identity", ["x"], ["same"]))
+
+    def seconds(model: onnx.ModelProto) -> float:
+        untouched = any(node.op_type == "Identity" for node in model.graph.node)
+        return 0.4 if kit.integers(model) else 1.0 if untouched else tidy
+
+    clock(seconds)
+    first_line = headline(compiled(model, pipeline=STATIC).result)
+    assert ("without loss" in first_line) is bool(told)
+    assert told in first_line
 
 
 def test_a_model_too_small_to_gain(compiled: Compile, kit: ModuleType, tmp_path: Path) -> None:
