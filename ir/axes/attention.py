@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from ..graph import attribute, constant_tensor, given
 from .relations import DATA, UNKNOWN, Contract, Holder, Inner, Key, Relations, Same, operand, reason
-from .sizes import SizeTable
+from .size_table import SizeTable
 
 
 @dataclass(frozen=True)

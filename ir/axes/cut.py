@@ -15,8 +15,9 @@ from ..sites import find_sites
 from .find import find_axis_groups
 from .groups import AxisGroup, Index, Member
 from .labels import CannotCutError
-from .repairs import Axis, Constant, Cut, Joined, Repair, Scaled, Setting, Uneven, repairs_of
-from .sizes import SizeTable
+from .repair import Axis, Constant, Cut, Joined, Repair, Scaled, Setting, Uneven
+from .repairs import repairs_of
+from .size_table import SizeTable
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,7 +10,7 @@ from ..finding.stored import stored
 from ..graph import attribute
 from .elementwise import link_axis
 from .relations import REDUCTION, Contract, Key, Relations, reason
-from .sizes import SizeTable
+from .size_table import SizeTable
 
 
 def einsum(found: Relations, table: SizeTable) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import onnx_ir as ir
 
 from .relations import DATA, Key, Relations, operand, reason
-from .sizes import ONE, Size, SizeTable
+from .size_table import SizeTable
+from .sizes import ONE, Size
 
 UNARY = frozenset(
     {

@@ -15,8 +15,9 @@ from .groups import NONE, AxisGroup, AxisGroups, Index
 from .labels import CannotCutError, Labels, present
 from .members import members_of
 from .relations import DATA, Key, Relations, Use, value_of
-from .repairs import Cut, repairs_of
-from .sizes import SizeTable
+from .repair import Cut
+from .repairs import repairs_of
+from .size_table import SizeTable
 from .spread import Spreader
 from .tables import SHAPE_ONLY
 from .taint import check_shapes

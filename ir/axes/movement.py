@@ -10,7 +10,8 @@ import onnx_ir as ir
 from ..graph import Array, attribute, constant_array, given
 from .elementwise import link_axis
 from .relations import DATA, UNKNOWN, Key, Positions, Relations, Same, operand, reason
-from .sizes import ONE, Sizes, SizeTable, number
+from .size_table import SizeTable
+from .sizes import ONE, Sizes, number
 
 ENDLESS = 1 << 30
 

@@ -8,7 +8,7 @@ from ..finding.stored import stored
 from ..graph import attribute, given, rank
 from .elementwise import link_axis
 from .relations import DATA, UNKNOWN, Contract, Inner, Key, Relations, operand, reason
-from .sizes import SizeTable
+from .size_table import SizeTable
 
 
 def matmul(found: Relations, table: SizeTable) -> None:

@@ -9,7 +9,8 @@ import onnx_ir as ir
 from ..graph import attribute, given, opset
 from .movement import given_axes
 from .relations import REDUCTION, Inner, Relations, operand, reason
-from .sizes import ONE, SizeTable, number
+from .size_table import SizeTable
+from .sizes import ONE, number
 
 Axes = Iterable[int]
 

@@ -9,7 +9,8 @@ from typing import TypeAlias
 
 from ..graph import attribute
 from .relations import DATA, Inner, Key, Relations, reason
-from .sizes import ONE, Size, Sizes, SizeTable, divided, number, product, times
+from .size_table import SizeTable
+from .sizes import ONE, Size, Sizes, divided, number, product, times
 
 Part: TypeAlias = tuple[Key, Size]
 

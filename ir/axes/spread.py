@@ -13,7 +13,7 @@ from ..graph import operator
 from .groups import NONE, Index
 from .labels import CannotCutError, Labels, name_of
 from .relations import Contract, Fold, Inner, Key, Relations, Same, Use, value_of
-from .sizes import SizeTable
+from .size_table import SizeTable
 from .tables import SHAPE_ONLY, relations_of
 
 MAX_OPTIONS = 64

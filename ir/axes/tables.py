@@ -9,7 +9,7 @@ import onnx_ir as ir
 from ..graph import operator
 from . import attention, einsum, elementwise, movement, products, reductions, reshapes
 from .relations import UNKNOWN, Relations, reason
-from .sizes import SizeTable
+from .size_table import SizeTable
 
 Handler = Callable[[Relations, SizeTable], None]
 _REDUCERS = (
