@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import abc
 import enum
-import importlib
-import pkgutil
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from math import prod
@@ -20,7 +18,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, 
 import numpy as np
 import onnx_ir as ir
 
-from ..ir.errors import UsageError, near
+from .registry import pass_class as pass_class
+from .registry import register as register
+from .registry import registered as registered
 
 if TYPE_CHECKING:
     from ..ir.axes.groups import AxisGroups
@@ -303,6 +303,8 @@ class Pass:
     joint: ClassVar[bool] = False
     """Whether numbers of an edit depend on which others are made beside it."""
     Options: ClassVar[type]
+    place: ClassVar[str] = ""
+    """``file:line`` where the pass is written; the decorator fills it in."""
 
     def __init__(self, options: Any) -> None:
         self.options = options
@@ -338,36 +340,3 @@ def promise_of(pass_: Pass, candidate: Candidate) -> Semantics:
     """What holds for an edit: the stricter of what its pass and its candidate promise."""
     order = list(Semantics)
     return min(pass_.semantics, candidate.semantics or pass_.semantics, key=order.index)
-
-
-_REGISTRY: dict[str, type[Pass]] = {}
-
-
-def register(cls: type[Pass]) -> type[Pass]:
-    """Class decorator: make a pass known by its name; a clash is an error naming both."""
-    known = _REGISTRY.get(cls.name)
-    if known is not None and known.__module__ != cls.__module__:
-        raise UsageError(
-            f"two passes are called {cls.name!r}",
-            where=f"{known.__module__} and {cls.__module__}",
-            hint="rename one of them",
-        )
-    _REGISTRY[cls.name] = cls
-    return cls
-
-
-def registered() -> dict[str, type[Pass]]:
-    """All known passes by name, sorted; every module of this package is looked into."""
-    package = importlib.import_module(__package__)
-    for module in pkgutil.iter_modules(package.__path__):
-        if not module.ispkg:
-            importlib.import_module(f"{__package__}.{module.name}")
-    return dict(sorted(_REGISTRY.items()))
-
-
-def pass_class(name: str) -> type[Pass]:
-    """The pass of that name. Raises UsageError with the nearest names."""
-    known = registered()
-    if name not in known:
-        raise UsageError(f"there is no pass {name!r}", hint=near(name, known))
-    return known[name]

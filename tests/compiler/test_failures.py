@@ -21,7 +21,7 @@ from planish.ir.digest import contents_digest
 from planish.ir.errors import InputError, PassError, PlanishError, TargetError
 from planish.ir.graph import constant_array
 from planish.ir.rewriter import Rewriter
-from planish.passes import api
+from planish.passes import registry
 from planish.passes.api import SITES, Candidate, Context, Pass, Perturbation, Semantics
 
 NAME = "test-only"
@@ -86,8 +86,8 @@ class Raising(Doubling):
 @pytest.fixture
 def register() -> Iterator[Callable[[type[Pass]], type[Pass]]]:
     """Make a pass known for one test."""
-    yield api.register
-    api._REGISTRY.pop(NAME, None)
+    yield registry.register
+    registry._REGISTRY.pop(NAME, None)
 
 
 @pytest.fixture

@@ -28,7 +28,7 @@ from planish.ir.load import load_model
 from planish.ir.rewriter import Rewriter
 from planish.ir.signature import Signature
 from planish.ir.verify import violations
-from planish.passes import api
+from planish.passes import registry
 from planish.passes.api import Candidate, Context, Pass, Perturbation, Semantics
 from planish.passes.canonicalize import CanonicalizeOptions
 
@@ -375,7 +375,7 @@ def test_what_a_pass_says_of_a_shape_is_checked_before_anything_is_written(
         "name": "lying", "semantics": Semantics.LOSSY, "__module__": "planish_tests.lying",
         "__init__": lambda self, options: Careless.__init__(self, transform, Semantics.LOSSY),
     })  # fmt: skip
-    monkeypatch.setitem(api._REGISTRY, "lying", named)
+    monkeypatch.setitem(registry._REGISTRY, "lying", named)
     with pytest.raises(VerifyError, match="value-shapes: ") as caught:
         compiled("lying")
     assert "the finished graph" in caught.value.where

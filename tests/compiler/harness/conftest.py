@@ -13,7 +13,7 @@ import onnx_ir as ir
 import pytest
 
 from planish.compiler.harness.case import Case
-from planish.passes import api
+from planish.passes import registry
 
 LIARS = Path(__file__).with_name("liars.py")
 
@@ -29,7 +29,7 @@ def liars(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
     spec.loader.exec_module(module)
     yield module
     for name in module.LIARS:
-        api._REGISTRY.pop(name, None)
+        registry._REGISTRY.pop(name, None)
 
 
 @pytest.fixture
