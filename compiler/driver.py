@@ -20,13 +20,13 @@ from ..ir.provenance import Remark, without_implied_origins
 from ..ir.save import one_file_up_to, save_model
 from ..ir.storage.derived import holding
 from ..ir.storage.stamp import check_unchanged
-from ..targets.loader import load_target, require_backend
+from ..targets.loader import load_target
 from ..targets.runtime import open_session
 from ..targets.schema import Target
-from ..targets.techniques import runs_on_tensorrt
 from .available import parse_size
 from .backends.kernels import UNEXPLAINED, count_kernels
 from .backends.spellings import SPELLINGS
+from .backends.table import backend_for
 from .backends.tensorrt.profiles import parse_profile
 from .choose import (
     ACCEPTABLE,
@@ -135,6 +135,7 @@ def compile_model(
             finished, known = _emit(finished, prepared, folder)
         kernels = _kernels(finished, prepared, folder)
         result = describe(finished, prepared, kernels, folder, time.perf_counter() - start)
+        result = prepared.workshop.backend.finish(result, folder)
         write_artifact(result, folder, known)
         check_unchanged(prepared.source.imported.stamps)
     return Built(result, output)
@@ -197,7 +198,7 @@ def _lossless_build(workshop: Workshop) -> Judged:
     """Without any lossy pass; where a backend narrows floats, they are given back if need be."""
     return (
         workshop.hold(LOSSLESS)
-        if workshop.for_tensorrt
+        if workshop.backend.narrows
         else workshop.judged(workshop.build(LOSSLESS))
     )
 
@@ -381,7 +382,7 @@ def _kernels(finished: Finished, prepared: Prepared, folder: Path) -> Kernels:
 
 def _target(target: str | Path | Target) -> Target:
     found = target if isinstance(target, Target) else load_target(target)
-    require_backend(found)
+    backend_for(found)
     return found
 
 
@@ -404,7 +405,7 @@ def _check(request: Request, given: Path | str | Mapping[str, Any] | None) -> Pl
         what = f"snapshots cannot go to {str(request.snapshots)!r}, which is a file"
         raise UsageError(what, hint="give a folder")
     parse_workloads(request.workload or ())
-    if parse_profile(request.profile) and not runs_on_tensorrt(request.target):
+    if parse_profile(request.profile) and not backend_for(request.target).profiled:
         what = f"--profile is for engines that TensorRT builds, not for {request.target.name}"
         raise UsageError(what, hint="leave it out, or state shapes with --workload")
     if request.max_memory is not None:

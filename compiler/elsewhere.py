@@ -10,9 +10,9 @@ from ..ir.provenance import Remark
 from ..targets.host import Machine, executable_here, probe_host, read_machine
 from ..targets.runtime import PROVIDER, runtime_version
 from ..targets.schema import Target
-from ..targets.techniques import runs_on_tensorrt
 from ..targets.tomlfile import catalog_files
 from .backends.pairsums import PairSums, pair_sums
+from .backends.table import backend_or_none
 from .planning.times import before_and_after, run_time
 from .reporting.summary import some
 from .result import PredictedSpeed
@@ -38,8 +38,9 @@ def not_the_target(target: Target, machine: Machine | None = None) -> str:
     this one unless a probe wrote it; a user's own file is taken at its
     word, but for a probe of another CPU.
     """
-    if runs_on_tensorrt(target):
-        return f"engines for {target.name} are built and run there, by the kit in the artifact"
+    backend = backend_or_none(target)
+    if backend is not None and (never := backend.elsewhere(target)):
+        return never
     here = machine or read_machine()
     found = executable_here(target, here)
     if not found.ok:

@@ -14,8 +14,7 @@ from ..ir.opset import raised
 from ..ir.provenance import Remark
 from ..ir.signature import Signature
 from ..targets.schema import Target
-from ..targets.techniques import runs_on_tensorrt
-from .backends.tensorrt.precision import QDQ_OPSET as TYPED_OPSET
+from .backends.table import backend_or_none
 from .calibration.observers import Masking
 from .data.feeds import FeedSet, load_feeds, split, synthetic, token_mask
 from .policy import QDQ_OPSET
@@ -49,8 +48,9 @@ def raised_for_integers(
 
 
 def opsets_for(target: Target) -> tuple[int, ...]:
-    """Opsets that the target's backend wants, the best first; TensorRT's narrows scales."""
-    return (TYPED_OPSET, QDQ_OPSET) if runs_on_tensorrt(target) else (QDQ_OPSET,)
+    """Opsets that the target's backend wants, the best first; where there is none, Q/DQ's."""
+    backend = backend_or_none(target)
+    return (QDQ_OPSET,) if backend is None else backend.opsets
 
 
 def feeds_for(

@@ -110,7 +110,7 @@ def describe(
 
 def _engine(judged: Judged, prepared: Prepared, samples: Sequence[Sample]) -> Engine | None:
     build, target = judged.build, prepared.request.target
-    if build.twin is None:
+    if build.twin is None or not prepared.workshop.backend.profiled:
         return None
     inputs = Signature.of(build.model).inputs
     return Engine(

@@ -19,7 +19,7 @@ from ..ir.signature import Signature
 from ..ir.storage.filesize import model_bytes
 from ..ir.types.bound import symbols
 from ..targets.schema import Target
-from ..targets.techniques import runs_on_tensorrt
+from .backends.table import backend_for
 from .backends.tensorrt.profiles import Profile, axes_of, parse_profile, profile_of
 from .baseline import check_generated, open_baseline, own_file, undivided
 from .checking.patterns import KeepsPatterns
@@ -219,16 +219,16 @@ def _profile(
     room: Estimate,
 ) -> Profile:
     """What an engine is built for. Raises UsageError where shapes are unknown, TargetError where
-    the model cannot be run here: what TensorRT gets is checked on whole models."""
-    given = parse_profile(request.profile, axes_of(signature))
-    if not runs_on_tensorrt(request.target):
-        return {}
-    if not room.fits:
+    the model cannot be run here and the backend checks what it makes on whole models."""
+    given, backend = parse_profile(request.profile, axes_of(signature)), backend_for(request.target)
+    if backend.whole and not room.fits:
         raise TargetError(
-            f"artifacts for TensorRT are checked by running the whole model: {room.reason}",
+            f"artifacts for {backend.label} are checked by running the whole model: {room.reason}",
             where=f"target {request.target.name}",
             hint="give more with --max-memory, or use a larger machine",
         )
+    if not backend.profiled:
+        return {}
     return profile_of(signature, [f for f in feeds if f is not None], workloads, given)
 
 

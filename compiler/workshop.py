@@ -24,11 +24,8 @@ from ..ir.types.shapecheck import shape_conflicts
 from ..ir.verify import verify
 from ..passes.api import Pass, pass_class
 from ..targets.runtime import Session, open_session
-from ..targets.techniques import runs_on_tensorrt
-from .backends.legalise import legalise
-from .backends.tensorrt.emission import PASS as TENSORRT
-from .backends.tensorrt.emission import SITE, Emitter
-from .backends.tensorrt.lowering import lower
+from .backends.backend import SITE, Backend, Emitter
+from .backends.table import backend_for
 from .context import CompileContext
 from .instruments import Instrument
 from .manager import Measured, PassManager
@@ -118,6 +115,7 @@ class Workshop:
     _held: dict[str, Judged] = field(default_factory=dict)
     _start: int = field(init=False)
     _signature: Signature = field(init=False)
+    backend: Backend = field(init=False)
     _emitter: Emitter = field(init=False)
 
     def __post_init__(self) -> None:
@@ -125,7 +123,8 @@ class Workshop:
         self._signature = Signature.of(self.rewriter.model)
         judge = self.bench
         original, holdout = (judge.original, judge.holdout) if judge else (None, ())
-        self._emitter = Emitter(self.context, original, holdout)
+        self.backend = backend_for(self.context.target)
+        self._emitter = self.backend.emitter(self.context, original, holdout)
 
     @property
     def judge(self) -> Judge:
@@ -159,11 +158,6 @@ class Workshop:
         self._legalise()
         return self._write(text, edits, back, self.context.kept)
 
-    @property
-    def for_tensorrt(self) -> bool:
-        """Whether the target's runtime is TensorRT, for which models are typed and have twins."""
-        return runs_on_tensorrt(self.context.target)
-
     def build_untouched(self) -> Build:
         """The user's own file where it stands alone, else the imported graph; no pass run.
 
@@ -171,10 +165,10 @@ class Workshop:
         """
         self.rewriter.rollback(self._start)
         self.context.remarks.clear()
-        if self.for_tensorrt:
+        if not self.backend.verbatim:
             self._legalise()
         build = self._write("", (), {}, None)
-        if self.own is None or self.for_tensorrt or self.bench is None:
+        if self.own is None or not self.backend.verbatim or self.bench is None:
             return build
         shutil.copyfile(self.own, build.path)
         return replace(build, verbatim=True)
@@ -208,8 +202,8 @@ class Workshop:
         if first.quality.verdict != "over-budget":
             return first
         order = loss_per_saving(first.build.edits)
-        if first.build.broken:  # half precision is what speaks against it
-            order.sort(key=lambda given: given[0] != TENSORRT)
+        if first.build.broken:  # the conversion of floats is what speaks against it
+            order.sort(key=lambda given: given[0] != self.backend.narrows)
         if not order:
             return first
         self.context.progress.note(
@@ -237,7 +231,7 @@ class Workshop:
         """The fewest sites in this order; or all of one pass, where it spoiled it for the others
         and without it the model is smaller."""
         best = self._fewest(text, order)
-        passes = dict.fromkeys(name for name, _ in order if name != TENSORRT)
+        passes = dict.fromkeys(name for name, _ in order if name != self.backend.narrows)
         for name in passes if len(passes) > 1 else ():
             own = _grouped([pair for pair in order if pair[0] == name])
             tried = self.judged(self.build(text, own))
@@ -265,10 +259,7 @@ class Workshop:
 
     def _legalise(self) -> None:
         with self.rewriter.edit("legalise"):
-            if self.for_tensorrt:
-                done = lower(self.rewriter, self.context.target)
-            else:
-                done = legalise(self.rewriter)
+            done = self.backend.legalise(self.rewriter, self.context.target)
         for item in done:
             self.context.remarks.append(
                 Remark("note", "legalise", item.value, item.code, item.sentence)
@@ -277,28 +268,15 @@ class Workshop:
     def _write(
         self, text: str, edits: Sequence[Edit], back: GivenBack, floating: ir.Model | None
     ) -> Build:
-        model = self._sound(self.rewriter.model).clone()
-        if self.for_tensorrt:
-            return self._emit(text, model, edits, back, floating)
-        path = self.folder / MODEL if self.bench is None else self._save(model)
-        remarks = tuple(self.context.remarks)
-        return Build(text, model, path, tuple(edits), remarks, back, floating)
-
-    def _emit(
-        self,
-        text: str,
-        lowered: ir.Model,
-        edits: Sequence[Edit],
-        back: GivenBack,
-        floating: ir.Model | None,
-    ) -> Build:
-        """The typed model and its twin, both written and checked."""
-        made = self._emitter.emit(lowered, wide=SITE in back.get(TENSORRT, ()))
+        lowered = self._sound(self.rewriter.model).clone()
+        made = self._emitter.emit(lowered, wide=SITE in back.get(self.backend.narrows, ()))
         for model in (made.model, made.reference):
-            verify(model, self._signature, where="the typed graph")
-        path = self._save(made.model)
-        (path.parent / TWIN).mkdir()
-        save_model(made.reference, path.parent / TWIN / REFERENCE)
+            if model is not None and model is not lowered:
+                verify(model, self._signature, where="the emitted graph")
+        path = self.folder / MODEL if self.bench is None else self._save(made.model)
+        if made.reference is not None:
+            (path.parent / TWIN).mkdir(parents=True)
+            save_model(made.reference, path.parent / TWIN / REFERENCE)
         return Build(
             text, made.model, path, (*edits, *made.edits), (*self.context.remarks, *made.remarks),
             back, floating, twin=made.reference, checks=made.checks, broken=made.broken,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from ..ir.errors import TargetError, UsageError, near
 from .host import HOST, probe_host
+from .runtimes import backend_name
 from .schema import Target
-from .techniques import has_backend, runs_on_cpu, runtime_label
+from .techniques import has_backend, runtime_label
 from .tomlfile import catalog_files, catalog_names, read_target
 
 
@@ -41,11 +41,9 @@ def load_target(target: str | Path) -> Target:
     )
 
 
-def backend_of(target: Target) -> Literal["onnxruntime-cpu", "tensorrt"] | None:
+def backend_of(target: Target) -> str | None:
     """The backend that writes artifacts for the target's runtime, None where none is built."""
-    if not has_backend(target):
-        return None
-    return "onnxruntime-cpu" if runs_on_cpu(target) else "tensorrt"
+    return backend_name((target.runtime.name, target.runtime.provider))
 
 
 def require_backend(target: Target) -> None:

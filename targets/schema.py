@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from .cost.measured import WIDTHS, Measured
+from .runtimes import runtime_names
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Runtime:
     domain. max_ir_version: of the file.
     """
 
-    name: Literal["onnxruntime", "tensorrt"]
+    name: str
     provider: str
     min_version: str
     max_opset: int
@@ -251,13 +252,23 @@ def _are_rows(width: int, rows: Any) -> bool:
     return all(len(row) == width and min(row) > 0 for row in rows)
 
 
+def _runtimes() -> str:
+    known = " or ".join(repr(name) for name in runtime_names())
+    return f"{known}, for which there are backends"
+
+
+def _is_runtime(value: Any) -> bool:
+    return value in runtime_names()
+
+
 # Limits that a type cannot say, by field path: (check, what the value must be).
-LIMITS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+LIMITS: Mapping[str, tuple[Callable[[Any], bool], str | Callable[[], str]]] = {
     "kind": (lambda value: value != "host", "'class' or 'machine': the host is probed"),
     "name": (lambda value: _NAME.fullmatch(value) is not None,
              "lower-case letters, digits, dots and hyphens"),
     "min_gemm": (_at_least_one, "at least 1"),
     "min_conv_channels": (_at_least_one, "at least 1"),
+    "runtime.name": (_is_runtime, _runtimes),
     "runtime.min_version": (_is_version, "a version such as '1.31'"),
     "runtime.max_version": (_is_version, "a version such as '1.31'"),
     "runtime.max_opset": (lambda value: value >= 7, "7 or more"),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from ..ir.errors import UsageError, near
+from .runtimes import backend_name, label
 from .schema import FloatSupport, Target
 
 NO_SPARSE = "no-sparse-kernel"
@@ -63,16 +64,16 @@ def one(target: Target, technique: str) -> Support:
 
 def compiles(target: Target) -> Support:
     """Whether planish has a backend that writes artifacts for the target's runtime."""
-    label = runtime_label(target)
+    named = runtime_label(target)
     if has_backend(target):
-        return Support("compile", True, "", f"artifacts for {label}")
-    sentence = f"planish has no backend for {label} yet"
+        return Support("compile", True, "", f"artifacts for {named}")
+    sentence = f"planish has no backend for {named} yet"
     return Support("compile", False, NO_BACKEND, sentence)
 
 
 def has_backend(target: Target) -> bool:
-    """Whether artifacts can be made: for ONNX Runtime's CPU provider, and for TensorRT."""
-    return runs_on_cpu(target) or runs_on_tensorrt(target)
+    """Whether artifacts can be made: by a backend of planish, or by one that was added."""
+    return backend_name((target.runtime.name, target.runtime.provider)) is not None
 
 
 def runs_on_cpu(target: Target) -> bool:
@@ -90,8 +91,7 @@ def runs_on_tensorrt(target: Target) -> bool:
 
 def runtime_label(target: Target) -> str:
     """The runtime as messages name it: "onnxruntime (CPUExecutionProvider)"."""
-    runtime = target.runtime
-    return f"{runtime.name} ({runtime.provider})" if runtime.provider else runtime.name
+    return label((target.runtime.name, target.runtime.provider))
 
 
 def _static_int8(technique: str, target: Target) -> Support:

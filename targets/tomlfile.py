@@ -194,7 +194,7 @@ def _check_value(link: TargetFile, key: tuple[str, ...], value: Any, hint: Any) 
     wanted = unsuitable(value, hint)
     if wanted is None and dotted in LIMITS:
         holds, what = LIMITS[dotted]
-        wanted = None if holds(value) else what
+        wanted = None if holds(value) else what if isinstance(what, str) else what()
     if wanted is not None:
         raise link.wrong(f"{dotted!r} is {quoted(value)}, must be {wanted}", key)
 

@@ -15,7 +15,6 @@ Facts from the runtime's graph optimiser, checked by ``tests/conformance``:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -43,18 +42,10 @@ from ...targets.rules.fusion import (
     other_operand,
     quantized_unasked,
 )
+from .backend import Legalised
 from .double_norms import unfuse_double_norm
 
 INT32_LIMIT = float(2**31 - 1)
-
-
-@dataclass(frozen=True)
-class Legalised:
-    """One rewrite: the layer's output value and why it was needed."""
-
-    value: str
-    code: str
-    sentence: str
 
 
 def legalise(rewriter: Rewriter) -> list[Legalised]:

@@ -182,7 +182,7 @@ def test_a_graph_that_legalising_broke_is_never_written(
         return []
 
     shop = kit.workshop(kit.chain(1), tmp_path)
-    monkeypatch.setattr("planish.compiler.workshop.legalise", breaking)
+    monkeypatch.setattr("planish.compiler.backends.onnxruntime_cpu.legalise", breaking)
     with pytest.raises(VerifyError, match="the finished graph"):
         shop.build("canonicalize")
     assert not list(tmp_path.rglob("*.onnx"))

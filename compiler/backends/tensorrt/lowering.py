@@ -18,7 +18,7 @@ from ....ir.graph import all_nodes, constant_array, consumers, is_constant, oper
 from ....ir.qdq import is_dequantized
 from ....ir.rewriter import Rewriter
 from ....targets.schema import Target
-from ..legalise import Legalised
+from ..backend import Legalised
 from .masks import bounded_masks
 from .standard import written_in_standard
 
@@ -57,6 +57,8 @@ def refuse_scales(model: ir.Model, target: Target) -> None:
         if operator(node) not in (("", "QuantizeLinear"), ("", "DequantizeLinear")):
             continue
         scale = constant_array(node.inputs[1])
+        if scale is None and producer(node.inputs[1], "DequantizeLinear") is not None:
+            continue  # scales of two levels
         if scale is None:
             what = "is computed at run time"
         elif not np.all(np.isfinite(values := scale.astype(np.float64))):

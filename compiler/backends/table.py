@@ -1,0 +1,73 @@
+"""The table of backends: planish's own, those that a program registers, those installed beside."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TypeVar
+
+from ...ir.errors import UsageError
+from ...targets.loader import require_backend
+from ...targets.runtimes import backend_name, check_offers, offered, register_runtime
+from ...targets.schema import Target
+from .backend import Backend
+from .onnxruntime_cpu import OnnxRuntimeCpu
+from .tensorrt.backend import TensorRT
+
+B = TypeVar("B", bound=Backend)
+
+_KNOWN: dict[str, Backend] = {each.name: each for each in (OnnxRuntimeCpu(), TensorRT())}
+
+
+def backend_for(target: Target) -> Backend:
+    """The backend that serves a target.
+
+    Raises TargetError where none does, UsageError where two distributions claim one name or an
+    installed backend cannot be used.
+    """
+    require_backend(target)
+    found = backend_or_none(target)
+    assert found is not None
+    return found
+
+
+def backend_or_none(target: Target) -> Backend | None:
+    """The backend that serves a target; None where none does, so that it can only be planned for.
+
+    Raises UsageError as ``backend_for``.
+    """
+    check_offers()
+    name = backend_name((target.runtime.name, target.runtime.provider))
+    if name is not None and name not in _KNOWN:
+        _KNOWN[name] = _sound(offered(name))
+    return None if name is None else _KNOWN[name]
+
+
+def register(backend: B) -> B:
+    """Make a backend known to this process; an entry point does that for all.
+
+    Raises UsageError where its name or its runtime is taken.
+    """
+    _sound(backend)
+    register_runtime(backend.name, backend.served, _place(backend))
+    _KNOWN[backend.name] = backend
+    return backend
+
+
+def _sound(backend: object) -> Backend:
+    if not isinstance(backend, Backend):
+        what = f"{backend!r} is no backend: it is no instance of a subclass of Backend"
+        raise UsageError(what, hint="docs/writing-a-backend.md shows one")
+    lacking = [key for key in ("name", "runtime") if not getattr(backend, key)]
+    if lacking:
+        what = f"{type(backend).__name__} sets no {' and no '.join(lacking)}"
+        raise UsageError(what, where=_place(backend), hint="set them as texts in the class")
+    return backend
+
+
+def _place(backend: Backend) -> str:
+    """Where its class stands: module, and file where there is one."""
+    cls = type(backend)
+    try:
+        return f"{cls.__module__}.{cls.__qualname__} ({inspect.getfile(cls)})"
+    except (OSError, TypeError):  # made in an interactive session
+        return f"{cls.__module__}.{cls.__qualname__}"
