@@ -2,45 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import onnx
 import onnx_ir as ir
 
 from ..ir.diff.changes import GraphDiff, Hunk, TensorChange, Totals
 from ..ir.diff.hunks import diff_models
-from ..ir.diff.lineage import Lineage, Stamp, lineage_of, nodes_of_sites
+from ..ir.diff.lineage import Lineage, lineage_of, nodes_of_sites
 from ..ir.diff.pool import Pool
-from ..ir.errors import InputError
-from ..ir.load import Imported, load_model
-from ..ir.provenance import EDIT_KEY, ORIGIN_KEY
 from ..ir.sites import find_sites
 from .garbage import rarely_collecting
-from .reporting.manifest import MANIFEST
-from .reporting.selftest import MODEL
+from .sides import Side, side_of
 
 SCHEMA = 1
 """Version of the JSON document; it grows with every change that a reader could notice."""
-
-
-@dataclass(frozen=True)
-class Side:
-    """One of the two. label: as the user gave it; manifest: of an artifact, else empty."""
-
-    label: str
-    imported: Imported
-    manifest: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def model(self) -> ir.Model:
-        """As import leaves it."""
-        return self.imported.model
 
 
 @dataclass(frozen=True)
@@ -106,18 +86,18 @@ class ModelDiff:
 
 
 def compare(before: str | Path, after: str | Path) -> ModelDiff:
-    """What is different between two models: files, or folders of artifacts.
+    """What is different between two models: files, folders of artifacts, ``FOLDER@STAGE``.
 
     Where ``after`` was compiled from ``before`` its stamps tell which node came from which, and
     its manifest by which pass; otherwise nodes are matched by what surrounds them.
     Raises InputError for a path that holds no model.
     """
     with rarely_collecting():
-        sides = _side(before), _side(after)
-        edits = {str(e["id"]): e for e in sides[1].manifest.get("edits", ()) if "id" in e}
+        sides = side_of(before), side_of(after)
+        edits = sides[1].edits_since(sides[0])
         told = partial(_lineage, sides, edits)
         graph = diff_models(sides[0].model, sides[1].model, lineage=told)
-    return ModelDiff(*sides, graph, edits)
+    return ModelDiff(*sides, graph, edits or {})
 
 
 def pass_of(edit: str, known: Mapping[str, Mapping[str, Any]]) -> str:
@@ -148,45 +128,21 @@ def family(diff: ModelDiff, hunk: Hunk) -> tuple[Any, ...]:
     )
 
 
-def _side(path: str | Path) -> Side:
-    place = Path(path)
-    if not place.is_dir():
-        return Side(str(path), load_model(place))
-    file, manifest = place / MODEL, place / MANIFEST
-    if not file.is_file():
-        raise InputError(
-            f"there is no {MODEL} in this folder", where=str(path),
-            hint="give an ONNX file, or the folder that planish compile wrote",
-        )  # fmt: skip
-    return Side(str(path), load_model(file), _manifest(manifest))
-
-
-def _manifest(path: Path) -> Mapping[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"the manifest cannot be read: {error}", where=str(path)) from error
-    return found if isinstance(found, dict) else {}
-
-
 def _lineage(
     sides: tuple[Side, Side],
-    edits: Mapping[str, Mapping[str, Any]],
+    edits: Mapping[str, Mapping[str, Any]] | None,
     before: Pool,
     after: Pool,
 ) -> Lineage | None:
-    path = sides[1].imported.path
-    stamps = {} if path is None else _stamps(path)
-    if not stamps:
+    stamps = sides[1].stamps()
+    if not stamps or edits is None:
         return None
     sites = find_sites(sides[0].model, nested=True)
     edited = {
         edit: [*known.get("origins", ()), *nodes_of_sites(sites, _sites(known))]
         for edit, known in edits.items()
     }
-    return lineage_of(before, after, stamps, edited)
+    return lineage_of(before, after, stamps, edited, sides[0].stamps())
 
 
 def _sites(edit: Mapping[str, Any]) -> list[str]:
@@ -194,18 +150,6 @@ def _sites(edit: Mapping[str, Any]) -> list[str]:
     groups = edit.get("details", {}).get("groups", {})
     more = [site for group in groups.values() for site in group.get("sites", ())]
     return [str(edit.get("site", "")), *more]
-
-
-def _stamps(path: Path) -> dict[str, Stamp]:
-    """What the nodes of a file say of themselves; import forgets it."""
-    graph = onnx.load(path, load_external_data=False).graph
-    found = dict[str, Stamp]()
-    for node in graph.node:
-        known = {entry.key: entry.value for entry in node.metadata_props}
-        edit, origin = known.get(EDIT_KEY, ""), known.get(ORIGIN_KEY, "")
-        if edit or origin:
-            found[node.name] = Stamp(edit, tuple(filter(None, origin.split("|"))))
-    return found
 
 
 # -- plain data ----------------------------------------------------------------------------

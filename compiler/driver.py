@@ -53,6 +53,7 @@ from .reporting.manifest import plan_from
 from .reporting.summary import some
 from .reporting.unrun import without_runs
 from .result import UNCHANGED, Built, Kernels, Plan, Speed, Trial
+from .stages import write_stages
 from .staging import staging
 from .workload import parse_workloads
 from .workshop import MODEL, REFERENCE, Judged, Workshop, instantiate
@@ -97,6 +98,7 @@ def compile_model(
     max_memory: str | int | float | None = None,
     workload: str | Sequence[str] | None = None,
     profile: str | None = None,
+    keep_stages: bool = False,
 ) -> Built:
     """Compile ``source`` for ``target`` into the folder ``output``; see ``planish.compile``.
 
@@ -126,6 +128,7 @@ def compile_model(
         max_memory,
         workload,
         profile,
+        keep_stages,
     )
     replayed = _check(request, plan)
     with rarely_collecting(), staging(output, force) as folder, _scratch(folder) as scratch:
@@ -133,6 +136,7 @@ def compile_model(
         with _thrifty(prepared.estimate):
             finished = _built(prepared, replayed)
             finished, known = _emit(finished, prepared, folder)
+            write_stages(finished.judged.build.stages, folder)
         kernels = _kernels(finished, prepared, folder)
         result = describe(finished, prepared, kernels, folder, time.perf_counter() - start)
         result = prepared.workshop.backend.finish(result, folder)

@@ -18,6 +18,7 @@ import numpy as np
 
 from ..ir.counting.count import parameters
 from ..ir.digest import contents_digest, file_digest, structure_digest
+from ..ir.load import load_model
 from ..ir.provenance import Remark
 from ..ir.signature import Signature
 from ..passes.api import Semantics, pass_class
@@ -30,11 +31,14 @@ from .choose import Choice
 from .context import head
 from .elsewhere import reference_runtime, sums_of
 from .pipeline import parse
+from .planning.times import run_time
+from .policy import has_figures
 from .prepare import Prepared
 from .quality.states import one_step_note
 from .reporting.unreached import unreached
 from .result import CompileResult, Engine, Kernels, Plan, Sample, Speed
-from .workshop import REFERENCE, Build, Judged
+from .stages import Stage, emitted
+from .workshop import MODEL, REFERENCE, Build, Judged
 
 OWN_BOUND = (
     "; a looser bound (--max-drift cosine=0.9) or a metric of your own (--evaluate) may allow more"
@@ -105,7 +109,22 @@ def describe(
         memory=_memory(prepared),
         engine=_engine(finished.judged, prepared, samples),
         reference_model="" if build.twin is None else REFERENCE,
+        stages=_stages(build, prepared, folder),
     )
+
+
+def _stages(build: Build, prepared: Prepared, folder: Path) -> tuple[Stage, ...]:
+    """Those of the build with their predicted time, what is handed over last."""
+    whole, times = prepared.estimate.fits, dict[str, float | None]()
+    stages = emitted(build.stages, build.model, MODEL, build.edits, whole=whole)
+    for stage in stages if has_figures(prepared.request.target) else ():
+        if stage.file not in times:
+            last = stage.file == MODEL
+            model = build.model if last else load_model(folder / stage.file, lenient=True).model
+            request = prepared.request
+            run = run_time(model, request.target, prepared.workloads, request.threads)
+            times[stage.file] = run.ms
+    return tuple(replace(stage, predicted_ms=times.get(stage.file)) for stage in stages)
 
 
 def _engine(judged: Judged, prepared: Prepared, samples: Sequence[Sample]) -> Engine | None:

@@ -56,6 +56,7 @@ from .quality.scores import Budget
 from .reporting.standing import standing
 from .source import Source, resolve_source
 from .spill import SpillingRewriter
+from .stages import Recorder
 from .workload import Workload, parse_workloads, workloads_of
 from .workshop import Workshop
 
@@ -86,6 +87,7 @@ class Request:
     max_memory: str | int | float | None = None
     workload: str | Sequence[str] | None = None
     profile: str | None = None
+    keep_stages: bool = False
 
 
 @dataclass(frozen=True)
@@ -188,6 +190,7 @@ def prepare(request: Request, scratch: Path, progress: Progress) -> Prepared:
         judge,
         scratch / "builds",
         None if mended else own_file(source, request.target),
+        Recorder(request.keep_stages, room.fits),
     )
     elsewhere = not_the_target(request.target)
     feeds = None if elsewhere or not room.fits else _timing_feeds(holdout)

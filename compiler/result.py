@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..ir.provenance import Edit, Remark
+from .stages import Stage
 
 SpeedVerdict = Literal["faster", "no-gain", "slower", "not-measured"]
 QualityVerdict = Literal["within-budget", "over-budget", "undecided", "unverified"]
@@ -190,7 +191,7 @@ class CompileResult:
     machine is not the target, why; reference_runtime: then what gave the answers, "" if nothing
     did. session_options: "key=value", which keep the target's kernels fast and change no answer.
     engine: what the target builds of the model. reference_model: the file that stands for
-    model.onnx here, "" where that is run itself.
+    model.onnx here, "" where that is run itself. stages: the graph between the passes.
     """
 
     source: str
@@ -225,6 +226,7 @@ class CompileResult:
     memory: Mapping[str, Any] = field(default_factory=dict)
     engine: Engine | None = None
     reference_model: str = ""
+    stages: tuple[Stage, ...] = ()
 
     @property
     def ran_whole(self) -> bool:

@@ -32,6 +32,7 @@ from .manager import Measured, PassManager
 from .pipeline import Pipeline, Step, parse, resolve
 from .quality.judge import Answers, Judge
 from .result import Quality
+from .stages import LEGALISE, Recorder, Stage
 
 GivenBack = Mapping[str, tuple[str, ...]]
 MODEL, REFERENCE = "model.onnx", "reference.onnx"
@@ -45,7 +46,7 @@ class Build:
     path: not written where no whole model is run. floating: the graph before its last pass, which
     calibrated ranges speak of. verbatim: the file is the user's own, byte for byte. twin: what is
     run here in the place of a model that no runtime here runs as it is; checks: what was checked
-    of such a model, broken: what speaks against it.
+    of such a model, broken: what speaks against it. stages: the graph between its passes.
     """
 
     pipeline: str
@@ -59,6 +60,7 @@ class Build:
     twin: ir.Model | None = None
     checks: tuple[str, ...] = ()
     broken: str = ""
+    stages: tuple[Stage, ...] = ()
 
     @property
     def bytes(self) -> int:
@@ -110,6 +112,7 @@ class Workshop:
     bench: Judge | None
     folder: Path
     own: Path | None = None
+    recorder: Recorder = field(default_factory=Recorder)
     _count: int = 0
     _losses: dict[tuple[str, str, str], Measured] = field(default_factory=dict)
     _held: dict[str, Judged] = field(default_factory=dict)
@@ -146,6 +149,7 @@ class Workshop:
         self.context.pipeline = text
         self.rewriter.rollback(self._start)
         self.context.remarks.clear()
+        self.recorder.start(self.rewriter.model)
         manager = PassManager(self.rewriter, self.context, self.instruments, self._losses)
         edits: list[Edit] = []
         for step, pass_ in instantiate(parse(text)):
@@ -155,6 +159,7 @@ class Workshop:
             # What was given back here changes the regions that later steps are measured on.
             manager.stage += f" but {sorted(exclude)}" if exclude else ""
             edits.extend(outcome.edits)
+            self.recorder.add(pass_.name, str(step), self.rewriter.model, outcome.edits)
         self._legalise()
         return self._write(text, edits, back, self.context.kept)
 
@@ -165,6 +170,7 @@ class Workshop:
         """
         self.rewriter.rollback(self._start)
         self.context.remarks.clear()
+        self.recorder.start(self.rewriter.model)
         if not self.backend.verbatim:
             self._legalise()
         build = self._write("", (), {}, None)
@@ -264,6 +270,7 @@ class Workshop:
             self.context.remarks.append(
                 Remark("note", "legalise", item.value, item.code, item.sentence)
             )
+        self.recorder.add(LEGALISE, "", self.rewriter.model)
 
     def _write(
         self, text: str, edits: Sequence[Edit], back: GivenBack, floating: ir.Model | None
@@ -280,6 +287,7 @@ class Workshop:
         return Build(
             text, made.model, path, (*edits, *made.edits), (*self.context.remarks, *made.remarks),
             back, floating, twin=made.reference, checks=made.checks, broken=made.broken,
+            stages=self.recorder.taken(),
         )  # fmt: skip
 
     def _sound(self, model: ir.Model) -> ir.Model:

@@ -28,6 +28,7 @@ from .importing.protocheck import check_parts, check_proto, check_versions
 from .importing.read import read_proto
 from .provenance import Remark
 from .signature import Signature
+from .storage.absent import stand_in
 from .storage.external import check_external, external_tensors, load_attributes, source_digest
 from .storage.finite import check_finite
 from .storage.sealed import seal
@@ -60,10 +61,14 @@ class Imported:
     stamps: tuple[Stamp, ...] = ()
 
 
-def load_model(source: Source, *, keep_overridable: bool = False) -> Imported:
+def load_model(
+    source: Source, *, keep_overridable: bool = False, lenient: bool = False
+) -> Imported:
     """Import a model from a file, a proto or an ``onnx_ir.Model``; the source stays as it is.
 
     keep_overridable: leave initializers that are also graph inputs in the signature's reach.
+    lenient: of a file, weights that lie in other files may be missing; ``storage.absent`` then
+    stands for them. For who looks at graphs, not for passes.
     Raises ``InputError`` with the path and what to do: see ``read``, ``protocheck``, ``external``
     and ``finite`` for what can be wrong.
     """
@@ -78,7 +83,7 @@ def load_model(source: Source, *, keep_overridable: bool = False) -> Imported:
         raise InputError(f"a model cannot be a {kind}", hint="give a path, a proto or an ir.Model")
     path = Path(source).absolute()  # links stay: weights lie beside the link
     proto, state = read_proto(path)
-    return _from_proto(proto, path, keep_overridable, state)
+    return _from_proto(proto, path, keep_overridable, state, lenient)
 
 
 def load_as_written(path: str | Path) -> ir.Model:
@@ -108,13 +113,20 @@ def load_as_written(path: str | Path) -> ir.Model:
 
 
 def _from_proto(
-    proto: onnx.ModelProto, path: Path | None, keep_overridable: bool, state: Stamp | None = None
+    proto: onnx.ModelProto,
+    path: Path | None,
+    keep_overridable: bool,
+    state: Stamp | None = None,
+    lenient: bool = False,
 ) -> Imported:
     where = _where(path)
     remarks = mend_proto(proto)
     check_proto(proto, where)
     remarks += densify(proto, where)
-    return _finish(_deserialized(proto, where), path, remarks, keep_overridable, state)
+    model = _deserialized(proto, where)
+    if lenient and path is not None:
+        stand_in(model, path.parent)
+    return _finish(model, path, remarks, keep_overridable, state)
 
 
 def _finish(

@@ -72,19 +72,25 @@ def save_model(
     with _explained(path):
         most = _one_file.get() if external_threshold is None else external_threshold
         if total_bytes(model) <= most:
-            message = _serialized(_inline_proto(model, ir_version))
+            message = serialized(_inline_proto(model, ir_version))
             write_together({path: lambda file: _write(file, message)})
             _record(record, path, message)
             return [path]
         data = _data_path(model, path)
         plan, proto = _external_proto(model, data.name, ir_version)
-        message = _serialized(proto)
+        message = serialized(proto)
         write = plan.write if record is None else plan.hashed_writer(hash_tensors)
         write_together({data: write, path: lambda file: _write(file, message)})
         if record is not None:
             record[data] = plan.sha256
             _record(record, path, message)
         return [path, data]
+
+
+def save_content(content: bytes, path: Path) -> None:
+    """Write the bytes of a model; as ``save_model`` in all else."""
+    with _explained(path):
+        write_together({path: lambda file: _write(file, content)})
 
 
 @contextmanager
@@ -106,7 +112,7 @@ def to_bytes(model: ir.Model, *, ir_version: int | None = None) -> bytes:
     if size > LIMIT:
         raise _too_large(size)
     load_attributes(model.graph)
-    return _serialized(_inline_proto(model, ir_version))
+    return serialized(_inline_proto(model, ir_version))
 
 
 def saved_bytes(model: ir.Model) -> int:
@@ -224,7 +230,8 @@ def _proto(model: ir.Model, ir_version: int | None) -> onnx.ModelProto:
     return proto
 
 
-def _serialized(proto: onnx.ModelProto) -> bytes:
+def serialized(proto: onnx.ModelProto) -> bytes:
+    """The bytes of a file, the same each time. Raises PlanishError beyond 2 GB."""
     try:
         message: bytes = proto.SerializeToString(deterministic=True)
         return message

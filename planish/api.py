@@ -46,6 +46,7 @@ def compile(
     max_memory: str | int | float | None = None,
     workload: str | Sequence[str] | None = None,
     profile: str | None = None,
+    keep_stages: bool = False,
     progress: bool | None = None,
 ) -> Artifact:
     """Compile a model for a target; the artifact, whatever its verdict.
@@ -77,6 +78,7 @@ def compile(
     feeds that are generated look like, and what the choice of passes counts on; without it the
     shapes of the held-out feeds. profile: for targets of TensorRT, the least, usual and largest
     sizes of open axes, such as ``"batch=1:8:32"``; without it those seen in the data.
+    keep_stages: keep the graph after each pass with its weights; without them it is kept anyway.
 
     Raises InputError, UsageError, TargetError or PassError; nothing is left behind then.
     """
@@ -86,7 +88,7 @@ def compile(
         "token_mask": token_mask, "evaluate": evaluate, "max_drop": max_drop,
         "max_drift": max_drift, "threads": threads, "force": force,
         "keep_overridable": keep_overridable, "seed": seed, "max_memory": max_memory,
-        "workload": workload, "profile": profile,
+        "workload": workload, "profile": profile, "keep_stages": keep_stages,
     }  # fmt: skip
     shown = sys.stderr.isatty() if progress is None else progress
     if output is not None:

@@ -14,6 +14,7 @@ from ...ir.diff.pool import Pool, Source
 from ...ir.shown import clipped, inline
 from ...ir.signature import shape_of, shape_text
 from ..diffing import ModelDiff, repeated
+from ..stages import EMITTED
 from .headline import size
 
 Style = Literal["title", "old", "new", "changed", "quiet", "plain"]
@@ -90,7 +91,7 @@ def _sums(diff: ModelDiff) -> Iterator[Line]:
     yield from _histogram("stored", stored[0], {k: size(v) for k, v in stored[1].items()})
     for sentence in (*diff.graph.face, *diff.graph.opsets, *diff.graph.stores):
         yield Line(f"  {inline(sentence)}", "changed")
-    headline = diff.after.manifest.get("headline")
+    headline = diff.after.stage in ("", EMITTED) and diff.after.manifest.get("headline")
     if headline:
         yield Line(f"  as compiled: {inline(str(headline))}", "quiet")
 

@@ -13,6 +13,7 @@ from ..finding.naming import common_path, node_path, parameter_path, scope_path
 from ..fingerprint import model_fingerprint
 from ..graph import constant_array, constant_tensor
 from ..signature import Signature, shape_of, shape_text, type_name
+from ..storage.absent import is_absent
 from ..storage.tensors import tensor_digest
 from .changes import (
     GraphDiff,
@@ -340,6 +341,8 @@ def facts(value: ir.Value | None) -> TensorFacts | None:
 
 
 def _error(one: ir.Value | None, other: ir.Value | None) -> float | None:
+    if is_absent(constant_tensor(one)) or is_absent(constant_tensor(other)):
+        return None
     x, y = constant_array(one), constant_array(other)
     if x is None or y is None or x.shape != y.shape or "f" not in (x.dtype.kind + y.dtype.kind):
         return None

@@ -39,31 +39,46 @@ def lineage_of(
     after: Pool,
     stamps: Mapping[str, Stamp],
     edited: Mapping[str, Sequence[str]] | None = None,
+    earlier: Mapping[str, Stamp] | None = None,
 ) -> Lineage | None:
     """What stamps tell, None where they are not about the graph before.
 
     stamps: of the nodes after, by name; nodes without one are still their own. edited: by id, the
-    names of the nodes before that an edit touched, from the record of the compile.
+    names of the nodes before that an edit touched, from the record of the compile. earlier: stamps
+    of the nodes before, where that is a stage of the same compile.
     """
     if not stamps:
         return None
+    older = earlier or {}
     place = {str(node.name): number for number, node in enumerate(before.nodes)}
+    heirs = _heirs(before, older)
     pairs, origins, made = dict[int, int](), dict[int, tuple[int, ...]](), dict[int, str]()
     for b, node in enumerate(after.nodes):
-        stamp, a = stamps.get(str(node.name), Stamp()), place.get(str(node.name))
-        if stamp.edit or stamp.origins:
-            origins[b] = tuple(place[name] for name in stamp.origins if name in place)
-            made[b] = stamp.edit
-        elif a is not None and before.kinds[a] == after.kinds[b]:
+        name = str(node.name)
+        stamp, a = stamps.get(name, Stamp()), place.get(name)
+        kept = a is not None and stamp == older.get(name, Stamp())
+        if kept and a is not None and before.kinds[a] == after.kinds[b]:
             pairs[a] = b
+        elif stamp.edit or stamp.origins:
+            origins[b] = tuple(dict.fromkeys(a for o in stamp.origins for a in heirs.get(o, ())))
+            made[b] = stamp.edit
     if len(pairs) + sum(1 for found in origins.values() if found) < LEAST * len(after):
         return None
     touched: dict[int, list[str]] = {}
     for edit, names in (edited or {}).items():
-        for name in names:
-            if name in place:
-                touched.setdefault(place[name], []).append(edit)
+        for a in dict.fromkeys(a for name in names for a in heirs.get(name, ())):
+            touched.setdefault(a, []).append(edit)
     return Lineage(pairs, origins, {a: tuple(ids) for a, ids in touched.items()}, made)
+
+
+def _heirs(before: Pool, stamps: Mapping[str, Stamp]) -> dict[str, list[int]]:
+    """By name in the user's model, the nodes that are it or stand for it; and by their own."""
+    found: dict[str, list[int]] = {}
+    for number, node in enumerate(before.nodes):
+        stamp = stamps.get(str(node.name), Stamp())
+        for name in dict.fromkeys((*stamp.origins, str(node.name))):
+            found.setdefault(name, []).append(number)
+    return found
 
 
 def nodes_of_sites(sites: Sites, names: Sequence[str]) -> list[str]:

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ..graph import attribute, constant_array, constant_tensor, given, operator
+from ..storage.absent import is_absent
 from ..storage.stream import array_of, little, pieces
 from .layer import Layer
 
@@ -41,6 +42,8 @@ def patterns(layer: Layer) -> tuple[str, ...]:
 
 def along(tensor: ir.TensorProtocol, axis: int) -> tuple[str, ...]:
     """The patterns that stored numbers keep along an axis, none that follows from another."""
+    if is_absent(tensor):
+        return ()
     try:
         known = _known.setdefault(tensor, {})
     except TypeError:  # a foreign tensor class without weak references

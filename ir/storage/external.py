@@ -69,7 +69,7 @@ def _checked(tensor: ir.ExternalTensor, name: str, folder: Path | None, where: s
             hint="do not trust this file unless you know who made it; a link is fine once copied",
         )
     path = base / location
-    problem = _incomplete(tensor, path)
+    problem = incomplete(tensor, path)
     if problem:
         raise InputError(
             f"the weights of {name!r} cannot be read: {problem}",
@@ -101,7 +101,8 @@ def _outside(location: str, base: Path) -> str:
     return ""
 
 
-def _incomplete(tensor: ir.ExternalTensor, path: Path) -> str:
+def incomplete(tensor: ir.ExternalTensor, path: Path) -> str:
+    """Why a tensor cannot be read from a file, "" where it can."""
     found = _stat(path)
     if found is None:
         return "the file is missing"

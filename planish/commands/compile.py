@@ -163,6 +163,15 @@ def compile_command(
         Path | None,
         typer.Option(metavar="DIR", rich_help_panel=_TOOLS, help="Save the model after each pass."),
     ] = None,
+    keep_stages: Annotated[
+        bool,
+        typer.Option(
+            "--keep-stages",
+            rich_help_panel=_TOOLS,
+            help="Keep the graph after each pass in the artifact with its weights; without them "
+            "it is kept anyway, for planish diff.",
+        ),
+    ] = False,
     bisect_limit: Annotated[
         int | None,
         typer.Option(
@@ -189,7 +198,7 @@ def compile_command(
         "max_drop": max_drop, "max_drift": max_drift, "threads": threads, "force": force,
         "keep_overridable": keep_overridable, "seed": seed, "bisect_limit": bisect_limit,
         "snapshots": snapshots, "max_memory": max_memory, "workload": workload,
-        "profile": profile,
+        "profile": profile, "keep_stages": keep_stages,
         "command": shlex.join(["planish", *sys.argv[1:]]),
     }  # fmt: skip
     folder = output or Path(default_output(model, target))
