@@ -45,10 +45,11 @@ def run_alone(
     if done.returncode == 0:
         return Solo(**json.loads(done.stdout))
     lines = done.stderr.strip().splitlines()
-    return Solo(error=_ended(done.returncode, lines[-1] if lines else ""))
+    return Solo(error=ended(done.returncode, lines[-1] if lines else ""))
 
 
-def _ended(status: int, complaint: str) -> str:
+def ended(status: int, complaint: str) -> str:
+    """Why a process of its own gave no answer: its status, and the last line it complained in."""
     if status >= 0:
         return f"the process that ran it failed: {complaint or f'status {status}'}"
     name = signal.Signals(-status).name

@@ -16,7 +16,18 @@ import typer
 from rich.text import Text
 
 from . import __version__
-from .commands import bench, check, diff, inspect, passes, plan, targets, test_pass, verify
+from .commands import (
+    bench,
+    check,
+    diff,
+    doctor,
+    inspect,
+    passes,
+    plan,
+    targets,
+    test_pass,
+    verify,
+)
 from .commands import compile as compile_
 from .ir.errors import PlanishError, UsageError
 from .terminal import Terminal
@@ -36,7 +47,8 @@ EXIT_CODES = {
     7: "undecided: too few samples; the message says how many would do",
     8: "no gain in speed: unless a pipeline was given, the lossless model is handed over",
     test_pass.BROKEN: "test-pass: a pass broke a promise",
-    check.BROKEN: "targets check: the model holds errors or layers that are slow on the target",
+    check.BROKEN: "targets check, doctor: the model holds errors or layers that are slow on the "
+    "target",
     11: "compiled, but not run on the target: its speed is predicted at most",
     diff.DIFFERENT: "diff: the models differ in a way that --exit-code or --fail-on names",
     INTERRUPTED: "interrupted, nothing was written",
@@ -60,6 +72,7 @@ app.command("compile")(compile_.compile_command)
 app.command("plan")(plan.plan_command)
 app.command("inspect")(inspect.inspect_command)
 app.command("diff")(diff.diff_command)
+app.command("doctor")(doctor.doctor_command)
 app.command("verify")(verify.verify_command)
 app.command("bench")(bench.bench_command)
 app.command("test-pass")(test_pass.pass_test_command)

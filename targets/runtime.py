@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,6 +59,10 @@ _NUMPY_TYPES = {
 _FATAL_ONLY = 4  # the runtime's errors are raised as exceptions, so its log repeats them
 _EXTERNAL_FROM_BYTES = 1024
 
+WARM_ROUNDS, LEAST_ROUNDS = 2, 5
+MOST_EVENTS = 100_000
+"""Of a trace, about 100 MB of JSON."""
+
 ort.disable_telemetry_events()
 
 
@@ -78,6 +83,16 @@ class Port:
         if self.shape is None:
             return self.dtype
         return f"{self.dtype}[{', '.join('?' if d is None else str(d) for d in self.shape)}]"
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What a profiled session left. trace: the profiler's JSON, one event for each node that ran.
+    graph: what the runtime executed. skip: runs at the start that only warmed it up."""
+
+    trace: Path
+    graph: Path
+    skip: int
 
 
 class Session:
@@ -123,6 +138,10 @@ class Session:
             return self._results(names, feeds)
         except Exception as error:
             raise running_error(error, self._label) from error
+
+    def end_profiling(self) -> str:
+        """The path of the trace of a session that was opened to write one."""
+        return str(self._native.end_profiling())
 
     def _results(self, names: Sequence[str] | None, feeds: Feeds) -> list[Array]:
         wanted = self.output_names if names is None else names
@@ -186,6 +205,35 @@ def optimized_graph(
         return onnx.load(dump, load_external_data=False)
 
 
+def record(
+    model: Path, feeds: Sequence[Feeds], folder: Path, *, threads: int = 0, seconds: float = 3.0,
+    entries: Mapping[str, str] | None = None,
+) -> Recorded:  # fmt: skip
+    """Run a model on feeds by turns, with default optimisations, under the runtime's profiler.
+
+    Two rounds warm up; then at least ``LEAST_ROUNDS``, and until ``seconds`` are spent or the
+    trace holds ``MOST_EVENTS``. Written to ``folder``: the trace, and the graph that was executed,
+    its larger weights in a file beside it. Raises as open_session and as ``Session.run``.
+    """
+    graph = folder / "optimized.onnx"
+    options = _options(threads, "all", entries or {})
+    _write_graph(options, graph)
+    options.enable_profiling = True
+    options.profile_file_prefix = str(folder / "trace")
+    session = _open(model, options)
+    rounds = 0
+    start = time.perf_counter()
+    nodes = max(1, len(onnx.load(graph, load_external_data=False).graph.node))
+    most = max(LEAST_ROUNDS, MOST_EVENTS // (nodes * max(1, len(feeds))))
+    while rounds < WARM_ROUNDS + LEAST_ROUNDS or (
+        time.perf_counter() - start < seconds and rounds < WARM_ROUNDS + most
+    ):
+        for feed in feeds:
+            session.run(feed)
+        rounds += 1
+    return Recorded(Path(session.end_profiling()), graph, WARM_ROUNDS * len(feeds))
+
+
 def runtime_version() -> str:
     """Version of the installed ONNX Runtime, such as "1.31.1"."""
     return str(ort.__version__)
@@ -199,13 +247,18 @@ def available_providers() -> tuple[str, ...]:
 def _dump(model: Path | bytes, folder: Path, threads: int, entries: Mapping[str, str]) -> Path:
     path = folder / "optimized.onnx"
     options = _options(threads, "all", entries)
+    _write_graph(options, path)
+    _open(model, options)
+    return path
+
+
+def _write_graph(options: ort.SessionOptions, path: Path) -> None:
+    """Have the session write the graph that it executes."""
     options.optimized_model_filepath = str(path)
     # One file would stop at protobuf's 2 GB.
     _set(options, "session.optimized_model_external_initializers_file_name", "weights.bin")
     size = str(_EXTERNAL_FROM_BYTES)
     _set(options, "session.optimized_model_external_initializers_min_size_in_bytes", size)
-    _open(model, options)
-    return path
 
 
 def _options(threads: int, optimize: Optimize, entries: Mapping[str, str]) -> ort.SessionOptions:

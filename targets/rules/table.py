@@ -7,7 +7,7 @@ import onnx_ir as ir
 from ...ir.errors import UsageError, near
 from ...ir.graph import operator
 from ..schema import Target
-from . import codes, floats, integer, limits, packed, static, weightonly
+from . import codes, floats, integer, limits, optimised, packed, results, static, weightonly
 from .rule import Finding, Rule, View, Violation
 from .tensorrt import all as tensorrt
 
@@ -19,6 +19,8 @@ ONNXRUNTIME: tuple[Rule, ...] = (
     *weightonly.RULES,
     *packed.RULES,
     *integer.RULES,
+    *results.RULES,
+    *optimised.RULES,
 )
 """Rules of ONNX Runtime, and those that follow from the figures of any target."""
 TENSORRT: tuple[Rule, ...] = tensorrt.RULES

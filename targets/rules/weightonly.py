@@ -116,14 +116,14 @@ def listed(numbers: tuple[int, ...]) -> str:
     return ", ".join(map(str, numbers))
 
 
-_WIDENED = "the weight is widened to float32 on every run"
+WIDENED = "the weight is widened to float32 on every run"
 
 RULES = (
     Rule(
         "weight-only-transposed",
         "Weights stored as [N, K]: Gemm with transB=1, blocks behind a Transpose.",
         _turned,
-        f"the runtime fuses weights stored as [K, N] only: {_WIDENED}",
+        f"the runtime fuses weights stored as [K, N] only: {WIDENED}",
         "store the weight transposed, as MatMul(x, W[K, N]), blocks along axis 0",
         "slow",
         on_cpu,
@@ -132,7 +132,7 @@ RULES = (
         "weight-only-form",
         "Codes, axis and blocks of weights behind float activations.",
         _form,
-        f"the fused kernel does not take that form: {_WIDENED}",
+        f"the fused kernel does not take that form: {WIDENED}",
         "store the weight [K, N] in 8, 4 or 2 bits: one scale, one for each column, or blocks "
         "along axis 0 of a size that the target takes",
         "slow",
@@ -142,7 +142,7 @@ RULES = (
         "weight-only-gemm",
         "Attributes and bias of Gemm nodes with quantized weights.",
         _gemm_form,
-        f"the fused kernel knows no transposed input, no factors and no bias but [N]: {_WIDENED}",
+        f"the fused kernel knows no transposed input, no factors and no bias but [N]: {WIDENED}",
         "write MatMul and Add, and fold the factors into the weight",
         "slow",
         on_cpu,
@@ -151,7 +151,7 @@ RULES = (
         "weight-only-shared",
         "DequantizeLinear nodes of weights that several nodes read.",
         _shared,
-        f"a weight is fused only where one product alone reads its DequantizeLinear: {_WIDENED}",
+        f"a weight is fused only where one product alone reads its DequantizeLinear: {WIDENED}",
         "give each product a DequantizeLinear of its own; the codes may stay shared",
         "slow",
         on_cpu,
@@ -160,7 +160,7 @@ RULES = (
         "weight-only-rounded-output",
         "Layers with a quantized weight and a quantized output, and a float input.",
         _rounded_output,
-        f"neither kind of kernel takes that: {_WIDENED}, and the layer runs in float",
+        f"neither kind of kernel takes that: {WIDENED}, and the layer runs in float",
         "quantize the input, too, or remove the pair behind",
         "slow",
         on_cpu,
@@ -169,7 +169,7 @@ RULES = (
         "weight-only-convolution",
         "Convolutions with quantized weights and float activations.",
         _convolution,
-        f"there is no such kernel: {_WIDENED}",
+        f"there is no such kernel: {WIDENED}",
         "quantize input and output, too, or leave the weight in float",
         "slow",
         on_cpu,

@@ -36,7 +36,8 @@ class Case:
     "float": a product runs in float, none does in the twin. "op:Cast": the operator is in what
     runs, and not in the twin's. "moved": optimised results move, the twin's do not. "exact": the
     other way around, against float64. "widened": a table is dequantized as a whole. "signed": int8
-    activations stay so. "": of other machines, or of speed alone.
+    activations stay so. "lost": different numbers come out as one. "": of other machines, or of
+    speed alone.
     """
 
     broken: Any
@@ -180,6 +181,52 @@ def ragged(f: Any, size: int) -> Any:
     return form
 
 
+def rounded_softmax(f: Any, scale: float) -> Any:
+    form = f.Form(f.FLAT)
+    form.op("Softmax", form.pair("x", scale=scale))
+    return form
+
+
+def rounded(f: Any, scale: float) -> Any:
+    form = f.Form(f.FLAT)
+    form.pair("x", scale=scale)
+    return form
+
+
+def uneven_columns(f: Any, least: int) -> Any:
+    form = f.Form()
+    w = form.weight(axis=None)
+    peaks = np.linspace(least, 127, f.N)
+    peaks[1:] = least
+    drawn = np.random.default_rng(0).uniform(-1, 1, (f.K, f.N))
+    form.tensors["fc.weight"] = np.rint(drawn / np.abs(drawn).max(0) * peaks).astype(np.int8)
+    form.tensors["fc.weight"][0, 0] = 127
+    form.op("MatMul", form.pair("x"), w, name="fc")
+    return form
+
+
+def with_a_float_layer(f: Any, *, there: bool) -> Any:
+    form = f.linear()
+    form.results = [form.nodes[-1].output[0]]
+    if there:
+        form.results.append(form.op("MatMul", "x", form.floats("wide", f.K, 128)))
+    return form
+
+
+def fused_product(f: Any, *, fused: bool) -> Any:
+    form = f.Form()
+    make = form.ms if fused else form.op
+    make("FusedMatMul" if fused else "MatMul", "x", form.floats("w", f.K, f.N))
+    return form
+
+
+def subtracted(f: Any, *, coded: bool) -> Any:
+    form = f.Form((f.K, f.K))
+    value = form.weight((f.K, f.K), None) if coded else form.floats("w", f.K, f.K)
+    form.op("Sub", "x", value)
+    return form
+
+
 def simple(f: Any, op: str = "Relu", **fields: Any) -> Any:
     form = f.Form(**fields)
     form.op(op, "x")
@@ -295,6 +342,24 @@ CASES: dict[str, Make] = {
     "pair-sums-saturate": lambda f: Case(
         f.linear(most=127), f.linear(most=64), "", AVX2
     ),
+    "softmax-range-blown": lambda f: Case(
+        rounded_softmax(f, 1e36), rounded_softmax(f, 0.05), "lost"
+    ),
+    "scale-unusable": lambda f: Case(rounded(f, 1e-42), rounded(f, 0.05), "lost"),
+    "weight-channels-wild": lambda f: Case(uneven_columns(f, 3), uneven_columns(f, 90), ""),
+    "machine-specific-file": lambda f: Case(
+        f.Single("com.microsoft.nchwc:ReorderInput", ("f1,16,6,6",)), simple(f), ""
+    ),
+    "optimised-file": lambda f: Case(
+        fused_product(f, fused=True), fused_product(f, fused=False),
+        "op:com.microsoft:FusedMatMul",
+    ),
+    "layer-left-float": lambda f: Case(
+        with_a_float_layer(f, there=True), with_a_float_layer(f, there=False), "float"
+    ),
+    "constant-dequantized": lambda f: Case(
+        subtracted(f, coded=True), subtracted(f, coded=False), "op:DequantizeLinear"
+    ),
 }  # fmt: skip
 
 
@@ -339,6 +404,14 @@ def whole_table(form: Any) -> bool:
     return any(n.op_type == "DequantizeLinear" and n.input[0] in stored for n in graph.node)
 
 
+def lost(form: Any) -> bool:
+    """Whether different numbers come out as one."""
+    sizes = [2 if isinstance(n, str) else n for n in form.shape]
+    x = np.random.default_rng(0).normal(size=sizes)
+    (y,) = open_session(form.bytes(), threads=1).run({"x": x.astype(np.float32)})
+    return bool(np.ptp(y) < 1e-6)
+
+
 def unsigned_activations(form: Any) -> bool:
     tensors = form.census().integer_initializers
     return "UINT8" in {tensor.dtype for tensor in tensors if tensor.shape == ()}
@@ -356,6 +429,8 @@ def shows(proof: str, form: Any, forms: Any) -> bool:
         return rounding(form) < 1e-5
     if proof == "widened":
         return whole_table(form)
+    if proof == "lost":
+        return lost(form)
     if proof == "signed":
         return not unsigned_activations(form)
     return proof.removeprefix("op:") in form.census().counts
