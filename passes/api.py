@@ -72,12 +72,15 @@ class FakeQuant:
     """Quantize-dequantize on a named value, as seen by the edited region.
 
     Static: ``scale`` (float32) and ``zero_point`` are given. Dynamic (both None): range and
-    zero point are taken per tensor at run time, as ONNX ``DynamicQuantizeLinear`` does.
+    zero point are taken per tensor at run time, as ONNX ``DynamicQuantizeLinear`` does. block: not
+    0 where so many values along the last axis share a scale that is taken at run time, a multiple
+    of ``scale`` (``ir.blocked``).
     """
 
     dtype: str = "uint8"
     scale: float | None = None
     zero_point: int | None = None
+    block: int = 0
 
     @property
     def dynamic(self) -> bool:

@@ -17,6 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ...ir import nbits, recurrent
+from ...ir.blocked import rounded_view
 from ...ir.errors import PassError
 from ...ir.graph import consumers
 from ...ir.region import extract, lift_weights
@@ -217,6 +218,10 @@ def _perturbed(
 def _insert_fake_quant(rewriter: Rewriter, value: ir.Value, quant: FakeQuant) -> None:
     users = consumers(value)
     first = users[0]
+    if quant.block and quant.scale is not None:
+        view = rounded_view(rewriter, value, quant.scale, quant.block)
+        rewriter.replace_uses(value, view, only=users)
+        return
     if quant.dynamic:
         node = rewriter.insert("DynamicQuantizeLinear", [value], before=first, outputs=3)
         codes, scale, zero = node.outputs

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from ..graph import attribute, constant_array, dims, given, is_constant
+from ..graph import attribute, constant_array, dims, given, is_constant, producer
 
 WEIGHT_OPS = frozenset(
     [
@@ -38,11 +38,17 @@ def stored(value: ir.Value | None) -> Stored | None:
         node = value.producer()
         if node is None or node.op_type not in WEIGHT_OPS or not node.inputs:
             return None
-        if not all(v is None or is_constant(v) for v in node.inputs[1:]):
+        if not all(v is None or is_constant(v) or _dequantized(v) for v in node.inputs[1:]):
             return None
         path.append(node)
         value = node.inputs[0]
     return None if value is None else Stored(value, tuple(reversed(path)))
+
+
+def _dequantized(value: ir.Value) -> bool:
+    """Whether a scale is itself stored as codes: scales of two levels."""
+    node = producer(value, "DequantizeLinear")
+    return node is not None and all(v is None or is_constant(v) for v in node.inputs)
 
 
 def effective_dims(weight: Stored) -> tuple[int | str | None, ...] | None:

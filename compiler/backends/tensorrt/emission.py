@@ -34,7 +34,8 @@ from ...data.feedset import FeedSet
 from ...quality.drift import OutputDrift
 from ...quality.driftmeter import DriftMeter
 from ..backend import SITE, Emission
-from .precision import NAMES, WIDE, Precision, decide
+from .fewbits import in_few_bits
+from .precision import NAMES, WIDE, Precision, decide, spelled_nodes
 from .writing import twin, typed, without_rounding
 
 PASS = "tensorrt"
@@ -66,19 +67,22 @@ class Emitter:
         """
         context = self.context
         precision = WIDE if wide or not context.calibrated else self._decide(lowered)
-        model = typed(lowered, precision)
+        shown = typed(lowered, precision)
+        model = in_few_bits(shown)
         found, objection = _inspected(model, context.target)
         if refused := _refused_types(found, lowered, precision):
             precision = replace(precision, kept={**precision.kept, **refused})
-            model = typed(lowered, precision)
+            shown = typed(lowered, precision)
+            model = in_few_bits(shown)
             found, objection = _inspected(model, context.target)
         checks = (_within_rules(found, context.target), _valid(objection, lowered, context.target))
         reference = twin(lowered, precision)
-        said, broken = self._compared(model, reference)
+        ran = _SPELLED if model is not shown else _ITSELF
+        said, broken = self._compared(shown, reference, ran)
         remarks = self._remarks(lowered, precision, wide)
         edit: tuple[Edit, ...] = ()
         if precision.converts:
-            edit = (self._edit(lowered, model, precision),)
+            edit = (self._edit(lowered, shown, precision),)
         said_of = (said,) if said else ()
         return Emission(model, reference, edit, remarks, (*checks, *said_of), broken)
 
@@ -89,14 +93,14 @@ class Emitter:
         if digest not in self._peaks:
             self.context.progress.phase("measuring magnitudes")
             feeds, threads = chain(self.context.feeds, self.holdout), self.context.threads
-            self._peaks[digest] = peaks(lowered, float_values(lowered), feeds, threads)
+            self._peaks[digest] = peaks(lowered, _measured(lowered), feeds, threads)
         return decide(lowered, self.context.target, self._peaks[digest])
 
-    def _compared(self, model: ir.Model, reference: ir.Model) -> tuple[str, str]:
+    def _compared(self, model: ir.Model, reference: ir.Model, ran: str) -> tuple[str, str]:
         """How far the typed model is from the original, and what speaks against it ("" if nothing).
 
         Its twin sets the bar. They are not held against each other: behind Q/DQ the least
-        difference moves whole steps.
+        difference moves whole steps. ran: what is said to have been run.
         """
         if self.original is None:
             return "model.onnx was not run", ""
@@ -121,7 +125,7 @@ class Emitter:
                 return "", f"half precision costs {typed_drift.name} {loss:.1f} dB"
         least = min((_decibels(drift) for _, drift in pairs), default=ENOUGH)
         said = f"more than {ENOUGH:.0f}" if least >= ENOUGH else f"{least:.1f}"
-        return _RAN.format(f"{said} dB from the original"), ""
+        return _RAN.format(ran, f"{said} dB from the original"), ""
 
     def _edit(self, lowered: ir.Model, model: ir.Model, precision: Precision) -> Edit:
         """The conversion of floats. loss: of it alone, the Q/DQ of activations left out."""
@@ -161,10 +165,20 @@ class Emitter:
 
 
 _RAN = (
-    "model.onnx itself was run by ONNX Runtime on the CPU, which keeps some values in float32 "
+    "{} was run by ONNX Runtime on the CPU, which keeps some values in float32 "
     "between operators: {}"
 )
+_ITSELF = "model.onnx itself"
+_SPELLED = "model.onnx, with codes of 4 bits spelled in standard operators,"
 _RANGE = "it stays float32, as its values come too near to an end of {}'s range"
+
+
+def _measured(model: ir.Model) -> list[str]:
+    """Float values whose magnitudes matter: not those inside the spelling of a rounding."""
+    inner = spelled_nodes(model)
+    hidden = {str(v.name) for n in model.graph if str(n.name) in inner for v in n.outputs}
+    read = {str(v.name) for n in model.graph if str(n.name) not in inner for v in n.inputs if v}
+    return [name for name in float_values(model) if name not in hidden or name in read]
 
 
 @contextmanager

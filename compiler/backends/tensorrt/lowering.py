@@ -57,6 +57,8 @@ def refuse_scales(model: ir.Model, target: Target) -> None:
         if operator(node) not in (("", "QuantizeLinear"), ("", "DequantizeLinear")):
             continue
         scale = constant_array(node.inputs[1])
+        if scale is None and producer(node.inputs[1], "DequantizeLinear") is not None:
+            continue  # scales of two levels
         if scale is None:
             what = "is computed at run time"
         elif not np.all(np.isfinite(values := scale.astype(np.float64))):

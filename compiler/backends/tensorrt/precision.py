@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from ....ir.blocked import blocked_weights, rounded_values
 from ....ir.graph import (
     attribute,
     constant_array,
@@ -59,16 +60,22 @@ Peaks = Mapping[str, float]
 @dataclass(frozen=True)
 class Precision:
     """dtype: of what is not in ``kept``; FLOAT where nothing is converted. kept: names of nodes
-    that stay float32, each with a reason. scales: names of Q/DQ scales that the type holds."""
+    that stay float32, each with a reason. scales: names of Q/DQ scales that the type holds.
+    spelled: names of nodes that say how 4-bit floats are rounded, and do so in float32."""
 
     dtype: ir.DataType
     kept: Mapping[str, str]
     scales: frozenset[str] = frozenset()
+    spelled: frozenset[str] = frozenset()
 
     @property
     def converts(self) -> bool:
         """Whether anything is in half precision at all."""
         return self.dtype != FLOAT
+
+    def wide(self, node: ir.Node) -> bool:
+        """Whether a node stays float32."""
+        return not self.converts or str(node.name) in self.kept or str(node.name) in self.spelled
 
 
 WIDE = Precision(FLOAT, {})
@@ -94,12 +101,21 @@ def _with(model: ir.Model, dtype: ir.DataType, peaks: Peaks) -> Precision:
         and (scale := node.inputs[1]) is not None
         and _holds(constant_array(scale), dtype)
     )
-    kept = {}
+    kept, spelled = {}, spelled_nodes(model)
     for node in model.graph:
+        if str(node.name) in spelled:
+            continue
         reason = _reason(node, dtype, peaks, scales, opset(model))
         if reason:
             kept[str(node.name)] = reason
-    return Precision(dtype, kept, scales)
+    return Precision(dtype, kept, scales, spelled)
+
+
+def spelled_nodes(model: ir.Model) -> frozenset[str]:
+    """Names of the nodes that round activations to 4-bit floats, or widen weights in them."""
+    floats = [weight for weight in blocked_weights(model) if weight.inner is not None]
+    found = (each.nodes for each in (*rounded_values(model), *floats))
+    return frozenset(str(node.name) for nodes in found for node in nodes)
 
 
 def _reason(

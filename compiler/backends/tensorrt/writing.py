@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
+from ....ir.blocked import rounded_values
 from ....ir.graph import (
     attribute,
     captured_values,
@@ -50,11 +51,14 @@ def twin(model: ir.Model, precision: Precision) -> ir.Model:
 
 
 def without_rounding(model: ir.Model) -> ir.Model:
-    """The graph without the Q/DQ pairs of activations; the model itself where there are none."""
-    if not any(_rounds(node) for node in model.graph):
+    """The graph without what rounds activations; the model itself where nothing does."""
+    if not any(_rounds(node) for node in model.graph) and not any(rounded_values(model)):
         return model
     copy = model.clone()
     rewriter = Rewriter(copy)
+    for found in list(rounded_values(copy)):
+        rewriter.replace_uses(found.y, found.x)
+        rewriter.sweep([found.y])
     for node in [n for n in copy.graph if _rounds(n)]:
         x = node.inputs[0]
         assert x is not None
@@ -92,7 +96,7 @@ class _Writer:
                 self.quantize(node)
             elif kind == ("", "DequantizeLinear") or kind[1] in ("Shape", "Size"):
                 continue  # the readers of a DequantizeLinear say in which type they want it
-            elif not self.precision.converts or str(node.name) in self.precision.kept:
+            elif self.precision.wide(node):
                 self._read(node, FLOAT)
                 self._capture(node)
             else:
@@ -148,7 +152,10 @@ class _Writer:
         key = (scale, dtype)
         if key not in self._scales:
             array = constant_array(scale)
-            assert array is not None
+            if array is None:  # itself dequantized: scales of two levels
+                found = self.in_type(scale, dtype)
+                assert found is not None
+                return found
             if self._held(node):
                 array = array.astype(NUMPY[self.precision.dtype])
             array = array.astype(NUMPY.get(dtype, np.dtype(np.float32)))
@@ -228,7 +235,7 @@ class _Writer:
         """Outputs that a node in half precision makes leave the graph through a cast."""
         for value in dict.fromkeys(self.model.graph.outputs):
             node = value.producer()
-            if node is None or value.dtype != FLOAT or str(node.name) in self.precision.kept:
+            if node is None or value.dtype != FLOAT or self.precision.wide(node):
                 continue
             if operator(node) == ("", "DequantizeLinear"):
                 continue

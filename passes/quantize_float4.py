@@ -1,0 +1,243 @@
+"""4-bit floats (E2M1) in blocks of 16 with scales of two levels: linear layers, as NVFP4 has them.
+
+Weights are rounded now, activations at run time: each block of 16 along what is summed over gets
+the E4M3 scale that holds its largest number; one calibrated float32 scale a tensor sets its unit.
+Sources: NVIDIA, Introducing NVFP4 (2025); NVIDIA Model-Optimizer (modelopt/onnx/export), for which
+layers and for the form in a graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import onnx_ir as ir
+
+from ..ir.blocked import RANKS, blocked_weight, rounded_view
+from ..ir.errors import InputError
+from ..ir.facts import FLOAT, QUANTIZED, SPARSE
+from ..ir.graph import constant_tensor, opset
+from ..ir.opset import raised
+from ..ir.rewriter import Rewriter
+from ..ir.sites import Site
+from .api import (
+    CALIBRATED,
+    SITES,
+    STATS,
+    Candidate,
+    Context,
+    FakeQuant,
+    Observed,
+    Pass,
+    Perturbation,
+    Refusal,
+    Semantics,
+    register,
+)
+from .math.float4 import (
+    BLOCK,
+    NAME,
+    Float4Codes,
+    dequantize_float4,
+    round_float4,
+    tensor_scale,
+)
+from .math.float8 import E4M3
+from .quantizing.layers import (
+    elements,
+    holds_mask,
+    input_of,
+    observed,
+    refuse_any,
+    uneven_shape,
+    weight_of,
+)
+from .zeros import kept_patterns
+
+OPSET, FINAL_OPSET = 19, 23
+"""Of the graph while it is worked on, for E4M3, and of the model in the end, for E2M1."""
+KIND = "fp4"
+"""As targets name products in 4-bit floats."""
+
+
+@dataclass(frozen=True)
+class QuantizeFloat4Options:
+    """scales: of a weight's blocks. search tries 16 near the one that holds the block's
+    largest number, by the squared error weighted with what was seen of the inputs; max takes that
+    one. exclude: selectors of sites to leave float.
+    """
+
+    scales: Literal["search", "max"] = "search"
+    exclude: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """What lowering builds from. activation: float32 scale of the input."""
+
+    weight: Float4Codes
+    activation: float
+
+
+@register
+class QuantizeFloat4(Pass):
+    """Store weights in 4-bit floats (NVFP4) and compute linear layers in them.
+
+    What it does: linear layers get E2M1 weights and inputs in blocks of 16 along what is summed
+    over. A block's scale is an 8-bit float, and one float32 scale serves a tensor. Scales of
+    weights are searched for, those of activations are taken at run time. The rest stays float.
+    When it applies: where the target computes 4-bit floats, with calibration data, for layers with
+    inputs and outputs in multiples of 16 that read two or three axes.
+    What it costs: rounding to 2 bits of precision, measured per site: much more than 8 bits.
+    Guarantee: codes and scales are those whose loss was measured.
+    Example: ``quantize-float4{scales=search exclude=classifier}``
+    """
+
+    name = "quantize-float4"
+    semantics = Semantics.LOSSY
+    requires = frozenset({FLOAT})
+    produces = frozenset({QUANTIZED})
+    invalidates = frozenset({SPARSE})
+    narrowing = frozenset({"exclude"})
+    Options = QuantizeFloat4Options
+    options: QuantizeFloat4Options
+
+    def candidates(self, model: ir.Model, ctx: Context) -> Iterator[Candidate | Refusal]:
+        sites = ctx.analysis(SITES)
+        excluded = {s.name for selector in self.options.exclude for s in sites.select(selector)}
+        general = _refuse_all(model, ctx)
+        for site in sites:
+            if site.kind not in ("linear", "conv"):
+                continue
+            if site.name in excluded:
+                yield Refusal(site.name, "excluded", "left float on request")
+            elif general is not None:
+                yield Refusal(site.name, *general)
+            else:
+                yield self._refuse(site, ctx) or Candidate(site.name, "nvfp4", _saving(site))
+
+    def perturb(self, model: ir.Model, candidate: Candidate, ctx: Context) -> Perturbation:
+        site = ctx.analysis(SITES).by_name[candidate.site]
+        weight, x, y = weight_of(site), input_of(site), site.output
+        assert site.weight is not None and y is not None
+        stats = ctx.analysis(STATS, self._requests(ctx))[observed(site)]
+        search = self.options.scales == "search"
+        coded = round_float4(weight, importance=stats.mean_square, search=search)
+        scale = float(tensor_scale(float(stats.absmax.max())))
+        return Perturbation(
+            (str(x.name),),
+            (str(y.name),),
+            {str(site.weight.name): dequantize_float4(coded)},
+            {str(x.name): FakeQuant(NAME, scale, 0, BLOCK)},
+            Lowered(coded, scale),
+            len(weight),
+        )
+
+    def outline(self, model: ir.Model, candidate: Candidate, ctx: Context) -> Perturbation:
+        """Codes of zero in the right shapes: no weight is read and no range looked up."""
+        site = ctx.analysis(SITES).by_name[candidate.site]
+        tensor = constant_tensor(site.weight)
+        assert tensor is not None and site.output is not None
+        inputs, outputs = tensor.shape.numpy()
+        ones = np.ones((inputs // BLOCK, outputs), E4M3)
+        codes = Float4Codes(np.zeros((inputs, outputs), E4M3), ones, np.float32(1))
+        payload = Lowered(codes, 1.0)
+        return Perturbation((str(input_of(site).name),), (str(site.output.name),), payload=payload)
+
+    def lower(
+        self,
+        model: ir.Model,
+        candidate: Candidate,
+        perturbation: Perturbation | None,
+        rewriter: Rewriter,
+        ctx: Context,
+    ) -> None:
+        assert perturbation is not None
+        payload: Lowered = perturbation.payload
+        node = ctx.analysis(SITES).by_name[candidate.site].nodes[0]
+        x, old, coded = node.inputs[0], node.inputs[1], payload.weight
+        assert x is not None
+        weight = blocked_weight(
+            rewriter, node, f"{candidate.site}.weight", coded.codes.T, coded.block_scales.T,
+            float(coded.scale),
+        )  # fmt: skip
+        rewriter.set_input(node, 0, rounded_view(rewriter, x, payload.activation, BLOCK))
+        rewriter.set_input(node, 1, weight)
+        rewriter.sweep([old])
+
+    # -- candidates --------------------------------------------------------------------
+
+    def _refuse(self, site: Site, ctx: Context) -> Refusal | None:
+        if site.kind == "conv":
+            return Refusal(site.name, "unsupported-op", "no kernel convolves 4-bit floats")
+        found = refuse_any(site, ctx)
+        if found is not None:
+            return found
+        if wrong := _wrong_shape(site, ctx):
+            return Refusal(site.name, *wrong)
+        patterns = kept_patterns(site, ctx.target)
+        if patterns and KIND not in (ctx.target.sparse.dtypes or ()):
+            sentence = f"its zeros in the pattern {patterns[0]} are skipped in other types only"
+            return Refusal(site.name, "sparse", sentence)
+        stats = ctx.analysis(STATS, self._requests(ctx)).get(observed(site))
+        if stats is None:
+            return Refusal(site.name, "not-observed", "no calibration feed reached this layer")
+        if holds_mask(stats):
+            return Refusal(site.name, "mask-in-range", "its input holds an additive mask")
+        return None
+
+    def _requests(self, ctx: Context) -> tuple[Observed, ...]:
+        """All activations that this pass may ask for, so that they are observed in one go."""
+        wanted = {
+            observed(site)
+            for site in ctx.analysis(SITES)
+            if site.kind == "linear"
+            and FLOAT in site.facts
+            and refuse_any(site, ctx) is None
+            and not _wrong_shape(site, ctx)
+        }
+        return tuple(sorted(wanted))
+
+
+def _refuse_all(model: ir.Model, ctx: Context) -> tuple[str, str] | None:
+    """What speaks against 4-bit floats in the whole model."""
+    if ctx.target.floats.float4 != "native":
+        return "target", f"{ctx.target.name} computes no 4-bit floats"
+    if not ctx.analysis(CALIBRATED):
+        return "no-calibration", "ranges need real data; give --calibration"
+    if ctx.target.runtime.max_opset < FINAL_OPSET:
+        taken = ctx.target.runtime.max_opset
+        return "opset", f"4-bit floats need opset {FINAL_OPSET}, the runtime takes {taken} at most"
+    if opset(model) < OPSET:
+        return "opset", f"4-bit floats need opset {OPSET}, the model stays at {opset(model)}"
+    try:
+        raised(model, FINAL_OPSET)
+    except InputError as error:
+        return "opset", f"4-bit floats need opset {FINAL_OPSET}: {error.what}"
+    return None
+
+
+def _wrong_shape(site: Site, ctx: Context) -> tuple[str, str] | None:
+    """Why the shapes of a linear layer do not suit; None where they do."""
+    tensor, x = constant_tensor(site.weight), input_of(site)
+    if tensor is None or x.shape is None:
+        return "unknown-rank", "shape inference does not get through it"
+    if len(x.shape) not in RANKS:
+        return "rank", f"its input has {len(x.shape)} axes; blocks are for 2 or 3"
+    inputs, outputs = tensor.shape.numpy()
+    if min(inputs, outputs) < ctx.target.min_gemm:
+        least = ctx.target.min_gemm
+        return "too-small", f"a {inputs}x{outputs} product is smaller than {least} on a side"
+    if inputs % BLOCK or outputs % BLOCK:
+        return "uneven-shape", f"{inputs} inputs, {outputs} outputs: both must be blocks of {BLOCK}"
+    if x.shape[-1] != inputs:
+        return "unknown-size", "the size of what it sums over is not known beforehand"
+    uneven = uneven_shape(site, ctx.target)
+    return ("uneven-shape", uneven) if uneven else None
+
+
+def _saving(site: Site) -> int:
+    """Bytes: of 32 bits 4, and 8 for each 16 numbers, are left."""
+    return elements(site) * 4 - elements(site) // 2 - elements(site) // BLOCK - 4
