@@ -11,16 +11,29 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ..ir.errors import PassError, PlanishError
+from ..ir.errors import PassError, PlanishError, VerifyError
 from ..ir.provenance import Edit
 from ..ir.rewriter import EditRecord, Rewriter
 from ..passes.api import SITES, Candidate, Pass, Perturbation, Refusal, Semantics
 from .checking.regions import Reference, added_loss, reference
+from .conduct import conduct
 from .context import CompileContext
-from .instruments import EditEvent, Instrument, PassEvent, RejectedError, region_bounds
+from .guard import Guard
+from .instruments import (
+    EditEvent,
+    Instrument,
+    PassEvent,
+    RejectedError,
+    StrayEditError,
+    region_bounds,
+)
 
 GIVEN_BACK = "given-back"
 """Code of remarks on sites that were left alone to hold the quality bound."""
+FAILED = "pass-failed"
+"""Code of remarks on passes that failed and were left out, as the user asked."""
+DEFECTS = ("not-well-formed", "region-differs")
+"""Codes of edits that are undone, and that speak of a defect of their pass."""
 CHUNK = 16
 """Candidates that are perturbed, and whose region inputs are sampled, in one go at first."""
 HELD_BYTES = 256 << 20
@@ -62,6 +75,7 @@ class PassManager:
     losses: dict[tuple[str, str, str], Measured] = field(default_factory=dict)
     stage: str = ""
     _site: str = ""
+    _guard: Guard = field(init=False)
     _known: frozenset[tuple[str, str]] = frozenset()
 
     def run(
@@ -75,7 +89,8 @@ class PassManager:
 
         Sites in ``exclude`` were given back to hold the quality bound and are left alone.
 
-        Raises PassError naming the pass and the site; the model is then as before the pass.
+        Raises PassError naming the pass and the site, unless such passes are to be skipped; the
+        model is then as before the pass.
         """
         model, context = self.rewriter.model, self.context
         outcome = PassOutcome(pass_.name, self.rewriter.checkpoint())
@@ -83,7 +98,10 @@ class PassManager:
         event, self._site = PassEvent(pass_, model, context, self.rewriter), ""
         if pass_.joint and exclude:
             self.stage += f" without {sorted(exclude)}"
+        if (known := conduct().failed.get(self.stage)) is not None:
+            return self._skipped(outcome, known)
         self._known = frozenset((s, c) for stage, s, c in self.losses if stage == self.stage)
+        self._guard = Guard(pass_, self.rewriter, conduct().timeout)
         try:
             for instrument in self.instruments:
                 instrument.before_pass(event)
@@ -92,9 +110,12 @@ class PassManager:
                 instrument.after_pass(event, outcome.edits)
         except BaseException as error:
             self.rewriter.rollback(outcome.mark)
-            named = _named(error, pass_, self._site)
+            self._guard.put_back()
+            named = self._named(error, pass_)
             for instrument in self.instruments:
                 instrument.on_failure(event, named)
+            if isinstance(named, (PassError, VerifyError)) and conduct().on_failure == "skip":
+                return self._skipped(outcome, named)
             raise named from (None if named is error else error)
         finally:
             self.rewriter.tidy()
@@ -106,7 +127,36 @@ class PassManager:
 
     # -- inside ------------------------------------------------------------------------
 
+    def _skipped(self, outcome: PassOutcome, error: PlanishError) -> PassOutcome:
+        """Go on without a pass that failed."""
+        conduct().failed[self.stage] = error
+        said = f"{error.what} ({error.where})" if error.where else error.what
+        self.context.remark("missed", "graph", FAILED, said)
+        self.context.progress.note(f"{outcome.name} is left out: {said}")
+        return PassOutcome(outcome.name, outcome.mark)
+
+    def _named(self, error: BaseException, pass_: Pass) -> BaseException:
+        """Errors of the pass with its name, the site, and where it is written."""
+        if isinstance(error, (PassError, VerifyError)):
+            self._guard.blame(error)
+        if isinstance(error, StrayEditError) and not self._guard.trusted:
+            error.hint = "change graphs through the rewriter only; this one was put back"
+        return _named(error, pass_, self._site)
+
     def _edits(
+        self, pass_: Pass, exclude: frozenset[str], selector: tuple[str, ...], event: PassEvent
+    ) -> Iterator[Edit]:
+        """As long as a pass that asks for it finds more to do, round after round."""
+        for round_ in range(pass_.rounds):
+            edits = 0
+            for edit in self._round(pass_, exclude, selector, event):
+                edits += 1
+                yield edit
+            if not edits or round_ + 1 == pass_.rounds:
+                return
+            self.context.begin_pass(pass_.name, self.rewriter.model)
+
+    def _round(
         self, pass_: Pass, exclude: frozenset[str], selector: tuple[str, ...], event: PassEvent
     ) -> Iterator[Edit]:
         chosen = self._choose(pass_, exclude, selector)
@@ -129,7 +179,7 @@ class PassManager:
         """One candidate a site: the first offered; refusals become remarks."""
         selected = self._selected(selector)
         chosen: dict[tuple[str, str], Candidate] = {}
-        for offer in pass_.candidates(self.rewriter.model, self.context):
+        for offer in self._guard.candidates(self.context):
             if selected is not None and offer.site not in selected:
                 continue
             if isinstance(offer, Refusal):
@@ -173,7 +223,7 @@ class PassManager:
 
     def _perturbed(self, pass_: Pass, candidate: Candidate) -> Perturbation | None:
         self._site = candidate.site
-        return pass_.perturb(self.rewriter.model, candidate, self.context)
+        return self._guard.perturb(candidate, self.context)
 
     def _is_new(self, candidate: Candidate) -> bool:
         return (candidate.site, candidate.setting) not in self._known
@@ -188,10 +238,10 @@ class PassManager:
     ) -> Edit | None:
         if not all(i.allow(event, candidate) for i in self.instruments):
             return None
-        model, mark = self.rewriter.model, self.rewriter.checkpoint()
+        mark = self.rewriter.checkpoint()
         self.context.begin_editing()
         with self.rewriter.edit(f"{pass_.name}/{candidate.site}") as record:
-            pass_.lower(model, candidate, perturbation, self.rewriter, self.context)
+            self._guard.lower(candidate, perturbation, self.context)
         if not self.rewriter.moved(record):
             self.rewriter.undo(mark)
             return None
@@ -203,7 +253,10 @@ class PassManager:
         try:
             for instrument in self.instruments:
                 instrument.after_edit(happened)
+            self._guard.check_edit(record)
         except RejectedError as reason:
+            if reason.code in DEFECTS and not self._guard.trusted:
+                raise PassError(str(reason)) from reason
             self.rewriter.undo(mark)
             self.context.remark("missed", candidate.site, reason.code, str(reason))
             return None
@@ -245,6 +298,7 @@ def _describe(
         setting=candidate.setting,
         before=tuple(record.removed),
         after=tuple(str(n.name) for n in record.added),
+        lineage=pass_.lineage,
         origins=tuple(record.origins),
         loss=None if measured is None else measured.loss,
         saving=candidate.saving,

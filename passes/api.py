@@ -13,7 +13,17 @@ import enum
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field
 from math import prod
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    ClassVar,
+    Generic,
+    Literal,
+    NamedTuple,
+    Protocol,
+    TypeAlias,
+    TypeVar,
+)
 
 import numpy as np
 import onnx_ir as ir
@@ -305,6 +315,10 @@ class Pass:
     """Options that leave sites to later passes, where they are given."""
     joint: ClassVar[bool] = False
     """Whether numbers of an edit depend on which others are made beside it."""
+    lineage: ClassVar[Literal["exact", "inferred"]] = "exact"
+    """Whether edits say themselves what became of which node, or it was found out afterwards."""
+    rounds: ClassVar[int] = 1
+    """How often it is asked for candidates at most; again as long as edits were made."""
     Options: ClassVar[type]
     place: ClassVar[str] = ""
     """``file:line`` where the pass is written; the decorator fills it in."""

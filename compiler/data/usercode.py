@@ -18,11 +18,14 @@ from types import ModuleType
 from typing import Any
 
 from ...ir.errors import InputError, PlanishError, UsageError, near
+from ...passes.api import Pass
+from ...passes.registry import collecting
 from .userimports import importable
 
 _PREFIX = "planish_user_"
 _LONGEST_MESSAGE = (600, 12)  # characters, lines
 _folders: dict[int, tuple[object, Path]] = {}  # by id; holds the function, so the id stays its own
+_passes: dict[str, tuple[type[Pass], ...]] = {}  # by name of the module that registered them
 _OURS = frozenset({__file__, importable.__code__.co_filename, contextlib.__file__})
 
 
@@ -54,6 +57,23 @@ def load_function(reference: str) -> Callable[..., Any]:
         )
     _folders[id(function)] = (function, path.parent)
     return function  # type: ignore[no-any-return]
+
+
+def load_module(path: Path) -> tuple[ModuleType, tuple[type[Pass], ...]]:
+    """The module of a Python file, which is run once for the same text, however often asked, and
+    the passes that it registers, which nobody else knows.
+
+    Raises InputError where there is no such file, or it raises while it loads.
+    """
+    module = _load(path.resolve())
+    return module, _passes[module.__name__]
+
+
+def place_in(error: BaseException, file: str) -> str:
+    """``file:line`` where an error was raised, as far as that is in the folder of ``file``."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename not in _OURS]
+    mine = [f for f in frames if Path(f.filename).parent == Path(file).parent]
+    return f"{mine[-1].filename}:{mine[-1].lineno}" if mine else ""
 
 
 def call(function: Callable[..., Any], what: str, *args: Any, **kwargs: Any) -> Any:
@@ -102,8 +122,13 @@ def _execute(path: Path, source: bytes, name: str) -> None:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     try:
-        with importable(path.parent), _explained(module, "the Python file"):
+        with (
+            importable(path.parent),
+            collecting(path.parent) as passes,
+            _explained(module, "the Python file"),
+        ):
             exec(compile(source, str(path), "exec"), module.__dict__)
+        _passes[name] = tuple(passes.values())
     except BaseException:
         del sys.modules[name]
         raise

@@ -59,7 +59,7 @@ def bounded_rewriter(model: ir.Model) -> Rewriter:
 
 def watched(pass_: Pass, notes: Notes) -> Pass:
     """The same pass to every onlooker, with notes taken at each of its hooks."""
-    names = ("name", "semantics", "requires", "produces", "invalidates", "Options")
+    names = ("name", "semantics", "requires", "produces", "invalidates", "rounds", "Options")
     facts = {name: getattr(pass_, name) for name in names}
     made: _Watched = type(type(pass_).__name__, (_Watched,), facts)(pass_.options)
     made.inner, made.notes = pass_, notes

@@ -11,7 +11,7 @@ from ..graph import all_graphs
 from ..importing.protocheck import proto_graphs
 from ..signature import shape_of, shape_text
 from .inference import infer
-from .shapes import without_weights
+from .shapes import node_types, without_weights
 
 
 def shape_conflicts(model: ir.Model) -> Iterator[str]:
@@ -29,6 +29,14 @@ def shape_conflicts(model: ir.Model) -> Iterator[str]:
         for value in (o for node in graph for o in node.outputs if not o.is_graph_output()):
             if value.name in found:
                 yield from _conflict(value, found[value.name])
+
+
+def node_conflicts(node: ir.Node, model: ir.Model) -> Iterator[str]:
+    """As ``shape_conflicts`` for the outputs of one node, those of the model included."""
+    found = node_types(node, model)
+    for value in node.outputs:
+        if value.name and value.name in found:
+            yield from _conflict(value, found[value.name])
 
 
 def _conflict(value: ir.Value, inferred: onnx.TypeProto) -> Iterator[str]:

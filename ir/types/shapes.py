@@ -57,17 +57,23 @@ def infer_node(node: ir.Node, model: ir.Model) -> bool:
     without an ONNX schema or from inputs without a type. Raises ``PassError`` when the operator
     cannot take these inputs.
     """
+    found = node_types(node, model)
+    main = model.graph
+    free = [v for v in node.outputs if not v.is_graph_output() or v.graph is not main]
+    changed = [_update(v, found[v.name]) for v in free if v.name and v.name in found]
+    return any(changed)
+
+
+def node_types(node: ir.Node, model: ir.Model) -> Types:
+    """The types that ONNX infers for the outputs of a node, by name; as ``infer_node``, but the
+    graph stays as it is. Raises ``PassError`` when the operator cannot take these inputs."""
     try:
-        found = _node_outputs(node, model)
+        return _node_outputs(node, model)
     except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
         raise PassError(
             f"{describe(node)} cannot take its inputs: {first_line(error)}",
             where=", ".join(_sketch(v) for v in node.inputs),
         ) from error
-    main = model.graph
-    free = [v for v in node.outputs if not v.is_graph_output() or v.graph is not main]
-    changed = [_update(v, found[v.name]) for v in free if v.name and v.name in found]
-    return any(changed)
 
 
 def _describe_initializers(graph: ir.Graph) -> None:
