@@ -77,6 +77,8 @@ def source_digest(cls: type[Pass]) -> str:
 
 
 def _one(thing: Any) -> PassFile:
+    if isinstance(thing, PassFile):
+        return thing
     if isinstance(thing, (str, Path)):
         return load_pass_file(thing)
     if inspect.isclass(thing) and issubclass(thing, Pass):

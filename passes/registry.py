@@ -87,7 +87,8 @@ def pass_class(name: str) -> type[Pass]:
     others = offered()
     if name in others:
         return _taken(others[name])
-    raise UsageError(f"there is no pass {name!r}", hint=near(name, [*known, *others]))
+    hint = f"{near(name, [*known, *others])} A pass of your own needs --pass-file FILE."
+    raise UsageError(f"there is no pass {name!r}", hint=hint)
 
 
 def is_own(cls: type[Pass]) -> bool:

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from .compiler.conduct import TIMEOUT, Conduct, conducting
 from .compiler.diffing import ModelDiff, compare
 from .compiler.progress import progress_on
 from .compiler.reporting.artifact import Artifact, temporary_artifact
 from .compiler.staging import refuse_inputs_inside
+from .compiler.userpasses import loaded, using
 from .targets.schema import Target
 
 if TYPE_CHECKING:
@@ -47,6 +49,9 @@ def compile(
     workload: str | Sequence[str] | None = None,
     profile: str | None = None,
     keep_stages: bool = False,
+    pass_files: Sequence[Any] = (),
+    on_pass_failure: str = "stop",
+    pass_timeout: float = TIMEOUT,
     progress: bool | None = None,
 ) -> Artifact:
     """Compile a model for a target; the artifact, whatever its verdict.
@@ -80,6 +85,10 @@ def compile(
     sizes of open axes, such as ``"batch=1:8:32"``; without it those seen in the data.
     keep_stages: keep the graph after each pass with its weights; without them it is kept anyway.
 
+    pass_files: what holds passes of your own, known for this compile: paths of Python files,
+    classes of passes, modules. on_pass_failure: "stop", or "skip" to go on without a pass that
+    fails. pass_timeout: seconds that one call into a pass of yours may take, 0 for any.
+
     Raises InputError, UsageError, TargetError or PassError; nothing is left behind then.
     """
     settings = {
@@ -89,6 +98,8 @@ def compile(
         "max_drift": max_drift, "threads": threads, "force": force,
         "keep_overridable": keep_overridable, "seed": seed, "max_memory": max_memory,
         "workload": workload, "profile": profile, "keep_stages": keep_stages,
+        "pass_files": pass_files, "on_pass_failure": on_pass_failure,
+        "pass_timeout": pass_timeout,
     }  # fmt: skip
     shown = sys.stderr.isatty() if progress is None else progress
     if output is not None:
@@ -120,6 +131,7 @@ def plan(
     keep_overridable: bool = False,
     seed: int = 0,
     max_memory: str | int | float | None = None,
+    pass_files: Sequence[Any] = (),
     progress: bool | None = None,
 ) -> Planned:
     """What ``compile`` would do with the same arguments, predicted; nothing is changed or kept.
@@ -128,14 +140,17 @@ def plan(
     (``chosen``): for each the sites with what would become of them or why they are left alone,
     size in bytes and milliseconds of one run before and after, each with its basis. ``aside``
     has the techniques that are not tried, with codes. With ``pipeline`` that one is looked at.
-    The model is run only where calibration data is given, for its ranges.
+    The model is run only where calibration data is given, for its ranges. pass_files: as there.
 
     Raises UsageError, InputError, and TargetError where no technique can serve the goal.
     """
     from .compiler.planning.plan import plan_model
 
     shown = sys.stderr.isatty() if progress is None else progress
-    with progress_on(Console(stderr=True), live=shown, verbose=False) as running:
+    with (
+        using(loaded(pass_files)),
+        progress_on(Console(stderr=True), live=shown, verbose=False) as running,
+    ):
         return plan_model(
             model, target, example_inputs=example_inputs, dynamic_shapes=dynamic_shapes,
             goal=goal, workload=workload, calibration=calibration, holdout=holdout,
@@ -170,10 +185,19 @@ def build(
     """
     from .compiler.driver import compile_model
 
+    rest = dict(settings)
+    files = loaded(rest.pop("pass_files", ()))
+    conduct = Conduct.checked(
+        rest.pop("on_pass_failure", "stop"), rest.pop("pass_timeout", TIMEOUT)
+    )
     inputs = (model, settings.get("calibration"), settings.get("holdout"), target)
     refuse_inputs_inside(output, [path for item in inputs for path in _path_of(item)])
-    with progress_on(Console(stderr=True), live=shown, verbose=verbose) as progress:
-        return compile_model(model, target, output=output, progress=progress, **settings)
+    with (
+        using(files),
+        conducting(conduct),
+        progress_on(Console(stderr=True), live=shown, verbose=verbose) as progress,
+    ):
+        return compile_model(model, target, output=output, progress=progress, **rest)
 
 
 def _path_of(item: Any) -> list[Path]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import enum
 import shlex
 import sys
 from pathlib import Path
@@ -16,83 +15,61 @@ from ..compiler.reporting.artifact import Artifact
 from ..compiler.reporting.screen import screen
 from ..ir.errors import UsageError
 from ..terminal import JsonOption, VerboseOption, terminal_of
-
-
-class Goal(enum.StrEnum):
-    """What is traded for what; the driver takes the value."""
-
-    latency = "latency"
-    size = "size"
-    balanced = "balanced"
-
-
-_DATA, _QUALITY, _CHOICES, _TOOLS = "Data", "Quality", "What is done", "For people who write passes"
+from .options import (
+    CHOICES,
+    DATA,
+    DEFAULT_TIMEOUT,
+    QUALITY,
+    TOOLS,
+    CalibrationOption,
+    Goal,
+    GoalOption,
+    MaxMemoryOption,
+    ModelArgument,
+    OnFailure,
+    OnFailureOption,
+    PassesOption,
+    PassFileOption,
+    PassTimeoutOption,
+    TargetOption,
+    ThreadsOption,
+    TokenMaskOption,
+    WorkloadOption,
+    check_model,
+    pass_files,
+)
 
 
 def compile_command(
     ctx: typer.Context,
-    model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL",
-            help="An ONNX file, or file.py:function returning "
-            "(module, example_inputs[, dynamic_shapes]).",
-        ),
-    ],
-    target: Annotated[
-        str,
-        typer.Option("--target", "-t", metavar="TARGET", help="A target's name, or a TOML file."),
-    ] = "host",
-    goal: Annotated[
-        Goal, typer.Option(help="What to optimise.", rich_help_panel=_CHOICES)
-    ] = Goal.latency,
-    passes: Annotated[
-        str | None,
-        typer.Option(
-            metavar="PIPELINE",
-            rich_help_panel=_CHOICES,
-            help="Passes to run, such as canonicalize,quantize{scheme=static}; "
-            "default: the policy's choice.",
-        ),
-    ] = None,
+    model: ModelArgument,
+    target: TargetOption = "host",
+    goal: GoalOption = Goal.latency,
+    passes: PassesOption = None,
+    pass_file: PassFileOption = None,
     plan: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            rich_help_panel=_CHOICES,
+            rich_help_panel=CHOICES,
             help="Replay the choices of a manifest.json, a plan file or an artifact.",
         ),
     ] = None,
-    calibration: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DATA",
-            rich_help_panel=_DATA,
-            help="An .npz (arrays named as the inputs, samples on axis 0), a folder of them "
-            "(one feed each), or file.py:function yielding feeds.",
-        ),
-    ] = None,
+    calibration: CalibrationOption = None,
     holdout: Annotated[
         str | None,
         typer.Option(
             metavar="DATA",
-            rich_help_panel=_DATA,
+            rich_help_panel=DATA,
             help="Data to measure on; default: a random 20 % of the calibration data.",
         ),
     ] = None,
-    token_mask: Annotated[
-        str | None,
-        typer.Option(
-            metavar="INPUT",
-            rich_help_panel=_DATA,
-            help="The input that is 0 at padding, where it is not found by itself.",
-        ),
-    ] = None,
+    token_mask: TokenMaskOption = None,
     evaluate: Annotated[
         str | None,
         typer.Option(
             metavar="FILE.PY:FUNCTION",
-            rich_help_panel=_QUALITY,
+            rich_help_panel=QUALITY,
             help="Your metric: gets run(feeds) -> outputs; returns a number, one number a "
             "sample, or planish.Scores.",
         ),
@@ -101,7 +78,7 @@ def compile_command(
         str | None,
         typer.Option(
             metavar="DROP",
-            rich_help_panel=_QUALITY,
+            rich_help_panel=QUALITY,
             help="What the metric may lose: in its units (0.5), or relative to float (0.5%).",
         ),
     ] = None,
@@ -109,42 +86,23 @@ def compile_command(
         str | None,
         typer.Option(
             metavar="BOUND",
-            rich_help_panel=_QUALITY,
+            rich_help_panel=QUALITY,
             help="What the outputs must keep where there is no metric, such as cosine=0.98, "
             "sqnr=20 (dB) or top1=99 (percent).",
         ),
     ] = None,
-    workload: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="AXES",
-            rich_help_panel=_DATA,
-            help="Sizes of open axes, batch=1,seq=128; repeatable, with a share of the runs: "
-            "batch=1,seq=1*0.9. Default: the shapes of the held-out data.",
-        ),
-    ] = None,
+    workload: WorkloadOption = None,
     profile: Annotated[
         str | None,
         typer.Option(
             metavar="AXES",
-            rich_help_panel=_DATA,
+            rich_help_panel=DATA,
             help="For TensorRT: least, usual and largest sizes of open axes, batch=1:8:32,"
             "seq=16:128:256. Default: the sizes seen in the data.",
         ),
     ] = None,
-    threads: Annotated[
-        int,
-        typer.Option(metavar="N", min=0, max=4096, help="Threads of the runtime; 0: one per core."),
-    ] = 0,
-    max_memory: Annotated[
-        str | None,
-        typer.Option(
-            "--max-memory",
-            metavar="SIZE",
-            help="What the process may grow to: 1500MB, 1.5GB, 2GiB; default: 80 % of what is "
-            "free. A model that cannot be run within it is compiled without running it.",
-        ),
-    ] = None,
+    threads: ThreadsOption = 0,
+    max_memory: MaxMemoryOption = None,
     output: Annotated[
         Path | None,
         typer.Option("--output", "-o", metavar="DIR", help="Default: MODEL-TARGET, here."),
@@ -161,13 +119,13 @@ def compile_command(
     seed: Annotated[int, typer.Option(metavar="N", help="Of every random choice.")] = 0,
     snapshots: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", rich_help_panel=_TOOLS, help="Save the model after each pass."),
+        typer.Option(metavar="DIR", rich_help_panel=TOOLS, help="Save the model after each pass."),
     ] = None,
     keep_stages: Annotated[
         bool,
         typer.Option(
             "--keep-stages",
-            rich_help_panel=_TOOLS,
+            rich_help_panel=TOOLS,
             help="Keep the graph after each pass in the artifact with its weights; without them "
             "it is kept anyway, for planish diff.",
         ),
@@ -175,9 +133,11 @@ def compile_command(
     bisect_limit: Annotated[
         int | None,
         typer.Option(
-            metavar="N", min=0, rich_help_panel=_TOOLS, help="Apply only the first N edits."
+            metavar="N", min=0, rich_help_panel=TOOLS, help="Apply only the first N edits."
         ),
     ] = None,
+    on_pass_failure: OnFailureOption = OnFailure.stop,
+    pass_timeout: PassTimeoutOption = DEFAULT_TIMEOUT,
     json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> int:
@@ -199,6 +159,10 @@ def compile_command(
         "keep_overridable": keep_overridable, "seed": seed, "bisect_limit": bisect_limit,
         "snapshots": snapshots, "max_memory": max_memory, "workload": workload,
         "profile": profile, "keep_stages": keep_stages,
+        "on_pass_failure": on_pass_failure.value, "pass_timeout": pass_timeout,
+        "pass_files": pass_files(
+            pass_file, terminal, project=passes is not None or plan is not None
+        ),
         "command": shlex.join(["planish", *sys.argv[1:]]),
     }  # fmt: skip
     folder = output or Path(default_output(model, target))
@@ -224,12 +188,3 @@ def default_output(model: str, target: str) -> str:
     return (
         f"{Path(name).stem or 'model'}-{Path(target).stem if target.endswith('.toml') else target}"
     )
-
-
-def check_model(text: str) -> str:
-    """The argument MODEL. Raises UsageError for a Python file without a function."""
-    if text.endswith(".py"):
-        raise UsageError(
-            "a Python file is no model", where=text, hint=f"name a function in it: {text}:function"
-        )
-    return text

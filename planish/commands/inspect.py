@@ -25,8 +25,8 @@ from ..ir.sites import find_sites
 from ..ir.types.bound import bound_shapes, symbols
 from ..targets.loader import load_target
 from ..terminal import JsonOption, VerboseOption, terminal_of
-from .compile import check_model
 from .coupled import show_axes
+from .options import check_model
 from .predicted import Forecast, forecast, forecast_json, show_forecast
 
 _UNITS = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))

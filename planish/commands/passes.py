@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import inspect
 import re
 import typing
@@ -14,9 +13,12 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from ..passes.api import Pass, Semantics, pass_class, registered
+from ..compiler.userpasses import source_digest, using
+from ..passes.api import Pass, Semantics, pass_class
 from ..passes.options import wanted_text
+from ..passes.registry import available, is_own, own, place_of
 from ..terminal import JsonOption, VerboseOption, terminal_of
+from .options import PassFileOption, pass_files
 
 app = typer.Typer(help="Passes: the rewrites that a pipeline is made of.")
 
@@ -27,11 +29,18 @@ _HEADING = re.compile(r"((?:What|When) [\w, ]+|Guarantee|Options|Example): ")
 
 @app.command("list")
 def list_command(
-    ctx: typer.Context, json: JsonOption = False, verbose: VerboseOption = False
+    ctx: typer.Context,
+    pass_file: PassFileOption = None,
+    json: JsonOption = False,
+    verbose: VerboseOption = False,
 ) -> None:
-    """List the passes, and what each promises about what the model computes."""
+    """List the passes, and what each promises about what the model computes.
+
+    Those of --pass-file, of the project in the working folder, and of installed packages too.
+    """
     terminal = terminal_of(ctx)
-    found = discovered().values()
+    with using(pass_files(pass_file, terminal, project=True)):
+        found = available().values()
     if terminal.json:
         terminal.document({"passes": [summary(cls) for cls in found]})
         return
@@ -47,13 +56,14 @@ def list_command(
 def show_command(
     ctx: typer.Context,
     name: Annotated[str, typer.Argument(help="A pass's name.", metavar="PASS")],
+    pass_file: PassFileOption = None,
     json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
     """Show a pass: what it does, when it applies, what it costs, its options."""
     terminal = terminal_of(ctx)
-    discovered()
-    cls = pass_class(name)
+    with using(pass_files(pass_file, terminal, project=True)):
+        cls = pass_class(name)
     if terminal.json:
         terminal.document(described(cls))
         return
@@ -62,6 +72,8 @@ def show_command(
     for label, facts in facts_of(cls).items():
         if facts:
             console.print(Text(f"{label}: {', '.join(facts)}"))
+    if not is_own(cls):
+        console.print(Text(f"written at: {place_of(cls)}"))
     console.print("\nOptions:" if (options := options_of(cls)) else "\nNo options.")
     for option in options:
         console.print(Text(f"  {option['name']}={option['default']}  ({option['takes']})"))
@@ -69,14 +81,16 @@ def show_command(
 
 
 def discovered() -> dict[str, type[Pass]]:
-    """All passes by name; importing the package is what registers ours."""
-    importlib.import_module("..passes", __package__)
-    return registered()
+    """Planish's own passes by name."""
+    return own()
 
 
 def summary(cls: type[Pass]) -> dict[str, Any]:
-    """What the list shows of a pass."""
-    return {"name": cls.name, "semantics": cls.semantics.value, "summary": first_sentence(cls)}
+    """What the list shows of a pass; where it is written, if planish did not write it."""
+    found = {"name": cls.name, "semantics": cls.semantics.value, "summary": first_sentence(cls)}
+    if not is_own(cls):
+        found |= {"written_at": place_of(cls), "file_sha256": source_digest(cls)}
+    return found
 
 
 def described(cls: type[Pass]) -> dict[str, Any]:
