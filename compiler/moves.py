@@ -78,6 +78,11 @@ def _float8(target: Target, convolutions: Convolutions) -> tuple[tuple[str, str]
     return (("quantize-float8", reason),)
 
 
+def _float4(target: Target, convolutions: Convolutions) -> tuple[tuple[str, str], ...]:
+    reason = "weights in 4.5 bits; only large products are faster than in 8-bit floats"
+    return (("quantize-float4", reason),)
+
+
 def _dynamic(target: Target, convolutions: Convolutions) -> tuple[tuple[str, str], ...]:
     return (("quantize", "ranges taken at run time follow each input"),)
 
@@ -89,6 +94,7 @@ MOVES: dict[str, Move] = {
     "fp8": Move(
         "quantize-float8", frozenset({"linear", "conv"}), 8, _float8, needs_data=True
     ),
+    "fp4": Move("quantize-float4", frozenset({"linear"}), 5, _float4, needs_data=True),
     "weight-only-int4": Move(
         "weight-only", _TABLES_TOO, 4, _weight_only(4, "4-bit weights are an eighth to read")
     ),
@@ -107,11 +113,11 @@ BY_HAND = {"2:4": "sparsify"}
 PASSES_FOR = tuple(MOVES)
 """The techniques that planish has passes for."""
 FEW_ROWS = (
-    "weight-only-int4", "fp8", "int8-static", "int8-dynamic", "weight-only-int8",
+    "weight-only-int4", "fp8", "fp4", "int8-static", "int8-dynamic", "weight-only-int8",
     "weight-only-int2",
 )  # fmt: skip
 MANY_ROWS = (
-    "fp8", "int8-static", "int8-dynamic", "weight-only-int4", "weight-only-int8",
+    "fp8", "fp4", "int8-static", "int8-dynamic", "weight-only-int4", "weight-only-int8",
     "weight-only-int2",
 )  # fmt: skip
 """Techniques from fast to slow: ranges that are known cost nothing at run time."""

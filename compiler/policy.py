@@ -182,9 +182,6 @@ def _refusal(name: str, case: _Case) -> Aside | None:
     if name in ("fp16", "bf16") and runs_on_tensorrt(case.target):
         sentence = "the backend stores what stays float in half precision, where ranges allow it"
         return Aside(name, "planish", "by-backend", sentence)
-    if name.startswith("weight-only") and runs_on_tensorrt(case.target):
-        sentence = "the backend for TensorRT writes no weights in blocks yet"
-        return Aside(name, "planish", "no-lowering", sentence)
     if move is None or move.pass_name not in registered():
         return Aside(name, "planish", "no-pass", "planish has no pass for it yet")
     return next(_against(name, move, case), None)

@@ -51,6 +51,10 @@ def _no_kernel(group: Shared, bits: int, block: int, target: Target) -> Iterator
     if bits not in kernel.bits or block not in kernel.blocks:
         sentence = f"{target.name} has no kernel for {bits}-bit weights in blocks of {block}"
         yield "no-nbits-kernel", sentence
+    if group.looked_up and kernel.tables is False:
+        yield "no-nbits-kernel", f"{target.name} looks up no rows of packed tables"
+    if group.multiplied and kernel.symmetric and group.shape[0] % block:
+        yield "ragged-blocks", f"its {group.shape[0]} inputs are no whole blocks of {block}"
     if group.looked_up and (block < TABLE_BLOCK or block & (block - 1)):
         sentence = f"tables are looked up in blocks of {TABLE_BLOCK} or a larger power of two"
         yield "no-nbits-kernel", sentence

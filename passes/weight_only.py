@@ -14,9 +14,11 @@ from typing import Literal, TypedDict
 import numpy as np
 import onnx_ir as ir
 
+from ..ir.errors import InputError
 from ..ir.facts import FLOAT, QUANTIZED, SPARSE
-from ..ir.graph import constant_tensor, given
+from ..ir.graph import constant_tensor, given, opset
 from ..ir.nbits import PackedValues, PackedWeight, look_up, multiply, store
+from ..ir.opset import raised
 from ..ir.rewriter import Rewriter
 from ..ir.storage.tensors import tensor_digest
 from .api import (
@@ -51,7 +53,8 @@ ROWS_PER_INPUT = 2
 
 @dataclass(frozen=True)
 class WeightOnlyOptions:
-    """bits: of a weight. block: inputs that share a scale. symmetric: no zero points.
+    """bits: of a weight. block: inputs that share a scale. symmetric: no zero points; so it is
+    anyway where the target takes none.
 
     method: how codes are chosen; auto is GPTQ where calibration data has enough rows, else
     rounding with a clip search, weighted by what was seen of the activations; hqq is half-quadratic
@@ -77,6 +80,7 @@ class Form(TypedDict):
     bits: int
     block: int
     symmetric: bool
+    signed: bool
 
 
 @dataclass(frozen=True)
@@ -131,15 +135,15 @@ class WeightOnly(Pass):
         excluded = {s.name for selector in self.options.exclude for s in sites.select(selector)}
         for site in sites.of_kind("conv"):
             yield Refusal(site.name, "no-nbits-kernel", "no kernel convolves with packed weights")
-        groups = list(sharing(sites))
-        reasons = [self._reason(group, excluded, ctx) for group in groups]
+        groups, general = list(sharing(sites)), _opset_reason(model, ctx)
+        reasons = [general or self._reason(group, excluded, ctx) for group in groups]
         self._planned = {
             group.lead.name: Planned(group, group.applied())
             for group, reason in zip(groups, reasons, strict=True)
             if reason is None
         }
         for group, reason in zip(groups, reasons, strict=True):
-            yield from self._offers(group, reason)
+            yield from self._offers(group, reason, ctx)
 
     def perturb(self, model: ir.Model, candidate: Candidate, ctx: Context) -> Perturbation:
         planned = self._planned[candidate.site]
@@ -160,7 +164,7 @@ class WeightOnly(Pass):
     def outline(self, model: ir.Model, candidate: Candidate, ctx: Context) -> Perturbation:
         """Codes, scales and zero points of the right shapes, all of them zero or one."""
         group = self._planned[candidate.site].group
-        packed = _packed(group, _blank(group.shape, self.options))
+        packed = _packed(group, _blank(group.shape, self._form(ctx)))
         return Perturbation((), (), payload=Lowered(packed, self._level(ctx)))
 
     def lower(
@@ -182,11 +186,13 @@ class WeightOnly(Pass):
 
     # -- what to do --------------------------------------------------------------------
 
-    def _offers(self, group: Shared, reason: Reason | None) -> Iterator[Candidate | Refusal]:
+    def _offers(
+        self, group: Shared, reason: Reason | None, ctx: Context
+    ) -> Iterator[Candidate | Refusal]:
         lead, followers = group.lead.name, group.sites[1:]
         if reason is None:
             setting = f"int{self.options.bits}-block{self.options.block}"
-            yield Candidate(lead, setting, self._saving(group))
+            yield Candidate(lead, setting, self._saving(group, ctx))
             reason = "tied", f"decided with {lead}, the weight of which it shares"
         else:
             yield Refusal(lead, *reason)
@@ -205,16 +211,22 @@ class WeightOnly(Pass):
         found = refusal(group, self.options.bits, self.options.block, ctx.target)
         sparse = (filled(site, ctx.target, "codes in blocks") for site in group.sites)
         found = found or next(filter(None, sparse), None)
-        return found or too_little(self._saving(group))
+        return found or too_little(self._saving(group, ctx))
 
-    def _saving(self, group: Shared) -> int:
+    def _saving(self, group: Shared, ctx: Context) -> int:
         bits, block = self.options.bits, self.options.block
         inputs, outputs = group.shape
         blocks = -(-inputs // block)
         codes = blocks * block * bits // 8 if group.multiplied else inputs * bits // 8
-        zeros = 0 if self.options.symmetric else -(-blocks * bits // 8)
+        zeros = 0 if self._form(ctx)["symmetric"] else -(-blocks * bits // 8)
         scales = (group.dtype.itemsize if group.multiplied else 2) * blocks
         return group.stored_bytes() - outputs * (codes + zeros + scales)
+
+    def _form(self, ctx: Context) -> Form:
+        """As asked for, and as the target takes it."""
+        options, strict = self.options, bool(ctx.target.weight_only.symmetric)
+        symmetric = options.symmetric or strict
+        return Form(bits=options.bits, block=options.block, symmetric=symmetric, signed=not strict)
 
     def _level(self, ctx: Context) -> int:
         asked = self.options.accuracy_level
@@ -229,15 +241,14 @@ class WeightOnly(Pass):
         assert tensor is not None
         grams = self._grams(ctx) if ctx.analysis(CALIBRATED) else None
         seen = tuple(grams.origin(o) for o in _observed(planned)) if grams is not None else ()
-        form = (options.bits, options.block, options.symmetric, options.method)
+        form = (*self._form(ctx).values(), options.method)
         group = planned.group
         return (self.name, tensor_digest(tensor), group.turned, group.looked_up, form, seen)
 
     def _coded(self, planned: Planned, ctx: Context) -> BlockCodes:
         """The codes of a weight [inputs, outputs], by the method that the data allows."""
         chosen, group, weight = self.options.method, planned.group, planned.group.matrix()
-        options = self.options
-        form = Form(bits=options.bits, block=options.block, symmetric=options.symmetric)
+        form = self._form(ctx)
         gram = None if chosen == "hqq" else self._gram(planned, ctx)
         enough = gram is not None and gram.count >= ROWS_PER_INPUT * len(weight)
         if gram is not None and (chosen == "gptq" or (chosen == "auto" and enough)):
@@ -260,6 +271,20 @@ class WeightOnly(Pass):
         """Of all activations, in the order of the candidates: they are collected together."""
         wanted = [o for planned in self._planned.values() for o in _observed(planned)]
         return ctx.analysis(GRAMS, tuple(dict.fromkeys(wanted)))
+
+
+def _opset_reason(model: ir.Model, ctx: Context) -> Reason | None:
+    """Why the target's form of packed weights cannot be written; None where it can."""
+    needed, taken = ctx.target.weight_only.opset, ctx.target.runtime.max_opset
+    if needed is None or needed <= opset(model):
+        return None
+    if needed > taken:
+        return "opset", f"packed weights need opset {needed}, the runtime takes {taken} at most"
+    try:
+        raised(model, needed)
+    except InputError as error:
+        return "opset", f"packed weights need opset {needed}: {error.what}"
+    return None
 
 
 def _observed(planned: Planned) -> list[Observed]:
@@ -285,12 +310,12 @@ def _packed(group: Shared, coded: BlockCodes) -> PackedWeight:
     return PackedWeight(data, scales, zeros, inputs, coded.bits, coded.block)
 
 
-def _blank(shape: tuple[int, int], options: WeightOnlyOptions) -> BlockCodes:
+def _blank(shape: tuple[int, int], form: Form) -> BlockCodes:
     inputs, outputs = shape
-    blocks = -(-inputs // options.block)
-    zeros = None if options.symmetric else np.zeros((blocks, outputs), np.uint8)
+    blocks = -(-inputs // form["block"])
+    zeros = None if form["symmetric"] else np.zeros((blocks, outputs), np.uint8)
     codes, scale = np.zeros(shape, np.uint8), np.ones((blocks, outputs), np.float32)
-    return BlockCodes(codes, scale, zeros, options.bits, options.block)
+    return BlockCodes(codes, scale, zeros, form["bits"], form["block"])
 
 
 def _narrow(coded: BlockCodes, scales: np.ndarray) -> np.ndarray:

@@ -114,13 +114,18 @@ class WeightOnly:
     bits, blocks: of a weight, none where there is no such kernel. accuracy_level: to ask the
     kernel for (ONNX Runtime: 4 quantizes the activations to int8 by blocks, 0 to 3 compute in
     float32). most_rows: rows of activations up to which 4-bit weights are faster than 8-bit
-    dynamic quantization; None: unknown.
+    dynamic quantization; None: unknown. symmetric: codes have no zero points, scales are above 0
+    and blocks are whole. tables: whether rows of packed tables may be looked up. opset: that the
+    form of it needs. None: the runtime makes no such demand.
     """
 
     bits: tuple[int, ...]
     blocks: tuple[int, ...]
     accuracy_level: int | None = None
     most_rows: int | None = None
+    symmetric: bool | None = None
+    tables: bool | None = None
+    opset: int | None = None
 
 
 @dataclass(frozen=True)
@@ -289,6 +294,7 @@ LIMITS: Mapping[str, tuple[Callable[[Any], bool], str | Callable[[], str]]] = {
                            "powers of two, each once"),
     "weight_only.accuracy_level": (lambda value: 0 <= value <= 4, "from 0 to 4"),
     "weight_only.most_rows": (lambda value: value >= 0, "0 or more"),
+    "weight_only.opset": (lambda value: value >= 7, "7 or more"),
     "sparse.patterns": (lambda value: all(_PATTERN.fullmatch(p) for p in value),
                         "texts such as '2:4'"),
     "sparse.rate": (lambda value: 1 <= value < math.inf, "at least 1"),

@@ -40,11 +40,14 @@ def round_blocks(
     symmetric: bool,
     importance: ArrayLike | None = None,
     clip: bool = True,
+    signed: bool = True,
 ) -> BlockCodes:
     """The nearest codes of a weight [K, N], any float dtype, in blocks along K.
 
-    clip: choose scales (and zero points) that cost the least squared error, weighted with
-    ``importance`` [K] (E[x_j^2], any unit) where given, instead of covering the whole range.
+    signed: whether the scales of symmetric codes may be negative, so that the larger extreme gets
+    the code that has no counterpart; else all are above 0. clip: choose scales (and zero points)
+    that cost the least squared error, weighted with ``importance`` [K] (E[x_j^2], any unit) where
+    given, instead of covering the whole range.
     Raises InputError for weights that are not finite, UsageError for other than 2 … 8 bits.
     """
     check_layout(bits, block)
@@ -57,7 +60,7 @@ def round_blocks(
     zeros = np.empty((blocks, outputs), np.float32)
     for part in column_parts(inputs, outputs):
         w = blocked(array[:, part].astype(np.float32), block)
-        grid = full_range(w, bits, symmetric)
+        grid = full_range(w, bits, symmetric, signed)
         if clip:
             grid = least_error(w, *grid, energy, bits)
         scale[:, part], zeros[:, part] = grid
@@ -65,16 +68,19 @@ def round_blocks(
     return BlockCodes(codes, scale, None if symmetric else zeros.astype(np.uint8), bits, block)
 
 
-def full_range(w: Floats, bits: int, symmetric: bool) -> tuple[Floats, Floats]:
+def full_range(w: Floats, bits: int, symmetric: bool, signed: bool = True) -> tuple[Floats, Floats]:
     """Scales and zero points that reach every weight of a block: [blocks, block, N] -> [blocks, N].
 
-    Symmetric: the extreme of larger magnitude at code 0, so the scale takes its other sign.
+    Symmetric: the extreme of larger magnitude at code 0, so the scale takes its other sign; not
+    signed: the least scale above 0 that reaches both extremes, of which one has a code less.
     Asymmetric: the range, widened to hold zero, from code 0 to the largest.
     """
     low = np.minimum(w.min(axis=1), 0).astype(np.float64)
     high = np.maximum(w.max(axis=1), 0).astype(np.float64)
     if symmetric:
         step = np.where(high > -low, -high, -low) / middle(bits)
+        if not signed:
+            step = np.maximum(high / (middle(bits) - 1), -low / middle(bits))
         return usable(step), np.full(step.shape, middle(bits), np.float32)
     scale = usable((high - low) / top(bits))
     zeros = np.clip(np.rint(-low / scale), 0, top(bits))

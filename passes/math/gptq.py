@@ -34,14 +34,16 @@ def gptq_blocks(
     clip: bool = True,
     refit: bool = True,
     sweeps: int = 2,
+    signed: bool = True,
 ) -> BlockCodes:
     """Codes of a weight [K, N] that lose little of x @ weight, by gram = E[x x^T] [K, K].
 
     The gram may be in any unit. Grids are those of ``round_blocks`` (``clip``: weighted with
     the root of the gram's diagonal) on the original weights; ``refit``: afterwards all scales
     of an output are fitted together; ``sweeps``: how often codes and scales then improve by
-    turns. ``damp``: share of the mean energy that is added to every input's, tenfold until the
-    matrix has a factor. Where the gram is zero, plain rounding is all.
+    turns. ``signed``: whether scales of symmetric codes may be negative. ``damp``: share of the
+    mean energy that is added to every input's, tenfold until the matrix has a factor. Where the
+    gram is zero, plain rounding is all.
     Raises InputError for a weight or gram that is not finite or does not fit, and for a gram
     that is far from positive semidefinite; UsageError for other than 2 … 8 bits.
     """
@@ -49,8 +51,9 @@ def gptq_blocks(
     energy, matrix = checked_gram(gram, len(array))
     # Errors will be made up for, so no input counts with all of its energy: measured, the root.
     start = round_blocks(
-        array, bits=bits, block=block, symmetric=symmetric, importance=np.sqrt(energy), clip=clip
-    )
+        array, bits=bits, block=block, symmetric=symmetric, importance=np.sqrt(energy), clip=clip,
+        signed=signed,
+    )  # fmt: skip
     if not energy.any():
         return start
     order = np.argsort(-energy, kind="stable")
@@ -59,10 +62,10 @@ def gptq_blocks(
     for part in column_parts(*array.shape):
         codes[order, part] = _coded(array, start, factor, order, part)
     coded = replace(start, codes=codes)
-    coded = refit_scales(array, damped, coded) if refit else coded
+    coded = refit_scales(array, damped, coded, signed) if refit else coded
     for _ in range(sweeps):
         coded = descend(array, damped, coded)
-        coded = refit_scales(array, damped, coded) if refit else coded
+        coded = refit_scales(array, damped, coded, signed) if refit else coded
     return coded
 
 

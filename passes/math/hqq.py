@@ -32,9 +32,12 @@ _NORM = 0.7
 _BETA, _GROWTH, _ROUNDS = 10.0, 1.01, 20
 
 
-def hqq_blocks(weight: ArrayLike, *, bits: int, block: int, symmetric: bool = False) -> BlockCodes:
+def hqq_blocks(
+    weight: ArrayLike, *, bits: int, block: int, symmetric: bool = False, signed: bool = True
+) -> BlockCodes:
     """Codes of a weight [K, N], any float dtype, whose few large errors count less than squared.
 
+    signed: whether scales of symmetric codes may be negative.
     Raises InputError for weights that are not finite, UsageError for other than 2 … 8 bits.
     """
     check_layout(bits, block)
@@ -46,11 +49,13 @@ def hqq_blocks(weight: ArrayLike, *, bits: int, block: int, symmetric: bool = Fa
     scale, zeros = np.empty(shape, np.float32), np.empty(shape, np.float32)
     for part in column_parts(inputs, outputs):
         w = blocked(array[:, part].astype(np.float32), block)
-        grid = least_error(w, *full_range(w, bits, symmetric), present, bits)
+        grid = least_error(w, *full_range(w, bits, symmetric, signed), present, bits)
         if not symmetric:
             scales, floating = half_quadratic(w, grid, present, bits, fitted_zero)
             grid = scales, np.clip(np.rint(floating), 0, top(bits))
-        grid = half_quadratic(w, grid, present, bits, fitted_scale)
+        fitted = half_quadratic(w, grid, present, bits, fitted_scale)
+        kept = fitted[0] if signed else np.where(fitted[0] > 0, fitted[0], grid[0])
+        grid = kept, fitted[1]
         scale[:, part], zeros[:, part] = grid
         codes[:, part] = encode(w, *grid, bits).reshape(-1, w.shape[-1])[:inputs]
     return BlockCodes(codes, scale, None if symmetric else zeros.astype(np.uint8), bits, block)

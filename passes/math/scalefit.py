@@ -18,8 +18,12 @@ from .blockwise import usable
 _RIDGE = 1e-6
 
 
-def refit_scales(weight: NDArray[Any], gram: Doubles, coded: BlockCodes) -> BlockCodes:
+def refit_scales(
+    weight: NDArray[Any], gram: Doubles, coded: BlockCodes, signed: bool = True
+) -> BlockCodes:
     """The same codes with the scales of least tr(D^T gram D), D the change of the weight.
+
+    signed: whether scales may be negative; else those that would be keep their old one.
 
     weight [K, N], gram float64 [K, K], positive definite. With c_g the codes of block g (less
     zero points) and w a column, the scales s solve sum_h (c_g^T gram c_h) s_h = c_g^T gram w.
@@ -29,6 +33,8 @@ def refit_scales(weight: NDArray[Any], gram: Doubles, coded: BlockCodes) -> Bloc
         c = centred(coded, part).astype(np.float64)
         normal, right = _normal_equations(c, weight[:, part].astype(np.float64), gram, coded.block)
         scale[:, part] = _solved(normal, right, coded.scale[:, part].T.astype(np.float64)).T
+    if not signed:
+        scale = np.where(scale > 0, scale, coded.scale)
     return replace(coded, scale=usable(scale))
 
 

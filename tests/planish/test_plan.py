@@ -80,7 +80,7 @@ def test_what_the_backend_for_tensorrt_does_or_lacks_is_said(
     assert done.returncode == 0
     assert "nothing can be compiled yet" not in done.stdout
     assert "fp16 (by-backend)" in done.stdout
-    assert "no-lowering" in done.stdout
+    assert "fp4 (no-fp4-kernel" in done.stdout
     assert "none yet for fp16" not in done.stdout
 
 

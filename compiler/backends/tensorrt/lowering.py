@@ -20,6 +20,7 @@ from ....ir.rewriter import Rewriter
 from ....targets.schema import Target
 from ..backend import Legalised
 from .masks import bounded_masks
+from .packed import int4_products
 from .standard import written_in_standard
 
 HALF = "native"
@@ -27,7 +28,7 @@ HALF = "native"
 
 def lower(rewriter: Rewriter, target: Target) -> list[Legalised]:
     """Rewrite for TensorRT; what was done. Raises TargetError for what it cannot take."""
-    done = [*written_in_standard(rewriter)]
+    done = [*int4_products(rewriter, target), *written_in_standard(rewriter)]
     refuse_foreign(rewriter.model, target)
     refuse_scales(rewriter.model, target)
     if target.floats.float16 == HALF:

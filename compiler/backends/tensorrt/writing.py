@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from ....ir.blocked import rounded_values
 from ....ir.graph import (
+    all_nodes,
     attribute,
     captured_values,
     constant_array,
@@ -105,6 +106,9 @@ class _Writer:
         dead = [v for n in nodes if n.graph is not None for v in n.outputs]
         self.rewriter.sweep(v for v in dead if not v.uses() and not v.is_graph_output())
         self.rewriter.sweep([v for v in list(graph.initializers.values()) if not v.uses()])
+        used = {operator(node)[0] for node in all_nodes(self.model)} | {""}
+        for domain in self.model.opset_imports.keys() - used:
+            del self.model.opset_imports[domain]  # TensorRT has no plugins for it
         return self.model
 
     def state(self, node: ir.Node) -> None:

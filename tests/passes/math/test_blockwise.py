@@ -237,3 +237,48 @@ def test_inputs_that_calibration_never_lit_keep_some_say() -> None:
     w[0] = 30.0
     coded = round_blocks(w, bits=8, block=16, symmetric=False, importance=energy)
     assert abs(decoded(coded)[0, 0] - 30.0) < 1.0
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_scales_above_zero_reach_both_extremes(bits: int) -> None:
+    w = sample(48, seed=bits)
+    coded = round_blocks(w, bits=bits, block=16, symmetric=True, signed=False, clip=False)
+    for group, n in itertools.product(range(3), range(6)):
+        members = [float(v) for v in w[16 * group : 16 * (group + 1), n]]
+        reached = max(max(members) / (2 ** (bits - 1) - 1), -min(members) / 2 ** (bits - 1))
+        assert float(coded.scale[group, n]) == pytest.approx(reached)
+    assert np.all(np.abs(decoded(coded) - w) <= (0.5 + 1e-5) * np.repeat(coded.scale, 16, axis=0))
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_no_method_makes_scales_below_zero_where_none_are_taken(bits: int) -> None:
+    """Also where least squares, all blocks together, would: inputs that are nearly alike."""
+    rng = np.random.default_rng(bits)
+    w = sample(48, 40, seed=bits)
+    x = rng.normal(size=(200, 1)) + 0.02 * rng.normal(size=(200, 48))
+    form = {"bits": bits, "block": 16, "symmetric": True}
+    signed = gptq_blocks(w, x.T @ x, **form)
+    assert np.any(signed.scale < 0)
+    for coded in (
+        round_blocks(w, **form, signed=False),
+        gptq_blocks(w, x.T @ x, **form, signed=False),
+        hqq_blocks(w, **form, signed=False),
+    ):
+        assert np.all(coded.scale > 0)
+        assert coded.zero_point is None
+    nearest = round_blocks(w, **form, signed=False)
+    fitted = gptq_blocks(w, x.T @ x, **form, signed=False)
+    lost = [np.square(x @ (decoded(c) - w)).sum() for c in (fitted, nearest)]
+    assert lost[0] < lost[1]
+
+
+def test_all_codes_of_the_search_are_the_nearest_with_scales_above_zero() -> None:
+    w = sample(64, seed=9)
+    plain = round_blocks(w, bits=4, block=16, symmetric=True, signed=False, clip=False)
+    coded = round_blocks(w, bits=4, block=16, symmetric=True, signed=False)
+    for k, n in np.ndindex(w.shape):
+        step = float(coded.scale[k // 16, n])
+        nearest = min(abs((q - 8) * step - float(w[k, n])) for q in range(16))
+        assert abs((int(coded.codes[k, n]) - 8) * step - float(w[k, n])) <= nearest + 1e-5 * step
+    energy = np.ones(64)
+    assert np.all(cost(w, coded, energy) <= cost(w, plain, energy) * (1 + 1e-5))

@@ -151,7 +151,7 @@ def test_policy_compiles_by_itself_in_8_bit_floats_for_hopper(
     pipelines = [trial.pipeline for trial in made.result.trials]
     assert "canonicalize,quantize-float8" in pipelines
     assert any("scheme=static" in pipeline for pipeline in pipelines)
-    assert all("dynamic" not in p and "weight-only" not in p for p in pipelines)
+    assert all("dynamic" not in p for p in pipelines)
     assert {"Add", "MatMul"} <= set(ops(made.folder / "model.onnx"))
 
 
@@ -235,14 +235,10 @@ def test_models_that_cannot_be_run_here_are_refused(kit: ModuleType, tmp_path: P
         make(tmp_path, kit.chain(2), None, max_memory="1MB", profile="batch=1:2:3")
 
 
-def test_dynamic_ranges_and_blocks_of_weights_are_not_for_tensorrt(
-    kit: ModuleType, tmp_path: Path
-) -> None:
+def test_dynamic_ranges_are_not_for_tensorrt(kit: ModuleType, tmp_path: Path) -> None:
     made = make(tmp_path, kit.chain(2), kit.feeds(), pipeline="canonicalize,quantize")
     refused = {r.code for r in made.result.remarks if r.pass_name == "quantize"}
     assert refused == {"no-dynamic-kernel"}
-    with pytest.raises(TargetError, match="MatMulNBits"):
-        make(tmp_path / "b", kit.chain(2), kit.feeds(), pipeline="weight-only{block=128}")
 
 
 def test_operators_that_the_rules_refuse_are_named_with_the_way_out(
