@@ -10,6 +10,11 @@ import onnx_ir as ir
 from .graph import captured_values, is_constant, operator, single_consumer
 from .sites import Site, Sites, Use
 
+VIEWS = frozenset(
+    ("", op) for op in ("Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+)
+"""What stands between a stored weight and the layer that applies it."""
+
 
 @dataclass(frozen=True, eq=False)
 class Residual:
@@ -30,14 +35,23 @@ def find_residuals(sites: Sites) -> list[Residual]:
 
 def reads_between(start: ir.Value, end: ir.Value) -> list[ir.Value] | None:
     """What the nodes that lead from ``start`` to ``end`` read: ``start``, and values that do not
-    depend on it, constants left out. None where ``end`` does not depend on ``start``."""
+    depend on it, constants and views of them left out. None where ``end`` does not depend on ``start``."""
     leads = _leading(start, end)
     if not leads[end]:
         return None
     between = [value for value, led in leads.items() if led and value is not start]
     nodes = dict.fromkeys(node for value in between if (node := value.producer()) is not None)
-    read = dict.fromkeys(v for node in nodes for v in _reads(node) if not is_constant(v))
+    read = dict.fromkeys(v for node in nodes for v in _reads(node) if not _stored(v))
     return [start, *(v for v in read if v is not start and not leads.get(v, False))]
+
+
+def _stored(value: ir.Value) -> bool:
+    """Whether it is a constant, or one that is only turned or spelled in another way."""
+    node = value.producer()
+    while node is not None and operator(node) in VIEWS and node.inputs[0] is not None:
+        value = node.inputs[0]
+        node = value.producer()
+    return is_constant(value)
 
 
 def _residual(site: Site, sites: Sites) -> Residual | None:

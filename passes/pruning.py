@@ -189,10 +189,24 @@ class Prune(Pass):
         ranking = Ranking(options.score, options.refit, self.normed, model, ctx, seen)
         self._ranking = ranking
         multiple = getattr(ctx.target.multiples, self.multiple) if options.multiples else 1
-        counts = self._counts(chosen, [ladder(found.units, multiple) for found in chosen], ctx)
+        verdicts = [self._unfit(found) for found in chosen]
+        fit = [found for found, why in zip(chosen, verdicts, strict=True) if why is None]
+        counts = iter(self._counts(fit, [ladder(found.units, multiple) for found in fit], ctx))
         return [
-            self._kept(found, count, multiple) for found, count in zip(chosen, counts, strict=True)
+            self._kept(found, next(counts), multiple) if why is None else why
+            for found, why in zip(chosen, verdicts, strict=True)
         ]
+
+    def _unfit(self, found: Cuttable) -> UnfitError | None:
+        """Why no data says anything of a group, where it is to be weighed against others."""
+        if not (self.options.together and self.options.needs_data):
+            return None
+        assert self._ranking is not None
+        try:
+            self._ranking.check_observed(found)
+        except UnfitError as reason:
+            return reason
+        return None
 
     def _counts(
         self, chosen: Sequence[Cuttable], ladders: Sequence[Sequence[int]], ctx: Context

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 
 from .case import Case
 from .rules import RULES, Found, Rule
@@ -31,11 +31,15 @@ class Failure:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a case showed. edits: how many were made. skipped: why nothing was judged."""
+    """What a case showed. edits: how many were made. skipped: why nothing was judged.
+
+    by_step: edits of each step of the pipeline that ended well, by the step as text.
+    """
 
     failures: tuple[Failure, ...]
     edits: int = 0
     skipped: str = ""
+    by_step: Mapping[str, int] = field(default_factory=dict)
 
 
 def check(subject: Subject, case: Case) -> Outcome:
@@ -56,7 +60,8 @@ def judge(trial: Trial) -> Outcome:
     skipped = trial.skipped or (as_skip(trial.stop) if trial.stop else "")
     if trial.stop and not failures and not skipped:
         skipped = f"{trial.stop.stage}: {trial.stop.error}"
-    return Outcome(failures, trial.edits, skipped)
+    by_step = {stage.name: stage.edits for stage in trial.stages if stage.edits}
+    return Outcome(failures, trial.edits, skipped, by_step)
 
 
 def _applied(rule: Rule, trial: Trial) -> Iterator[Found]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,7 +29,10 @@ class Shrunk:
 
 @dataclass(frozen=True)
 class Report:
-    """What a run found. skipped: reasons with their counts. seen: cases tried, skipped ones too."""
+    """What a run found. skipped: reasons with their counts. seen: cases tried, skipped ones too.
+
+    by_step: edits of each step of the pipeline.
+    """
 
     subject: Subject
     seen: int
@@ -38,6 +41,7 @@ class Report:
     failing_cases: int
     skipped: Counter[str]
     shrunk: tuple[Shrunk, ...]
+    by_step: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def checked(self) -> int:
@@ -55,6 +59,7 @@ class Run:
     advance: Callable[[Case, Outcome], None] | None = None
     seen: int = 0
     edits: int = 0
+    by_step: Counter[str] = field(default_factory=Counter)
     failing: int = 0
     failures: list[Failure] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
@@ -67,13 +72,14 @@ class Run:
         shrunk = tuple(self.shrunk.values())
         return Report(
             self.subject, self.seen, self.edits, tuple(self.failures), self.failing, self.skipped,
-            shrunk,
+            shrunk, dict(self.by_step),
         )  # fmt: skip
 
     def _one(self, case: Case) -> None:
         outcome = check(self.subject, case)
         self.seen += 1
         self.edits += outcome.edits
+        self.by_step.update(outcome.by_step)
         self.failing += bool(outcome.failures)
         self.failures.extend(outcome.failures)
         if outcome.skipped:

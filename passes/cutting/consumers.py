@@ -12,12 +12,13 @@ import numpy as np
 import onnx_ir as ir
 
 from ...ir.axes.groups import NONE, AxisGroup, Member
+from ...ir.errors import InputError
 from ...ir.facts import FLOAT, QUANTIZED
 from ...ir.graph import attribute, constant_array, constant_tensor, rank
 from ...ir.graph import operator as operator_of
 from ...ir.sites import Site, Sites
 from ..api import Gram, GramTable, Looked
-from ..math.refit import Doubles, centred
+from ..math.refit import Doubles, centred, damped
 from ..sharing import turns
 from .forms import Form, conv_form, looked_at
 
@@ -102,6 +103,17 @@ class Consumer:
             about_zero = np.asarray(matrix / gram.count)
             found.append(about_zero if self.bias is None else centred(matrix, total, gram.count))
         return found
+
+    def usable(self, gram: Gram) -> list[Doubles]:
+        """The same with a ridge, to fit to.
+
+        Raises UnfitError where they are not finite, or nothing but rounding: behind inputs that
+        never change, and about a mean that is thousands of times what they change by.
+        """
+        try:
+            return [damped(each, gram.count) for each in self.moments(gram)]
+        except InputError as error:
+            raise UnfitError("not-usable", error.what) from error
 
 
 def consumers_of(group: AxisGroup, sites: Sites) -> tuple[Consumer, ...]:

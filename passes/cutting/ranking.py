@@ -15,7 +15,7 @@ from ...ir.graph import constant_array, constant_tensor
 from ...ir.storage.tensors import tensor_digest
 from ..api import CALIBRATED, CHANGED, GRAMS, REMEMBERED, Context, Gram, GramTable, Looked
 from ..math.pruning import Reader, Removal, by_score, magnitude, second_order, weighted
-from ..math.refit import Doubles, damped, refit
+from ..math.refit import Doubles, refit
 from .consumers import Consumer, unit_weights
 from .norms import output_scale
 from .plan import Cut, Cuttable
@@ -49,7 +49,7 @@ class Ranking:
     def removal(self, found: Cuttable, count: int) -> Removal:
         """The first ``count`` units that go, in order.
 
-        Raises UnfitError where no data reached a layer.
+        Raises UnfitError where no data reached a layer, or none that says anything.
         """
         compute = partial(self._computed, found, count)
         if self.score == MAGNITUDE:
@@ -99,9 +99,11 @@ class Ranking:
         return made
 
     def check_observed(self, found: Cuttable) -> None:
-        """Raise UnfitError where no data reached a layer."""
+        """Raise UnfitError where no data reached a layer, or none that it can be fitted to."""
         for consumer in found.consumers:
-            consumer.gram(self.grams())
+            gram = consumer.gram(self.grams())
+            if self.refit:
+                consumer.usable(gram)
 
     def _key(self, found: Cuttable) -> tuple[Hashable, ...]:
         """All that the order depends on."""
@@ -138,9 +140,8 @@ class Ranking:
             blocks = [consumer.form.block(i) for i in range(len(weights))]
             moments = [gram.matrix[part, part] / gram.count for part in blocks]
         else:
-            moments = consumer.moments(gram)
-            if self.score != VARIANCE:
-                moments = [damped(each, gram.count) for each in moments]
+            second_order = self.score != VARIANCE
+            moments = consumer.usable(gram) if second_order else consumer.moments(gram)
         return [Reader(*each) for each in zip(weights, moments, rows, strict=True)]
 
 
@@ -170,8 +171,8 @@ def thinned(consumer: Consumer, kept: Sequence[np.ndarray]) -> dict[str, np.ndar
 def fitted(consumer: Consumer, kept: Sequence[np.ndarray], gram: Gram) -> Mapping[str, np.ndarray]:
     """The same with the rows that stay fitted to what was observed; and the bias, where it can."""
     weights = consumer.matrices()
-    parts = zip(weights, consumer.moments(gram), kept, strict=True)
-    made = consumer.stored(np.stack([refit(w, damped(m, gram.count), k) for w, m, k in parts]))
+    parts = zip(weights, consumer.usable(gram), kept, strict=True)
+    made = consumer.stored(np.stack([refit(w, m, k) for w, m, k in parts]))
     found = {str(consumer.weight.name): made}
     if consumer.bias is None:
         return found

@@ -208,6 +208,24 @@ def test_regions_end_at_what_does_not_depend_on_their_start(graphs: ModuleType) 
     assert reads_between(second.skip, first.sum) is None
 
 
+def test_a_last_layer_that_is_stored_the_other_way_round_goes_too(graphs: ModuleType) -> None:
+    """Its weight is read through a Transpose, since others read it as it stands."""
+    made = weights(2)
+    for i in range(2):
+        made[f"dw{i}"] = made[f"dw{i}"].T.copy()
+    body = "".join(before(i, f"e{i - 1}" if i else "x") for i in range(2))
+    for i in range(2):
+        body = body.replace(f"d{i} = MatMul(a{i}, dw{i})", f"v{i} = Transpose(dw{i}) "
+                            f"d{i} = MatMul(a{i}, v{i})")  # fmt: skip
+    text = (
+        HEAD.replace("y)", "y, float[16, 32] z)") + "{ " + body + "y = Identity(e1) z = Abs(dw1) }"
+    )
+    bench = graphs.Bench(graphs.parse(text, **made), FEEDS)
+    (edit,) = bench.run("drop-layers", of="blocks", only=("block2.ffn",)).edits
+    assert edit.loss > 0
+    assert "region-differs" not in {r.code for r in bench.context.remarks}
+
+
 def test_changes_of_several_outputs_are_not_averaged_away() -> None:
     big, small = np.full((2, 3), 1000.0), np.array([[1.0, 2.0]])
     assert bypassed.change([[big, small]], [[big, small]]) == 0

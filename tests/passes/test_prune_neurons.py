@@ -521,3 +521,14 @@ def test_facts_order_the_passes() -> None:
     for before in ("quantize", "weight-only"):
         with pytest.raises(UsageError, match="no site can be float any more when prune-neurons"):
             instantiate(parse(f"{before},prune-neurons"))
+
+
+@pytest.mark.parametrize("options", [{}, {"scope": "global"}, {"score": "magnitude"}])
+def test_data_that_says_nothing_leaves_layers_whole(
+    graphs: ModuleType, options: dict[str, Any]
+) -> None:
+    """Behind inputs that never change, variances are what rounding makes of zero."""
+    feeds = [{"x": np.full((20, 9, 12), 0.3, np.float32)}]
+    bench = block(graphs, feeds=feeds)
+    assert bench.run("prune-neurons", ratio=0.5, **options).edits == []
+    assert set(bench.refusals().values()) == {"not-usable"}

@@ -19,12 +19,15 @@ from .draws import DrawnDraws, Draws, SeededDraws
 from .inputs import inputs
 from .names import Names
 from .scope import Scope, World
+from .towers import TOWERS
 
 if TYPE_CHECKING:
     from hypothesis.strategies import SearchStrategy
 
 Step = Callable[[Scope], None]
 FEEDS = 2
+BEHIND = 4
+"""Things at most that are put into a graph that begins with a tower."""
 STEPS: dict[str, tuple[tuple[int, Step], ...]] = {
     "pointwise": (
         (6, pointwise.unary), (2, pointwise.clip), (8, pointwise.binary), (2, pointwise.divide),
@@ -58,18 +61,22 @@ class Profile:
     """What graphs are made of.
 
     steps: the most things that are put into one graph. opsets, ir_versions: the ranges. families:
-    names in ``STEPS``, all by default.
+    names in ``STEPS``, all by default. tower: a name in ``TOWERS``, which every graph then begins
+    with; "" for none. Behind one few more things are put.
     """
 
     steps: int = 14
     opsets: tuple[int, int] = (7, 23)
     ir_versions: tuple[int, int] = (3, 11)
     families: tuple[str, ...] = tuple(STEPS)
+    tower: str = ""
 
     def __post_init__(self) -> None:
         for name in self.families:
             if name not in STEPS:
                 raise UsageError(f"there is no family {name!r}", hint=near(name, STEPS))
+        if self.tower and self.tower not in TOWERS:
+            raise UsageError(f"there is no tower {self.tower!r}", hint=near(self.tower, TOWERS))
 
 
 def generated(count: int, seed: int = 0, *, start: int = 0, **profile: Any) -> Iterator[Case]:
@@ -112,12 +119,15 @@ def made(draws: Draws, profile: Profile, name: str) -> Case:
         draws, opset, version, Names(draws), scoped=draws.chance(50), wide=draws.chance(50)
     )
     scope = Scope(world)
-    given = inputs(scope, FEEDS)
+    first, tower = TOWERS[profile.tower] if profile.tower else ("", None)
+    given = inputs(scope, FEEDS, first)
     scope.wires += given
+    if tower is not None:
+        tower(scope)
     steps = [step for family in profile.families for step in STEPS[family]]
-    for _ in range(draws.integer(1, profile.steps)):
+    for _ in range(draws.integer(1, min(BEHIND, profile.steps) if tower else profile.steps)):
         draws.weighted(steps)(scope)
     return finish.case(name, scope, given, FEEDS)
 
 
-__all__ = ["STEPS", "Profile", "generated", "models"]
+__all__ = ["STEPS", "TOWERS", "Profile", "generated", "models"]

@@ -31,17 +31,22 @@ def feed_forward(scope: Scope) -> None:
     if x is None:
         return
     x = scope.tame(x)
+    down = feed_forward_of(scope, x)
+    if scope.draws.chance(60):
+        total = scope.one("Add", [x, down], x.shape, peak=x.peak + down.peak)
+        if scope.draws.chance(60) and (scope.sized(x, -1) or 0) > 1 and scope.filled(x):
+            normalised(scope, scope.tame(total))
+
+
+def feed_forward_of(scope: Scope, x: Wire) -> Wire:
+    """The two layers alone: [..., K] -> [..., K]."""
     hidden = scope.draws.pick([32, 64] if scope.world.wide else [32, 8, 64, 2])
     up = project(scope, x, hidden, plain=True)
     acted = _activation(scope, scope.tame(up))
     if scope.draws.chance(30):
         gate = project(scope, x, hidden, plain=True)
         acted = scope.one("Mul", [acted, scope.tame(gate)], peak=acted.peak * TAMED)
-    down = project(scope, scope.tame(acted), scope.sized(x, -1) or 1, plain=True)
-    if scope.draws.chance(60):
-        total = scope.one("Add", [x, down], x.shape, peak=x.peak + down.peak)
-        if scope.draws.chance(60) and (scope.sized(x, -1) or 0) > 1 and scope.filled(x):
-            normalised(scope, scope.tame(total))
+    return project(scope, scope.tame(acted), scope.sized(x, -1) or 1, plain=True)
 
 
 TAMED = 8.0
@@ -93,7 +98,17 @@ def attention(scope: Scope) -> None:
     x = _sequence(scope)
     if x is None:
         return
-    x, size = scope.tame(x), scope.sized(x, -1) or 2
+    x = scope.tame(x)
+    made = attention_of(scope, x)
+    if scope.draws.chance(60):
+        total = scope.one("Add", scope.draws.pick([[x, made], [made, x]]), peak=x.peak + made.peak)
+        if scope.draws.chance(50):
+            normalised(scope, scope.tame(total))
+
+
+def attention_of(scope: Scope, x: Wire) -> Wire:
+    """Heads and the projection behind them: [batch, sequence, size] -> the same."""
+    size = scope.sized(x, -1) or 2
     heads = scope.draws.pick([h for h in (2, 4, 1) if size % h == 0])
     fused = x.dtype == "float32" and scope.draws.chance(60)
     if fused and scope.opset >= 23:
@@ -102,11 +117,7 @@ def attention(scope: Scope) -> None:
         context = _operator(scope, x, heads, "com.microsoft", "MultiHeadAttention")
     else:
         context = _spelled_out(scope, x, heads, size // heads)
-    made = project(scope, context, size, plain=True)
-    if scope.draws.chance(60):
-        total = scope.one("Add", scope.draws.pick([[x, made], [made, x]]), peak=x.peak + made.peak)
-        if scope.draws.chance(50):
-            normalised(scope, scope.tame(total))
+    return project(scope, context, size, plain=True)
 
 
 def _operator(scope: Scope, x: Wire, heads: int, domain: str, name: str) -> Wire:

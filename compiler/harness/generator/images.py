@@ -20,11 +20,11 @@ def convolution(scope: Scope) -> None:
     )
     if x is None:
         return
-    y = _convolved(scope, scope.tame(x))
+    y = convolved(scope, scope.tame(x))
     if scope.draws.chance(45):
         y = batch_norm(scope, y)
     if scope.draws.chance(50):
-        y = _activated(scope, y)
+        y = activated(scope, y)
     if scope.draws.chance(25) and y.shape == x.shape:
         scope.one("Add", scope.draws.pick([[y, x], [x, y]]), peak=x.peak + y.peak)
     elif scope.draws.chance(15):
@@ -33,18 +33,20 @@ def convolution(scope: Scope) -> None:
 
 def convolutions(scope: Scope, x: Wire) -> list[Wire]:
     """One of uneven channels, and one that alone reads it."""
-    y = _convolved(scope, x, "uneven filters")
+    y = convolved(scope, x, "uneven filters")
     if scope.draws.chance(40):
         y = batch_norm(scope, y)
     if scope.draws.chance(60):
         y = scope.one("Relu", [y])
-    return [_convolved(scope, scope.tame(y))]
+    return [convolved(scope, scope.tame(y))]
 
 
-def _convolved(scope: Scope, x: Wire, role: Role = "filters") -> Wire:
+def convolved(scope: Scope, x: Wire, role: Role = "filters", groups: int = 0) -> Wire:
+    """A convolution that keeps positions. groups: 0 for any number that goes."""
     draws, channels = scope.draws, scope.sized(x, 1) or 1
     spatial = x.rank - 2
-    groups = draws.pick([1, channels, *[g for g in (2, 4) if channels % g == 0]])
+    if not groups:
+        groups = draws.pick([1, channels, *[g for g in (2, 4) if channels % g == 0]])
     kernel = draws.pick([1, 3])
     per_group = draws.pick([1, 2, 4, 16]) if groups <= 4 else 1
     outs = groups * per_group if groups > 1 else draws.pick([channels, 4, 16, 1])
@@ -80,7 +82,8 @@ def batch_norm(scope: Scope, x: Wire) -> Wire:
     return scope.one("BatchNormalization", [x, *stored], exact=False, peak=4 * x.peak + 4, **given)
 
 
-def _activated(scope: Scope, y: Wire) -> Wire:
+def activated(scope: Scope, y: Wire) -> Wire:
+    """Behind a ReLU, or one with a bound above."""
     if scope.draws.chance(70):
         return scope.one("Relu", [y])
     if scope.opset < 11:

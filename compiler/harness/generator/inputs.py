@@ -8,8 +8,11 @@ _FEATURES = (32, 4, 8, 64, 16, 1, 3, 6, 2)
 _WIDE = (32, 64)
 
 
-def inputs(scope: Scope, feeds: int) -> list[Wire]:
-    """One to four inputs: sequences, images, matrices, vectors, scalars, ids, masks, flags."""
+def inputs(scope: Scope, feeds: int, first: str = "") -> list[Wire]:
+    """One to four inputs: sequences, images, matrices, vectors, scalars, ids, masks, flags.
+
+    first: what the first one must be, "sequence" or "image", in float32; "" for anything.
+    """
     draws, world = scope.draws, scope.world
     batch, length = _sizes(scope, feeds)
     channels = draws.pick([16, 32] if world.wide else [4, 16, 1, 3, 8])
@@ -24,7 +27,11 @@ def inputs(scope: Scope, feeds: int) -> list[Wire]:
         (1, Wire("", dtype, (size,))),
         (1, Wire("", "float32", ())),
     ]
-    given = [draws.weighted(kinds)]
+    wanted = {
+        "sequence": Wire("", "float32", (batch, length, size)),
+        "image": Wire("", "float32", (batch, channels, side, side)),
+    }
+    given = [wanted[first] if first else draws.weighted(kinds)]
     if draws.chance(25):
         given.append(Wire("", "int64", (batch, length), peak=8.0, limit=8))
     if draws.chance(25):
