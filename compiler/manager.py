@@ -6,8 +6,9 @@ All checks and all bookkeeping that is not the edit itself hang on instruments; 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from .conduct import conduct
 from .context import CompileContext
 from .guard import Guard
 from .instruments import (
+    BrokenPromiseError,
     EditEvent,
     Instrument,
     PassEvent,
@@ -39,6 +41,14 @@ CHUNK = 16
 HELD_BYTES = 256 << 20
 """Later as many as need about so much memory: each go runs the model from its inputs."""
 
+
+_PROMISED = {
+    Semantics.EXACT: "mend what it computes; where it is equal in real arithmetic only, promise "
+    "REASSOCIATES. planish test-pass shows the smallest graph that differs",
+    Semantics.REASSOCIATES: "mend what it computes; planish test-pass shows the smallest graph "
+    "that differs",
+}
+"""What to do about a promise that a pass of one's own broke."""
 
 Planned = tuple[Candidate, Perturbation | None]
 Arrays = Mapping[str, np.ndarray]
@@ -141,6 +151,8 @@ class PassManager:
             self._guard.blame(error)
         if isinstance(error, StrayEditError) and not self._guard.trusted:
             error.hint = "change graphs through the rewriter only; this one was put back"
+        if isinstance(error, BrokenPromiseError) and not self._guard.known:
+            error.hint = _PROMISED[error.promise]
         return _named(error, pass_, self._site)
 
     def _edits(
@@ -177,10 +189,10 @@ class PassManager:
         self, pass_: Pass, exclude: frozenset[str], selector: tuple[str, ...]
     ) -> list[Candidate]:
         """One candidate a site: the first offered; refusals become remarks."""
-        selected = self._selected(selector)
+        selected = self._selected(pass_, selector)
         chosen: dict[tuple[str, str], Candidate] = {}
         for offer in self._guard.candidates(self.context):
-            if selected is not None and offer.site not in selected:
+            if not selected(offer.site):
                 continue
             if isinstance(offer, Refusal):
                 self.context.remark("refused", offer.site, offer.code, offer.sentence)
@@ -195,11 +207,13 @@ class PassManager:
                 chosen.setdefault(key, offer)
         return list(chosen.values())
 
-    def _selected(self, selector: tuple[str, ...]) -> set[str] | None:
+    def _selected(self, pass_: Pass, selector: tuple[str, ...]) -> Callable[[str], bool]:
         if not selector:
-            return None
+            return lambda name: True
+        if pass_.by_node:
+            return lambda name: any(fnmatchcase(name, text) for text in selector)
         sites = self.context.analysis(SITES)
-        return {site.name for text in selector for site in sites.select(text)}
+        return {site.name for text in selector for site in sites.select(text)}.__contains__
 
     def _samples(self, planned: Sequence[Planned]) -> Arrays:
         """What the regions that have not been measured yet read, by value name."""

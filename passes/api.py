@@ -319,6 +319,8 @@ class Pass:
     """Whether edits say themselves what became of which node, or it was found out afterwards."""
     rounds: ClassVar[int] = 1
     """How often it is asked for candidates at most; again as long as edits were made."""
+    by_node: ClassVar[bool] = False
+    """Whether its candidates bear names of nodes, which selectors then name."""
     Options: ClassVar[type]
     place: ClassVar[str] = ""
     """``file:line`` where the pass is written; the decorator fills it in."""
