@@ -35,7 +35,8 @@ def find_residuals(sites: Sites) -> list[Residual]:
 
 def reads_between(start: ir.Value, end: ir.Value) -> list[ir.Value] | None:
     """What the nodes that lead from ``start`` to ``end`` read: ``start``, and values that do not
-    depend on it, constants and views of them left out. None where ``end`` does not depend on ``start``."""
+    depend on it, constants and views of them left out. None where ``end`` does not depend on
+    ``start``."""
     leads = _leading(start, end)
     if not leads[end]:
         return None

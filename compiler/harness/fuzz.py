@@ -1,9 +1,9 @@
 """Many generated graphs through every pass: ``python -m planish.compiler.harness.fuzz``.
 
-Prints for each pipeline how many graphs it took, what each of its passes edited, how fast, and
-what broke, made small. A pass that edited nothing counts as broken: nothing was tried of it. A
-graph that takes the process with it (the runtime may abort) is named in the file ``now`` of the
-folder.
+Every pipeline takes some graphs, then the next one, until all have taken ``--count``. What was done
+is kept in the file ``progress.json`` of the folder, and gone on from; a graph that takes the
+process with it (the runtime may abort) is named in the file ``now``. A pass that edited nothing
+counts as broken: nothing was tried of it.
 """
 
 from __future__ import annotations
@@ -17,38 +17,94 @@ from pathlib import Path
 from rich.console import Console
 
 from .case import Case
+from .fuzzlog import Done, Log
 from .generator import TOWERS, generated
 from .plans import PLANS, Plan
 from .report import counted, screen
 from .run import Report, Run
 
+CHUNK = 250
+"""Graphs of one pipeline before the next one has its turn."""
 FEW = 100
 """Graphs, from which on each pass must have found something to edit."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Fuzz the pipelines one after the other; 1 where anything broke, or was never tried."""
+    """Fuzz the pipelines in turn; 1 where anything broke, or was never tried."""
     options = _options(arguments)
     options.keep.mkdir(parents=True, exist_ok=True)
-    console, failed = Console(), 0
-    for plan in _plans(options):
-        begun = time.perf_counter()
-        report = _fuzz(plan, options)
+    log, console, plans = (
+        Log.read(options.keep, options.seed, options.start),
+        Console(),
+        _plans(options),
+    )
+    end = time.monotonic() + 60 * options.minutes
+    try:
+        for plan in _turns(plans, log, options.count, end):
+            _chunk(plan, log, options, console, end)
+    except KeyboardInterrupt:
+        console.print("stopped; the same command goes on from here", markup=False)
+    return _summary(plans, log, options, console)
+
+
+def untried(plan: Plan, done: Done) -> list[str]:
+    """Steps of the pipeline that edited nothing in all of the graphs; none where those are few."""
+    if done.seen < FEW:
+        return []
+    steps = [str(step) for step, _ in plan.subject().passes()]
+    return [step for step in steps if not done.edits.get(step)]
+
+
+def _turns(plans: Sequence[Plan], log: Log, count: int, end: float) -> Iterator[Plan]:
+    """The pipeline that is farthest behind, until all are done or the time is up."""
+    while time.monotonic() < end:
+        plan = min(plans, key=lambda each: log.of(each).seen)
+        if log.of(plan).seen >= count:
+            return
+        yield plan
+
+
+def _chunk(plan: Plan, log: Log, options: argparse.Namespace, console: Console, end: float) -> None:
+    begun, done = time.perf_counter(), log.of(plan)
+    number = options.start + done.seen
+    count = min(CHUNK, options.count - done.seen)
+    cases = generated(count, options.seed, start=number, tower=plan.tower)
+    folder = options.keep / "".join(c if c.isalnum() else "-" for c in plan.pipeline)
+    run = Run(plan.subject(), folder / str(number))
+    report = run.over(_noted(plan, cases, number, options, end))
+    if report.failures:
         screen(report, console)
-        console.print(_pace(report, options, time.perf_counter() - begun), markup=False)
-        idle = untried(report)
+    done = done.and_more(report, time.perf_counter() - begun)
+    log.write(plan, done)
+    console.print(_line(plan, done, report), markup=False, soft_wrap=True)
+
+
+def _line(plan: Plan, done: Done, report: Report) -> str:
+    each = 1000 * done.seconds / max(done.seen, 1)
+    failed = f", {report.failing_cases} FAILED" if report.failing_cases else ""
+    return f"{plan.pipeline}: {done.seen} graphs, {each:.0f} ms each{failed}"
+
+
+def _summary(plans: Sequence[Plan], log: Log, options: argparse.Namespace, console: Console) -> int:
+    broken = 0
+    for plan in plans:
+        done, idle = log.of(plan), untried(plan, log.of(plan))
+        broken += done.failing + len(idle)
+        console.print(_of_plan(plan, done, options), markup=False, soft_wrap=True)
         for step in idle:
             console.print(f"  {step} edited nothing: it was not tried", markup=False)
-        failed += report.failing_cases + len(idle)
-    return 1 if failed else 0
+    return 1 if broken else 0
 
 
-def untried(report: Report) -> list[str]:
-    """Steps of the pipeline that edited nothing in all of the graphs; none where those are few."""
-    if report.seen < FEW:
-        return []
-    steps = [str(step) for step, _ in report.subject.passes()]
-    return [step for step in steps if not report.by_step.get(step)]
+def _of_plan(plan: Plan, done: Done, options: argparse.Namespace) -> str:
+    first, last = options.start, options.start + done.seen - 1
+    lines = [
+        f"{plan.subject()}" + (f", behind a {plan.tower}" if plan.tower else ""),
+        f"  seed {options.seed}, numbers {first} to {last}: {counted(done.seen, 'graph')}, "
+        f"{done.skipped} skipped, {done.failing} failed, {done.seconds:.0f} s",
+    ]
+    lines += [f"  {step}: {counted(n, 'edit')}" for step, n in done.edits.items()]
+    return "\n".join(lines + [f"  FAILED {failure}" for failure in done.failures])
 
 
 def _plans(options: argparse.Namespace) -> Sequence[Plan]:
@@ -58,29 +114,16 @@ def _plans(options: argparse.Namespace) -> Sequence[Plan]:
     return [plan.on(options.target, options.tower) for plan in wanted]
 
 
-def _fuzz(plan: Plan, options: argparse.Namespace) -> Report:
-    folder = options.keep / "".join(c if c.isalnum() else "-" for c in plan.pipeline)
-    cases = generated(options.count, options.seed, start=options.start, tower=plan.tower)
-    return Run(plan.subject(), folder).over(_noted(plan, cases, options))
-
-
-def _noted(plan: Plan, cases: Iterator[Case], options: argparse.Namespace) -> Iterator[Case]:
+def _noted(
+    plan: Plan, cases: Iterator[Case], first: int, options: argparse.Namespace, end: float
+) -> Iterator[Case]:
     """The cases for a while; the one at work is written down before it begins."""
-    end = time.perf_counter() + 60 * options.minutes
-    for number, case in enumerate(cases, options.start):
-        if time.perf_counter() > end:
+    for number, case in enumerate(cases, first):
+        if time.monotonic() > end:
             return
         again = f"--seed {options.seed} --start {number} --count 1 '{plan.pipeline}'"
         (options.keep / "now").write_text(f"{again}\n", encoding="utf8")
         yield case
-
-
-def _pace(report: Report, options: argparse.Namespace, seconds: float) -> str:
-    first, last = options.start, options.start + report.seen - 1
-    each = 1000 * seconds / max(report.seen, 1)
-    edits = "".join(f"\n    {step}: {counted(n, 'edit')}" for step, n in report.by_step.items())
-    ran = f"  seed {options.seed}, numbers {first} to {last}, {seconds:.0f} s, {each:.0f} ms each"
-    return ran + edits
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -89,10 +132,12 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--count", type=int, default=10_000, help="graphs for each pipeline")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--start", type=int, default=0, help="number of the first graph")
-    parser.add_argument("--minutes", type=float, default=60.0, help="for each pipeline, at most")
+    parser.add_argument("--minutes", type=float, default=24 * 60.0, help="for all of it, at most")
     parser.add_argument("--target", help="default: the pipeline's own")
     parser.add_argument("--tower", choices=["", *TOWERS], help="default: the pipeline's own")
-    parser.add_argument("--keep", type=Path, default=Path("build/fuzz"), help="for reproducers")
+    parser.add_argument(
+        "--keep", type=Path, default=Path("build/fuzz"), help="for reproducers and progress"
+    )
     return parser.parse_args(arguments)
 
 

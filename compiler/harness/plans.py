@@ -33,7 +33,7 @@ class Plan:
 
 
 PLANS = (
-    Plan("canonicalize,prune-heads{ratio=0.5}", "transformer"),
+    Plan("canonicalize,prune-heads{ratio=0.5 scope=layer}", "transformer"),
     Plan("canonicalize,prune-neurons{ratio=0.5 multiples=false}", "transformer"),
     Plan("canonicalize,prune-channels{ratio=0.5 multiples=false residual=true}", "convnet"),
     Plan("canonicalize,drop-layers{of=blocks}", "transformer"),
