@@ -17,7 +17,7 @@ WORKERS ?= 2
 LAYERS := compiler passes targets ir
 
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test lint format typecheck docs fuzz conformance bench lock clean
+.PHONY: help setup demo test lint format typecheck docs fuzz conformance bench lock vendor clean
 
 help:
 	@echo 'make setup      the environment $(VENV), from requirements-dev.txt'
@@ -30,6 +30,7 @@ help:
 	@echo 'make conformance  every lossless pass over every suite of models'
 	@echo 'make bench      planish against its peers, each in an environment below build/benchmarks'
 	@echo 'make lock       renew requirements-dev.txt'
+	@echo 'make vendor     fetch the libraries of the HTML report again, with npm'
 	@echo 'make clean      remove what was built, the peers of the benchmarks too, not $(VENV)'
 
 setup: $(READY)
@@ -78,6 +79,9 @@ lock:
 	 build/lock/bin/python -m pip freeze --all | grep -v -i -E '^(pip|planish|triton|nvidia-[^=]*|cuda-[^=]*)[= ]' \
 	 | sed 's/+.*//') > build/requirements-dev.txt
 	mv build/requirements-dev.txt requirements-dev.txt
+
+vendor: $(READY)
+	$(PY) docs/vendor.py
 
 clean:
 	rm -rf build dist out *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

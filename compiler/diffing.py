@@ -93,8 +93,14 @@ def compare(before: str | Path, after: str | Path) -> ModelDiff:
     Raises InputError for a path that holds no model.
     """
     with rarely_collecting():
-        sides = side_of(before), side_of(after)
-        edits = sides[1].edits_since(sides[0])
+        return compare_sides(side_of(before), side_of(after))
+
+
+def compare_sides(before: Side, after: Side) -> ModelDiff:
+    """``compare`` for two sides that are read already."""
+    sides = before, after
+    with rarely_collecting():
+        edits = after.edits_since(before)
         told = partial(_lineage, sides, edits)
         graph = diff_models(sides[0].model, sides[1].model, lineage=told)
     return ModelDiff(*sides, graph, edits or {})

@@ -49,6 +49,7 @@ from .policy import GOALS, LOSSLESS, Goal, check_served, propose, untried
 from .prepare import Prepared, Request, prepare
 from .progress import Progress, Silent
 from .reporting.artifact import write_artifact
+from .reporting.html.writing import with_page
 from .reporting.manifest import plan_from
 from .reporting.summary import some
 from .reporting.unrun import without_runs
@@ -141,6 +142,7 @@ def compile_model(
         result = describe(finished, prepared, kernels, folder, time.perf_counter() - start)
         result = prepared.workshop.backend.finish(result, folder)
         write_artifact(result, folder, known)
+        result = with_page(result, folder, prepared.source.baseline)
         check_unchanged(prepared.source.imported.stamps)
     return Built(result, output)
 

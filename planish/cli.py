@@ -24,6 +24,7 @@ from .commands import (
     inspect,
     passes,
     plan,
+    report,
     targets,
     test_pass,
     verify,
@@ -73,6 +74,7 @@ app.command("plan")(plan.plan_command)
 app.command("inspect")(inspect.inspect_command)
 app.command("diff")(diff.diff_command)
 app.command("doctor")(doctor.doctor_command)
+app.command("report")(report.report_command)
 app.command("verify")(verify.verify_command)
 app.command("bench")(bench.bench_command)
 app.command("test-pass")(test_pass.pass_test_command)

@@ -1,0 +1,5 @@
+// A page about one model.
+
+function inspectPage() {
+  return [];
+}

@@ -1,0 +1,81 @@
+"""The document of a compile: its manifest, its passes, its graphs before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ....ir.digest import file_digest
+from ....ir.errors import PlanishError
+from ...diffing import compare_sides
+from ...sides import AT, side_of
+from ...stages import EMITTED
+from ..manifest import encode
+from ..report import base
+from .graphs import graph_rows
+from .timeline import timeline
+
+SCHEMA = "planish-report/1"
+"""Of the document in a page; it changes with every change that a reader could notice."""
+
+_LEFT_OUT = frozenset({"files", "samples", "tolerance", "stages"})
+_NOT_OF_EDITS = frozenset({"before", "after", "origins"})
+
+
+def compiled(
+    folder: Path, manifest: Mapping[str, Any], original: Path | None = None
+) -> dict[str, Any]:
+    """The document of the artifact in a folder.
+
+    original: the model that was compiled, where it is still there. Without it the graph before is
+    what the compile kept of it, without weights. Where no graph can be shown the document says
+    why, and holds all else.
+    """
+    source = base(str(manifest.get("source", ""))) or "model"
+    document = {
+        "schema": SCHEMA,
+        "kind": "compile",
+        "title": f"{source} for {manifest.get('target', '')}",
+        "compile": _told(manifest),
+        "passes": timeline(manifest),
+        "graph": None,
+        "no_graph": "",
+    }
+    try:
+        document["graph"] = _graphs(folder, manifest, original)
+    except PlanishError as error:
+        document["no_graph"] = str(error)
+    return encode(document)
+
+
+def original_of(manifest: Mapping[str, Any], given: Path | None) -> Path | None:
+    """The model that was compiled, if it still is what it was; None otherwise."""
+    path = given or Path(str(manifest.get("source", "")))
+    known = manifest.get("digests", {}).get("source")
+    try:
+        found = path.is_file() and (not known or file_digest(path) == known)
+    except (OSError, PlanishError):
+        return None
+    return path if found else None
+
+
+def _told(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {key: value for key, value in manifest.items() if key not in _LEFT_OUT}
+    edits = manifest.get("edits", ())
+    kept["edits"] = [{k: v for k, v in e.items() if k not in _NOT_OF_EDITS} for e in edits]
+    return kept
+
+
+def _graphs(
+    folder: Path, manifest: Mapping[str, Any], original: Path | None
+) -> dict[str, Any] | None:
+    stages = [stage for stage in manifest.get("stages") or () if stage.get("changed", True)]
+    if original is None and not stages:
+        return None
+    before = side_of(original or f"{folder}{AT}{stages[0]['id']}")
+    after = [(str(stage["id"]), f"{folder}{AT}{stage['id']}") for stage in stages[1:]]
+    if not any(name == EMITTED for name, _ in after):
+        after.append((EMITTED, str(folder)))
+    edits = {str(edit["id"]): place for place, edit in enumerate(manifest.get("edits", ()))}
+    return graph_rows([(name, compare_sides(before, side_of(at))) for name, at in after], edits)

@@ -1,0 +1,78 @@
+"""Pages as files: written whole or not at all, and never at the cost of a compile."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from ....ir.errors import InputError
+from ....ir.provenance import Remark
+from ...result import CompileResult
+from .. import manifest as manifests
+from ..selftest import file_digest as sha256
+from .compiled import compiled
+from .page import render
+
+PAGE = "report.html"
+NO_PAGE = "no-page"
+"""Code of the remark that says why an artifact has no page."""
+
+
+def write_page(document: Mapping[str, Any], path: Path) -> None:
+    """Write the page of a document. Raises InputError where the file cannot be written."""
+    text = render(document)
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", encoding="utf8", newline="\n", dir=path.parent, prefix=".planish-", delete=False
+        ) as file:
+            file.write(text)
+        Path(file.name).chmod(0o644)
+        Path(file.name).replace(path)
+    except OSError as error:
+        with contextlib.suppress(OSError, UnboundLocalError):
+            Path(file.name).unlink(missing_ok=True)
+        raise InputError(
+            f"the page cannot be written: {error.strerror}", where=str(path),
+            hint="give another place with -o",
+        ) from error  # fmt: skip
+
+
+def write_report(folder: Path, original: Path | None = None) -> Path:
+    """Make the page of the artifact in a folder anew, and note it in the manifest.
+
+    original: the model that was compiled, where it is still there. Raises InputError.
+    """
+    manifest = manifests.read(folder)
+    path = folder / PAGE
+    write_page(compiled(folder, manifest, original), path)
+    row = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+    files = dict(sorted({**manifest.get("files", {}), PAGE: row}.items()))
+    _write_manifest(folder, {**manifest, "files": files})
+    return path
+
+
+def with_page(result: CompileResult, folder: Path, original: Path | None) -> CompileResult:
+    """Put the page into a written artifact; where that fails, the result says why instead.
+
+    Nothing about a page may cost a compile that is done: whatever goes wrong becomes a remark.
+    """
+    try:
+        write_report(folder, original)
+    except Exception as error:
+        (folder / PAGE).unlink(missing_ok=True)
+        told = f"{PAGE} could not be made: {type(error).__name__}: {error}"
+        remark = Remark("note", "report", "", NO_PAGE, told)
+        result = replace(result, remarks=(*result.remarks, remark))
+        manifest = manifests.read(folder)
+        remarks = [*manifest.get("remarks", ()), remark.to_json()]
+        _write_manifest(folder, {**manifest, "remarks": remarks})
+    return result
+
+
+def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    text = manifests.dumps(manifest)
+    (folder / manifests.MANIFEST).write_text(text, encoding="utf8", newline="\n")
