@@ -19,6 +19,7 @@ CLASSES = {
     "generic", "x86-avx2", "x86-avx-vnni", "x86-avx512-vnni", "x86-amx", "arm-neon-dotprod",
     "arm-i8mm",
     "nvidia-turing", "nvidia-ampere", "nvidia-ada", "nvidia-hopper", "nvidia-blackwell",
+    "nvidia-jetson-orin",
     "nvidia-onnxruntime-cuda", "apple-coreml", "qualcomm-hexagon",
 }  # fmt: skip
 MACHINES = {

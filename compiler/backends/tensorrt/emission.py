@@ -37,6 +37,7 @@ from ..backend import SITE, Emission
 from .fewbits import in_few_bits
 from .precision import NAMES, WIDE, Precision, decide, spelled_nodes
 from .writing import twin, typed, without_rounding
+from .zeros import checked_zeros, codes_as_floats
 
 PASS = "tensorrt"
 """Under whose name the conversion of floats is reported, and given back."""
@@ -67,13 +68,11 @@ class Emitter:
         """
         context = self.context
         precision = WIDE if wide or not context.calibrated else self._decide(lowered)
-        shown = typed(lowered, precision)
-        model = in_few_bits(shown)
+        shown, model = self._written(lowered, precision)
         found, objection = _inspected(model, context.target)
         if refused := _refused_types(found, lowered, precision):
             precision = replace(precision, kept={**precision.kept, **refused})
-            shown = typed(lowered, precision)
-            model = in_few_bits(shown)
+            shown, model = self._written(lowered, precision)
             found, objection = _inspected(model, context.target)
         checks = (_within_rules(found, context.target), _valid(objection, lowered, context.target))
         reference = twin(lowered, precision)
@@ -83,8 +82,14 @@ class Emitter:
         edit: tuple[Edit, ...] = ()
         if precision.converts:
             edit = (self._edit(lowered, shown, precision),)
-        said_of = (said,) if said else ()
+        said_of = tuple(filter(None, (checked_zeros(lowered, model, context.target), said)))
         return Emission(model, reference, edit, remarks, (*checks, *said_of), broken)
+
+    def _written(self, lowered: ir.Model, precision: Precision) -> tuple[ir.Model, ir.Model]:
+        """The typed model as ONNX Runtime can run it, and as it is handed over."""
+        shown = typed(lowered, precision)
+        codes_as_floats(shown, self.context.target)
+        return shown, in_few_bits(shown)
 
     def _decide(self, lowered: ir.Model) -> Precision:
         if self.context.target.floats.float16 != "native":
