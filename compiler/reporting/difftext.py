@@ -10,12 +10,14 @@ from typing import Literal
 import onnx_ir as ir
 
 from ...ir.diff.changes import Hunk, TensorChange, TensorFacts
+from ...ir.diff.patterns import pattern_of
 from ...ir.diff.pool import Pool, Source
 from ...ir.shown import clipped, inline
 from ...ir.signature import shape_of, shape_text
 from ..diffing import ModelDiff, repeated
 from ..stages import EMITTED
 from .headline import size
+from .places import folded
 
 Style = Literal["title", "old", "new", "changed", "quiet", "plain"]
 LONGEST = 160
@@ -52,6 +54,7 @@ def lines(diff: ModelDiff, shown: Shown) -> Iterator[Line]:
         (key, hunks) for key, hunks in repeated(diff) if _wanted(diff, hunks[0], shown.only)
     ]
     yield Line("")
+    yield from _summary(diff, [hunks for _, hunks in families])
     yield from _families(diff, [hunks for _, hunks in families])
     for _, hunks in () if shown.stat else families:
         for hunk in hunks if shown.every else hunks[:1]:
@@ -124,10 +127,27 @@ def _families(diff: ModelDiff, families: Sequence[Sequence[Hunk]]) -> Iterator[L
     width = len(str(max((len(hunks) for hunks in families), default=1)))
     for hunks in families:
         first, saved = hunks[0], sum(hunk.bytes for hunk in hunks)
-        count = f"{len(hunks):>{width}} x {first.kind}"
+        count = f"{len(hunks):>{width}} x {pattern_of(diff.graph, first).title}"
         parts = [f"{count}: {_operators(diff, first)}", _signed(saved), _who(diff, first)]
         yield Line("  " + "  ".join(filter(None, parts)), _style(first))
     yield Line(f"  {diff.graph.unchanged} nodes are the same", "quiet")
+
+
+def _summary(diff: ModelDiff, families: Sequence[Sequence[Hunk]]) -> Iterator[Line]:
+    """What was done to which operators, where several families had the same done to them."""
+    done: dict[str, list[Hunk]] = {}
+    for hunks in families:
+        done.setdefault(pattern_of(diff.graph, hunks[0]).title, []).extend(hunks)
+    if len(done) == len(families):
+        return
+    for title, hunks in sorted(done.items(), key=lambda pair: sum(h.bytes for h in pair[1])):
+        subjects = Counter[str]()
+        for hunk in hunks:
+            subjects.update(dict(pattern_of(diff.graph, hunk).subjects))
+        counted = ", ".join(f"{count} {name}" for name, count in subjects.most_common())
+        saved = _signed(sum(hunk.bytes for hunk in hunks))
+        yield Line(clipped("  " + "  ".join(filter(None, [f"{title}: {counted}", saved])), LONGEST))
+    yield Line("")
 
 
 def _operators(diff: ModelDiff, hunk: Hunk) -> str:
@@ -164,14 +184,12 @@ def _style(hunk: Hunk) -> Style:
 def _hunk(diff: ModelDiff, hunk: Hunk, alike: Sequence[Hunk], shown: Shown) -> Iterator[Line]:
     losses = diff.losses(hunk)
     loss = f"loss {max(losses.values()):.2e}" if losses else ""
-    counts = f"{hunk.kind} {len(hunk.before)} -> {len(hunk.after)}"
-    title = [inline(hunk.module) or "(no module)", counts, _signed(hunk.bytes), _who(diff, hunk)]
+    counts = f"{len(hunk.before)} -> {len(hunk.after)}"
+    what = f"{pattern_of(diff.graph, hunk).title} {counts}"
+    title = [inline(hunk.module) or "(no module)", what, _signed(hunk.bytes), _who(diff, hunk)]
     yield Line("@@ " + "  ".join(filter(None, [*title, loss])), "title")
     if len(alike) > 1 and not shown.every:
-        places = [inline(h.module) or "?" for h in alike[1 : SHOWN_PLACES + 1]]
-        more = len(alike) - 1 - len(places)
-        tail = f" and {more} more" if more > 0 else ""
-        yield Line(f"   the same in {', '.join(places)}{tail}", "quiet")
+        yield Line(f"   {_others(hunk, alike)}", "quiet")
     yield from _context(diff.graph.before, hunk, shown.context)
     changed = dict(hunk.changed)
     old = [n for n in hunk.before if n not in changed]
@@ -182,6 +200,16 @@ def _hunk(diff: ModelDiff, hunk: Hunk, alike: Sequence[Hunk], shown: Shown) -> I
     for sentence in hunk.details:
         yield Line(clipped(f"   {inline(sentence)}", LONGEST), "changed")
     yield from _tensors(hunk)
+
+
+def _others(hunk: Hunk, alike: Sequence[Hunk]) -> str:
+    """Where else the same was done."""
+    places = folded(inline(h.module) for h in alike if h.module and h.module != hunk.module)
+    if not places:
+        return f"the same {len(alike) - 1} times more"
+    more = len(places) - SHOWN_PLACES
+    tail = f" and {more} more" if more > 0 else ""
+    return f"the same in {', '.join(places[:SHOWN_PLACES])}{tail}"
 
 
 def _context(pool: Pool, hunk: Hunk, count: int) -> Iterator[Line]:

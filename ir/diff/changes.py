@@ -20,13 +20,15 @@ HunkKind = Literal["replaced", "added", "removed", "modified", "moved"]
 
 @dataclass(frozen=True)
 class TensorFacts:
-    """A stored tensor. digest: of dtype, shape and bytes; two tensors are equal where it is."""
+    """A stored tensor. digest: of dtype, shape and bytes; two tensors are equal where it is.
+    known: whether the digest is; not where the file that holds the bytes is missing."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     bytes: int
     digest: str
+    known: bool = True
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,8 @@ class GraphDiff:
     dtype or shape. face: what callers see that changed, a sentence each. opsets: domains with
     other versions. stores: constants that are stored another number of times, or that nothing
     reads. equal: whether the contents of both graphs are, by their fingerprints; the difference
-    is false then, and only then.
+    is false then, and only then. unknown: names of the constants, before and after, whose bytes
+    are missing: like those of their dtype and shape they are taken for equal.
     """
 
     matching: Matching
@@ -120,6 +123,7 @@ class GraphDiff:
     opsets: tuple[str, ...] = ()
     stores: tuple[str, ...] = ()
     equal: bool = False
+    unknown: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
 
     def __bool__(self) -> bool:
         return not self.equal

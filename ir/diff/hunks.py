@@ -2,36 +2,28 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
-import numpy as np
+import onnx
+import onnx.defs
 import onnx_ir as ir
 
 from ..finding.naming import common_path, node_path, parameter_path, scope_path
 from ..fingerprint import model_fingerprint
-from ..graph import constant_array, constant_tensor
+from ..graph import constant_tensor
 from ..signature import Signature, shape_of, shape_text, type_name
-from ..storage.absent import is_absent
-from ..storage.tensors import tensor_digest
-from .changes import (
-    GraphDiff,
-    Hunk,
-    HunkKind,
-    TensorChange,
-    TensorFacts,
-    ValueChange,
-    stored,
-)
+from ..storage.absent import unknown_weights
+from ..storage.tensors import tensor_digest, tensor_face
+from .changes import GraphDiff, Hunk, HunkKind, ValueChange, stored
+from .constants import changes, stores
+from .grouping import Item, groups, rewired
 from .lineage import Lineage
 from .match import Matching, match
-from .pool import Pool, Source
+from .pool import Pool
 
-_SIZES = (ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL)
-
-Item = tuple[str, int]
-"""A node that changed: ("-", number before), ("+", number after) or ("~", number before)."""
+STEPS = 3
+"""How far from a node without a name one with a name may be to lend it its module."""
 
 
 def diff_models(
@@ -43,154 +35,27 @@ def diff_models(
 
     lineage: asked for what is known of the nodes of both, None where nothing is.
     """
-    pools = Pool.of(before), Pool.of(after)
+    unknown = _unknown(before), _unknown(after)
+    faces = frozenset(face for names in unknown for face in names.values())
+    pools = Pool.of(before, faces), Pool.of(after, faces)
     told = lineage(*pools) or Lineage()
     found = match(*pools, told.pairs)
     face = (*Signature.of(before).difference(Signature.of(after)), *_turned_outputs(found))
     opsets = tuple(_opsets(before, after))
     if model_fingerprint(before, tensor_digest) == model_fingerprint(after, tensor_digest):
         return GraphDiff(found, (), equal=True)
-    hunks = _inherited(found, [_hunk(found, items, told) for items in _groups(found, told)])
+    hunks = _inherited(found, [_hunk(found, items, told) for items in groups(found, told)])
     ordered = sorted(hunks, key=lambda hunk: _place(found, hunk))
-    stores = tuple(_stores(found, hunks))
-    return GraphDiff(found, tuple(ordered), tuple(_values(found)), face, opsets, stores)
+    return GraphDiff(
+        found, tuple(ordered), tuple(_values(found)), face, opsets, tuple(stores(found, hunks)),
+        unknown=(tuple(unknown[0]), tuple(unknown[1])),
+    )  # fmt: skip
 
 
-# -- which nodes changed, and which together -----------------------------------------------
-
-
-def _groups(found: Matching, told: Lineage) -> list[list[Item]]:
-    """Nodes that are gone, new or changed, those that hang together in one list."""
-    gone, new = found.left()
-    changed = [a for a, b in found.pairs.items() if differs(found, a, b)]
-    items = [*(("-", a) for a in gone), *(("+", b) for b in new), *(("~", a) for a in changed)]
-    beside: dict[Item, list[Item]] = {item: [] for item in items}
-    for one, other in (*_links(found, told), *_descended(found, told)):
-        if one in beside and other in beside:
-            beside[one].append(other)
-            beside[other].append(one)
-    return list(_components(beside))
-
-
-def _components(beside: Mapping[Item, Sequence[Item]]) -> Iterator[list[Item]]:
-    """Items that hang together, each once."""
-    seen = set[Item]()
-    for item in beside:
-        found, todo = list[Item](), [item]
-        while todo:
-            if (one := todo.pop()) not in seen:
-                seen.add(one)
-                found.append(one)
-                todo += beside[one]
-        if found:
-            yield found
-
-
-def differs(found: Matching, a: int, b: int) -> bool:
-    """Whether a node that both graphs have has other attributes, constants or inputs."""
-    if found.before.labels[a] != found.after.labels[b]:
-        return True
-    pairs = zip(found.before.sources[a], found.after.sources[b], strict=True)
-    return any(_rewired(found, x, y) for x, y in pairs)
-
-
-def _rewired(found: Matching, x: Source, y: Source) -> bool:
-    """Whether an input comes from another node that both graphs have, or from none of them.
-
-    What comes from a new node in the place of one that is gone is told by their hunk.
-    """
-    if x.kind in ("node", "body") and x.kind == y.kind:
-        mapped = found.pairs.get(int(x.of))
-        if mapped is None or int(y.of) not in found.inverse:
-            return False
-        return mapped != y.of or x.output != y.output
-    if "constant" in (x.kind, y.kind):  # a label tells of constants
-        return False
-    gone = x.kind == "node" and int(x.of) not in found.pairs
-    new = y.kind == "node" and int(y.of) not in found.inverse
-    return x != y and not gone and not new
-
-
-def _links(found: Matching, told: Lineage) -> Iterator[tuple[Item, Item]]:
-    """Changed nodes that feed each other, and new ones in the place of those that are gone.
-
-    A node that changed goes with the new ones that it reads, not with those that read it: along
-    a chain of changed layers each is a hunk.
-    """
-    for sign, pool, known in (("-", found.before, found.pairs), ("+", found.after, found.inverse)):
-        for number, sources in enumerate(pool.sources):
-            if number in known:
-                continue
-            for source in sources:
-                other = int(source.of) if source.kind == "node" else -1
-                if other < 0 or other in known or _shared_size(pool, other, source.output):
-                    continue
-                if _kin(sign, number, other, told):
-                    yield (sign, number), (sign, other)
-    for a, b in found.pairs.items():
-        for x, y in zip(found.before.sources[a], found.after.sources[b], strict=False):
-            yield from _replaced(found, a, x, y)
-        if _outputs_differ(found, a, b):  # what new readers make of it belongs to it
-            yield from (((("~", a)), ("+", r.node)) for r in found.after.readers[b])
-    yield from _outputs(found)
-
-
-def _shared_size(pool: Pool, number: int, index: int) -> bool:
-    """Whether an output is a size or a condition that several nodes read: it ties none of them."""
-    dtype = pool.nodes[number].outputs[index].dtype
-    return dtype in _SIZES and sum(r.output == index for r in pool.readers[number]) > 1
-
-
-def _kin(sign: str, one: int, other: int, told: Lineage) -> bool:
-    """Whether neighbours belong together: of new ones those that came from a common node, or
-    both from none."""
-    mine, theirs = (set(told.origins.get(n, ())) for n in (one, other))
-    return sign == "-" or not (mine or theirs) or not mine.isdisjoint(theirs)
-
-
-def _replaced(found: Matching, a: int, x: Source, y: Source) -> Iterator[tuple[Item, Item]]:
-    gone: Item | None = (
-        ("-", int(x.of)) if x.kind == "node" and int(x.of) not in found.pairs else None
-    )
-    new: Item | None = (
-        ("+", int(y.of)) if y.kind == "node" and int(y.of) not in found.inverse else None
-    )
-    if gone is not None and new is not None:
-        yield gone, new
-    elif gone is not None or new is not None:
-        yield from ((("~", a), item) for item in (gone, new) if item is not None)
-
-
-def _outputs(found: Matching) -> Iterator[tuple[Item, Item]]:
-    """What makes an output of the model on one side, and on the other."""
-    after = {str(v.name): v for v in found.after.model.graph.outputs}
-    for value in found.before.model.graph.outputs:
-        other = after.get(str(value.name))
-        makers = value.producer(), None if other is None else other.producer()
-        if makers[0] is not None and makers[1] is not None:
-            a, b = found.before.number[makers[0]], found.after.number[makers[1]]
-            yield ("-", a), ("+", b)
-
-
-def _turned_outputs(found: Matching) -> Iterator[str]:
-    """Outputs of the model that another node computes, where both nodes are on both sides."""
-    after = {str(v.name): v for v in found.after.model.graph.outputs}
-    for value in found.before.model.graph.outputs:
-        other = after.get(str(value.name))
-        makers = value.producer(), None if other is None else other.producer()
-        if other is None or makers[0] is None or makers[1] is None:
-            continue
-        a, b = found.before.number[makers[0]], found.after.number[makers[1]]
-        known = a in found.pairs and b in found.inverse
-        if known and (found.pairs[a] != b or value.index() != other.index()):
-            yield f"output {str(value.name)!r} is computed by another node"
-
-
-def _descended(found: Matching, told: Lineage) -> Iterator[tuple[Item, Item]]:
-    """New nodes, with those that they came from."""
-    for b, origins in told.origins.items():
-        item = ("+", b) if b not in found.inverse else ("~", found.inverse[b])
-        yield from ((item, ("-", a)) for a in origins)
+def _unknown(model: ir.Model) -> dict[str, str]:
+    """Dtype and shape of the constants of which nothing else is known, by name."""
+    held = stored(model)
+    return {name: tensor_face(held[name]) for name in unknown_weights(model)}
 
 
 # -- one hunk ------------------------------------------------------------------------------
@@ -203,7 +68,7 @@ def _hunk(found: Matching, items: Sequence[Item], told: Lineage) -> Hunk:
     kind = _kind(found, before, after, pairs)
     edits = {told.made.get(b, "") for b in after}
     edits.update(edit for a in before for edit in told.touched.get(a, ()))
-    tensors = tuple(_tensors(found, before, after, pairs))
+    tensors = tuple(changes(found, before, after, pairs))
     return Hunk(
         kind, tuple(before), tuple(after), tuple(pairs), _module(found, before, after),
         tuple(_details(found, pairs)), tensors, tuple(sorted(filter(None, edits))),
@@ -244,7 +109,26 @@ def _module(found: Matching, before: Sequence[int], after: Sequence[int]) -> str
         paths = [path for n in numbers if (path := module_of(pool.nodes[n]))]
         if paths:
             return common_path(paths) or paths[0]
+    return _around(found.after, after) if after else _around(found.before, before)
+
+
+def _around(pool: Pool, numbers: Sequence[int]) -> str:
+    """The module of the nearest node that is named after one, within three steps."""
+    near, seen = list(numbers), set(numbers)
+    for _ in range(STEPS):
+        near = [n for n in _neighbours(pool, near) if n not in seen]
+        seen.update(near)
+        path = next(filter(None, (module_of(pool.nodes[n]) for n in near)), "")
+        if path:
+            return path
     return ""
+
+
+def _neighbours(pool: Pool, numbers: Sequence[int]) -> Iterator[int]:
+    for number in numbers:
+        yield from (int(s.of) for s in pool.sources[number] if s.kind == "node")
+    for number in numbers:
+        yield from (r.node for r in pool.readers[number] if r.node >= 0)
 
 
 def module_of(node: ir.Node) -> str:
@@ -273,13 +157,31 @@ def _details(found: Matching, pairs: Iterable[tuple[int, int]]) -> Iterator[str]
         for name in dict.fromkeys([*one.attributes, *other.attributes]):
             x, y = (_attribute(node, name) for node in (one, other))
             if x != y:
-                yield f"{one.op_type}: {name}: {x} -> {y}"
+                told = ", its default" if _is_default(one, other, name) else ""
+                yield f"{one.op_type}: {name}: {x} -> {y}{told}"
         sources = found.before.sources[a], found.after.sources[b]
         if len(sources[0]) != len(sources[1]):
             yield f"{one.op_type}: {len(sources[0])} inputs -> {len(sources[1])}"
         for slot, (p, q) in enumerate(zip(*sources, strict=False)):
-            if _rewired(found, p, q):
+            if rewired(found, p, q):
                 yield f"{one.op_type}: input {slot} comes from elsewhere"
+
+
+def _is_default(one: ir.Node, other: ir.Node, name: str) -> bool:
+    """Whether an attribute is left out on one side, and its default on the other."""
+    given = [node.attributes[name] for node in (one, other) if name in node.attributes]
+    if len(given) != 1 or one.domain not in ("", "ai.onnx"):
+        return False
+    try:
+        schema = onnx.defs.get_schema(one.op_type, onnx.defs.onnx_opset_version(), "")
+    except onnx.defs.SchemaError:
+        return False
+    known = schema.attributes.get(name)
+    if known is None or not known.default_value.name:
+        return False
+    default = onnx.helper.get_attribute_value(known.default_value)
+    value = given[0].value
+    return bool((default.decode() if isinstance(default, bytes) else default) == value)
 
 
 def _attribute(node: ir.Node, name: str) -> str:
@@ -294,65 +196,6 @@ def _attribute(node: ir.Node, name: str) -> str:
     return str(list(value) if isinstance(value, (tuple, list)) else value)
 
 
-# -- tensors and values --------------------------------------------------------------------
-
-
-def _tensors(
-    found: Matching, before: Sequence[int], after: Sequence[int], pairs: Sequence[tuple[int, int]]
-) -> Iterator[TensorChange]:
-    """Constants that only one side of the hunk reads, those of one slot of one node together."""
-    old, new = _read(found.before, before), _read(found.after, after)
-    partners = dict(pairs)
-    kept = {digest for digest, *_ in old} & {digest for digest, *_ in new}
-    taken = set[tuple[int, int]]()
-    theirs = {(n, slot): value for _, n, slot, value in new}
-    for digest, number, slot, value in old:
-        if digest in kept:
-            continue
-        place = (partners.get(number, -1), slot)
-        other = theirs.get(place)
-        taken |= {place} if other is not None else set()
-        name = found.before.nodes[number].op_type
-        yield TensorChange(name, slot, facts(value), facts(other), _error(value, other))
-    for digest, number, slot, value in new:
-        if digest not in kept and (number, slot) not in taken:
-            yield TensorChange(found.after.nodes[number].op_type, slot, None, facts(value))
-
-
-def _read(pool: Pool, numbers: Sequence[int]) -> list[tuple[str, int, int, ir.Value]]:
-    found = dict[str, tuple[str, int, int, ir.Value]]()
-    for number in numbers:
-        for slot, source in enumerate(pool.sources[number]):
-            value = pool.nodes[number].inputs[slot]
-            if source.kind == "constant" and value is not None:
-                found.setdefault(str(source.of), (str(source.of), number, slot, value))
-    return list(found.values())
-
-
-def facts(value: ir.Value | None) -> TensorFacts | None:
-    """Of a constant."""
-    tensor = constant_tensor(value)
-    if value is None or tensor is None:
-        return None
-    shape = tuple(int(d) for d in tensor.shape.numpy())
-    return TensorFacts(
-        str(value.name), tensor.dtype.name, shape, tensor.nbytes, tensor_digest(tensor)
-    )
-
-
-def _error(one: ir.Value | None, other: ir.Value | None) -> float | None:
-    if is_absent(constant_tensor(one)) or is_absent(constant_tensor(other)):
-        return None
-    x, y = constant_array(one), constant_array(other)
-    if x is None or y is None or x.shape != y.shape or "f" not in (x.dtype.kind + y.dtype.kind):
-        return None
-    if x.dtype.kind != "f" or y.dtype.kind != "f":
-        return None
-    wide = x.astype(np.float64)
-    size = float(np.linalg.norm(wide))
-    return float(np.linalg.norm(y.astype(np.float64) - wide)) / size if size else None
-
-
 def _values(found: Matching) -> Iterator[ValueChange]:
     for a, b in found.pairs.items():
         one, other = found.before.nodes[a], found.after.nodes[b]
@@ -362,33 +205,31 @@ def _values(found: Matching) -> Iterator[ValueChange]:
                 yield ValueChange(str(x.name), *faces)
 
 
-def _outputs_differ(found: Matching, a: int, b: int) -> bool:
-    """Whether the outputs of a node have other dtypes now."""
-    pairs = zip(found.before.nodes[a].outputs, found.after.nodes[b].outputs, strict=False)
-    return any(x.dtype != y.dtype for x, y in pairs if x.dtype is not None and y.dtype is not None)
-
-
 def _face(value: ir.Value) -> str:
     return f"{type_name(value.type)}{shape_text(shape_of(value))}"
 
 
-def _stores(found: Matching, hunks: Sequence[Hunk]) -> Iterator[str]:
-    """Constants that are stored more or less often, where no hunk tells of it."""
-    told = {f.digest for h in hunks for t in h.tensors for f in (t.before, t.after) if f}
-    counts, names = list[Counter[str]](), dict[str, str]()
-    for pool in (found.before, found.after):
-        held = stored(pool.model)
-        counts.append(Counter(tensor_digest(tensor) for tensor in held.values()))
-        names |= {tensor_digest(tensor): name for name, tensor in held.items()}
-    for digest, name in names.items():
-        x, y = counts[0][digest], counts[1][digest]
-        if x != y and digest not in told:
-            yield f"{name} is stored {x} times -> {y} times"
+def _turned_outputs(found: Matching) -> Iterator[str]:
+    """Outputs of the model that another node computes, where both nodes are on both sides."""
+    after = {str(v.name): v for v in found.after.model.graph.outputs}
+    for value in found.before.model.graph.outputs:
+        other = after.get(str(value.name))
+        makers = value.producer(), None if other is None else other.producer()
+        if other is None or makers[0] is None or makers[1] is None:
+            continue
+        a, b = found.before.number[makers[0]], found.after.number[makers[1]]
+        known = a in found.pairs and b in found.inverse
+        if known and (found.pairs[a] != b or value.index() != other.index()):
+            yield f"output {str(value.name)!r} is computed by another node"
 
 
 def _opsets(before: ir.Model, after: ir.Model) -> Iterator[str]:
+    """Changed versions one by one; domains that came or went together."""
     old, new = before.opset_imports, after.opset_imports
-    for domain in dict.fromkeys([*old, *new]):
-        x, y = old.get(domain, "absent"), new.get(domain, "absent")
-        if x != y:
-            yield f"opset {domain or 'ai.onnx'}: {x} -> {y}"
+    for domain in old.keys() & new.keys():
+        if old[domain] != new[domain]:
+            yield f"opset {domain or 'ai.onnx'}: {old[domain]} -> {new[domain]}"
+    for word, one, other in (("also imports", new, old), ("no longer imports", old, new)):
+        alone = [f"{domain} {version}" for domain, version in one.items() if domain not in other]
+        if alone:
+            yield f"{word} {', '.join(sorted(alone))}"

@@ -16,11 +16,14 @@ from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from .pool import Pool, Reader
+from .pool import DQ, Pool, Q, Reader, Source
 
 RADII = (3, 2, 1, 0)
 GAP = 2000
 """Nodes between two known pairs up to which they are aligned."""
+
+_FOLDED = (("node", "constant"), ("constant", "node"))
+"""Kinds of an input that was computed in advance, or is computed now."""
 
 Equal = Callable[[int, int], bool]
 
@@ -34,6 +37,11 @@ class Matching:
     pairs: dict[int, int] = field(default_factory=dict)
     inverse: dict[int, int] = field(default_factory=dict)
     how: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def partly(self) -> bool:
+        """Whether of some constants nothing but dtype and shape is known."""
+        return bool(self.before.faces)
 
     def add(self, a: int, b: int, how: str) -> None:
         """These two are one node."""
@@ -70,6 +78,8 @@ def match(before: Pool, after: Pool, known: Mapping[int, int] | None = None) -> 
     _propagate(found, _changed(found))
     _align(found)
     _propagate(found, _changed(found))
+    if after.seen is not after.sources or before.seen is not before.sources:
+        _propagate(found, _rounded(found), seen=True)
     return found
 
 
@@ -160,20 +170,34 @@ def _changed(found: Matching) -> Equal:
     return equal
 
 
+def _rounded(found: Matching) -> Equal:
+    """One operator, neither Q nor DQ: weights of the same shapes, inputs that come from the same
+    place, but for rounding."""
+    same = _same_kind(found)
+    return lambda a, b: (
+        same(a, b)
+        and found.before.nodes[a].op_type not in (Q, DQ)
+        and found.before.attributes[a] == found.after.attributes[b]
+    )
+
+
 def _constant_shapes(pool: Pool, number: int) -> list[tuple[int, tuple[object, ...]]]:
+    """Of the constants that a node reads, be they stored as integers."""
     values = pool.nodes[number].inputs
     return [
         (slot, tuple(values[slot].shape or ()))  # type: ignore[union-attr]
-        for slot, source in enumerate(pool.sources[number])
+        for slot, source in enumerate(pool.seen[number])
         if source.kind == "constant"
     ]
 
 
 def _fed_alike(found: Matching, a: int, b: int) -> bool:
     """Whether what the two compute from is known to be the same, at least in part, and nowhere
-    known to differ."""
+    known to differ. What is a constant on one side only says nothing."""
     agreed = 0
     for x, y in zip(found.before.sources[a], found.after.sources[b], strict=False):
+        if (x.kind, y.kind) in _FOLDED:
+            continue
         if x.kind != y.kind:
             return False
         if x.kind == "node":
@@ -199,35 +223,46 @@ def _read_alike(found: Matching, a: int, b: int) -> bool:
 # -- what follows --------------------------------------------------------------------------
 
 
-def _propagate(found: Matching, equal: Equal) -> None:
-    """From known pairs along equal slots, where only one partner is possible."""
-    todo = _borders(found)
+def _propagate(found: Matching, equal: Equal, *, seen: bool = False) -> None:
+    """From known pairs along equal slots, where only one partner is possible.
+
+    seen: along the wires as they are where pairs of Q and DQ are seen through.
+    """
+    todo = _borders(found, seen)
     while todo:
         a, b = todo.pop()
-        for x, y in _neighbours(found, a, b, equal):
+        for x, y in _neighbours(found, a, b, equal, seen):
             if found.open(x, y):
                 found.add(x, y, "neighbour")
                 todo.append((x, y))
 
 
-def _borders(found: Matching) -> list[tuple[int, int]]:
+def _borders(found: Matching, seen: bool) -> list[tuple[int, int]]:
     """The known pairs that stand next to an open node."""
-    before, beside = found.before, dict[int, None]()
+    sources, readers = _wires(found.before, seen)
+    beside = dict[int, None]()
     for a in found.left()[0]:
-        beside |= dict.fromkeys(int(s.of) for s in before.sources[a] if s.kind == "node")
-        beside |= dict.fromkeys(r.node for r in before.readers[a])
+        beside |= dict.fromkeys(int(s.of) for s in sources[a] if s.kind == "node")
+        beside |= dict.fromkeys(r.node for r in readers[a])
     return [(a, found.pairs[a]) for a in beside if a in found.pairs]
 
 
-def _neighbours(found: Matching, a: int, b: int, equal: Equal) -> Iterator[tuple[int, int]]:
+def _wires(pool: Pool, seen: bool) -> tuple[list[tuple[Source, ...]], list[list[Reader]]]:
+    return (pool.seen, pool.seen_readers) if seen else (pool.sources, pool.readers)
+
+
+def _neighbours(
+    found: Matching, a: int, b: int, equal: Equal, seen: bool
+) -> Iterator[tuple[int, int]]:
     """Pairs that may follow from a known one: what both read, and what reads both."""
-    for x, y in zip(found.before.sources[a], found.after.sources[b], strict=False):
+    ours, others = _wires(found.before, seen), _wires(found.after, seen)
+    for x, y in zip(ours[0][a], others[0][b], strict=False):
         if x.kind == y.kind == "node" and x.output == y.output:
             one, other = int(x.of), int(y.of)
             if found.open(one, other) and equal(one, other):
                 yield one, other
-    mine = _open_readers(found.before.readers[a], found.pairs)
-    theirs = _open_readers(found.after.readers[b], found.inverse)
+    mine = _open_readers(ours[1][a], found.pairs)
+    theirs = _open_readers(others[1][b], found.inverse)
     for place, ones in mine.items():
         others = theirs.get(place, [])
         many = len(ones) * len(others) > GAP

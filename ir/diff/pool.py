@@ -12,8 +12,9 @@ import onnx_ir as ir
 from ..fingerprint import Forward
 from ..graph import constant_tensor, operator
 from ..scopes import named_subgraphs
-from ..storage.tensors import tensor_digest
+from ..storage.tensors import tensor_digest, tensor_face
 
+Q, DQ = "QuantizeLinear", "DequantizeLinear"
 _GRAPHS = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
 
 
@@ -48,19 +49,22 @@ class Pool:
 
     owners: the number of that node, -1 in the main graph. places: the body among those of its
     owner. kinds: operator and place. labels: these with attributes and constants, by contents.
+    faces: constants of these dtypes and shapes are told apart by nothing else, as the bytes of
+    some of them are missing here or in the graph that this one is compared with.
     """
 
     model: ir.Model
     nodes: tuple[ir.Node, ...]
     owners: tuple[int, ...]
     places: tuple[str, ...]
+    faces: frozenset[str] = frozenset()
 
     @classmethod
-    def of(cls, model: ir.Model) -> Pool:
+    def of(cls, model: ir.Model, faces: frozenset[str] = frozenset()) -> Pool:
         """The pool of a model as import leaves it: functions inlined, constants lifted."""
         found = list(_walk(model.graph, -1, "", []))
         nodes, owners, places = zip(*found, strict=True) if found else ((), (), ())
-        return cls(model, nodes, owners, places)
+        return cls(model, nodes, owners, places, faces)
 
     def __len__(self) -> int:
         return len(self.nodes)
@@ -120,12 +124,53 @@ class Pool:
         """Of the first output of each node."""
         return [str(n.outputs[0].name or "") if n.outputs else "" for n in self.nodes]
 
+    @cached_property
+    def seen(self) -> list[tuple[Source, ...]]:
+        """``sources``, as they are where pairs of Q and DQ are seen through."""
+        if not any(node.op_type == DQ for node in self.nodes):
+            return self.sources
+        return [tuple(map(self.through, sources)) for sources in self.sources]
+
+    @cached_property
+    def seen_readers(self) -> list[list[Reader]]:
+        """``readers``, as they are where pairs of Q and DQ are seen through."""
+        if self.seen is self.sources:
+            return self.readers
+        found = [[r for r in readers if r.node < 0] for readers in self.readers]
+        for number, sources in enumerate(self.seen):
+            for slot, source in enumerate(sources):
+                if source.kind == "node":
+                    found[int(source.of)].append(Reader(number, slot, source.output))
+        return found
+
+    def through(self, source: Source) -> Source:
+        """Where a value comes from that was rounded on the way, or stored as integers."""
+        while source.kind == "node" and self.nodes[int(source.of)].op_type == DQ:
+            source = self.sources[int(source.of)][0]
+            if source.kind == "node" and self.nodes[int(source.of)].op_type == Q:
+                source = self.sources[int(source.of)][0]
+        return source
+
+    def folds(self, number: int) -> bool:
+        """Whether a node reads nothing but constants."""
+        sources = self.sources[number]
+        return bool(sources) and all(s.kind in ("constant", "none") for s in sources)
+
+    def constant(self, number: int, slot: int) -> ir.TensorProtocol | None:
+        """The tensor that a node reads there, None where it is no constant."""
+        return constant_tensor(self.nodes[number].inputs[slot])
+
+    def digest(self, tensor: ir.TensorProtocol) -> str:
+        """What tells constants apart."""
+        face = tensor_face(tensor) if self.faces else ""
+        return face if face and face in self.faces else tensor_digest(tensor)
+
     def _source(self, value: ir.Value | None, bodies: dict[ir.Value, Source]) -> Source:
         if value is None:
             return Source("none")
         tensor = constant_tensor(value)
         if tensor is not None:
-            return Source("constant", tensor_digest(tensor))
+            return Source("constant", self.digest(tensor))
         maker = value.producer()
         if maker is not None:
             return Source("node", self.number[maker], value.index() or 0)

@@ -59,14 +59,14 @@ one.onnx -> other.onnx
   operators  Relu 1 -> 0, Sigmoid 0 -> 1
 
   1 x replaced: Relu -> Sigmoid
-  1 x modified: MatMul
+  1 x other weights: MatMul
   1 nodes are the same
 
-@@ (no module)  replaced 1 -> 1
+@@ second  replaced 1 -> 1
  - Relu([batch, 64]) -> [batch, 64]
  + Sigmoid([batch, 64]) -> [batch, 64]
 
-@@ second  modified 1 -> 1
+@@ second  other weights 1 -> 1
  ~ MatMul([batch, 64], second.weight FLOAT[64, 64]) -> [batch, 64]
    second.weight -> q.second.weight: FLOAT[64, 64] 16.4 kB -> FLOAT[64, 64] 16.4 kB, relative \
 error 1.00e+00

@@ -1,0 +1,102 @@
+"""What was done has a name: rounded, stored in integers, fused, computed in advance, cut."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+
+from planish.ir.diff.changes import GraphDiff
+from planish.ir.diff.hunks import diff_models
+from planish.ir.diff.patterns import pattern_of
+from planish.ir.diff.replay import patch_of, replay, store_of
+from planish.ir.digest import contents_digest
+
+Net = Callable[..., ir.Model]
+Weight = Callable[[int], np.ndarray]
+SCALE, ZERO = np.float32(0.1), np.int8(0)
+
+
+def named(diff: GraphDiff) -> dict[str, int]:
+    """How often each pattern occurs."""
+    return dict(Counter(pattern_of(diff, hunk).title for hunk in diff.hunks))
+
+
+def operators(diff: GraphDiff) -> list[tuple[list[str], list[str]]]:
+    return [
+        ([diff.before.nodes[n].op_type for n in h.before],
+         [diff.after.nodes[n].op_type for n in h.after])
+        for h in diff.hunks
+    ]  # fmt: skip
+
+
+def test_rounded_values_tie_no_layers_together(net: Net, weight: Weight) -> None:
+    """Q and DQ between two products, weights behind DQ: each of it is a hunk of its own."""
+    one = net("a = MatMul(x, v) y = MatMul(a, w)", v=weight(0), w=weight(1))
+    codes = {f"q{i}": np.full((4, 4), i, np.int8) for i in range(2)}
+    other = net(
+        "dv = DequantizeLinear(q0, s, z) dw = DequantizeLinear(q1, s, z) "
+        "p = QuantizeLinear(x, s, z) u = DequantizeLinear(p, s, z) a = MatMul(u, dv) "
+        "q = QuantizeLinear(a, s, z) d = DequantizeLinear(q, s, z) y = MatMul(d, dw)",
+        s=SCALE, z=ZERO, **codes,
+    )  # fmt: skip
+    for prefix in ("", "n."):
+        for node in other.graph:
+            for value in node.outputs:
+                value.name = value.name if value.is_graph_output() else f"{prefix}{value.name}"
+        found = diff_models(one, other)
+        assert named(found) == {"weights stored as INT8": 2, "values rounded to INT8": 2}
+        assert len(found.matching.pairs) == 2
+        played = replay(one, patch_of(found), store_of(other))
+        assert contents_digest(played) == contents_digest(other)
+
+
+def test_fusions_along_a_chain_are_hunks_of_their_own(net: Net, weight: Weight) -> None:
+    """The value between two fused stretches is one that a node reads which both graphs have."""
+    face = "(float[2, 4] x) => (float[2, 4] y, float[2, 4] z)"
+    tensors = {f"b{i}": weight(i)[0] for i in range(2)}
+    one = net("a = Add(x, b0) b = Relu(a) z = Abs(b) c = Add(b, b1) y = Relu(c)",
+              face=face, **tensors)  # fmt: skip
+    other = net("b = Max(x, b0) z = Abs(b) y = Max(b, b1)", face=face, **tensors)
+    found = diff_models(one, other)
+    assert operators(found) == [(["Add", "Relu"], ["Max"])] * 2
+    assert named(found) == {"fused into Max": 2}
+
+
+def test_an_input_that_is_constant_now(net: Net, weight: Weight) -> None:
+    face = "(float[2, 4] x, float[4, 4] c) => (float[2, 4] y)"
+    one = net("n = Neg(w) a = MatMul(x, c) y = Add(a, n)", face=face, w=weight(0)[0])
+    other = net("a = MatMul(x, c) y = Add(a, m)", face=face, m=-weight(0)[0])
+    found = diff_models(one, other)
+    assert named(found) == {"computed in advance": 1}
+    assert len(found.matching.pairs) == 2
+
+
+@pytest.mark.parametrize(
+    ("body", "tensors", "title"),
+    [
+        ("h = MatMul(x, u) y = MatMul(h, v)", {"u": (4, 2), "v": (2, 4)}, "written as two factors"),
+        ("y = MatMul(x, u)", {"u": (4, 4)}, "other weights"),
+        (
+            "q, s, z = DynamicQuantizeLinear(x) a = MatMulInteger(q, k, z) b = Cast <to = 1> (a) "
+            "y = Mul(b, s)",
+            {},
+            "computed in 8-bit integers, inputs rounded at run time",
+        ),
+    ],
+)
+def test_what_became_of_a_product(
+    net: Net, weight: Weight, body: str, tensors: dict[str, tuple[int, int]], title: str
+) -> None:
+    made = {name: weight(7)[: size[0], : size[1]] for name, size in tensors.items()}
+    one = net("y = MatMul(x, w)", w=weight(0))
+    found = diff_models(one, net(body, k=np.ones((4, 4), np.uint8), **made))
+    assert named(found) == {title: 1}
+
+
+def test_a_default_that_is_spelled_out(net: Net) -> None:
+    (hunk,) = diff_models(net("y = Softmax(x)"), net("y = Softmax <axis = -1> (x)")).hunks
+    assert hunk.details == ("Softmax: axis: absent -> -1, its default",)
