@@ -14,8 +14,9 @@ from __future__ import annotations
 
 from importlib.metadata import version
 
-from .api import compile, diff, load, plan
+from .api import compile, diff, doctor, load, plan
 from .compiler.diffing import ModelDiff
+from .compiler.doctor.diagnosis import Diagnosis
 from .compiler.planning.outlook import Planned
 from .compiler.quality.evaluation import Scores
 from .compiler.reporting.artifact import Artifact
@@ -32,6 +33,7 @@ __version__ = version("planish")
 
 __all__ = [
     "Artifact",
+    "Diagnosis",
     "InputError",
     "ModelDiff",
     "PassError",
@@ -44,6 +46,7 @@ __all__ = [
     "__version__",
     "compile",
     "diff",
+    "doctor",
     "load",
     "plan",
 ]

@@ -20,6 +20,7 @@ from .compiler.userpasses import loaded, using
 from .targets.schema import Target
 
 if TYPE_CHECKING:
+    from .compiler.doctor.diagnosis import Diagnosis
     from .compiler.planning.outlook import Planned
     from .compiler.policy import Goal
     from .compiler.result import Built
@@ -173,6 +174,38 @@ def diff(before: str | Path, after: str | Path) -> ModelDiff:
     path that holds no model.
     """
     return compare(before, after)
+
+
+def doctor(
+    model: str | Path,
+    target: str | Path | Target | None = None,
+    *,
+    calibration: Any = None,
+    workload: str | Sequence[str] | None = None,
+    threads: int = 0,
+    progress: bool | None = None,
+) -> Diagnosis:
+    """Why a model is not faster, smaller or right on a target, and what to do about it.
+
+    model: an ONNX file, or an artifact's folder. target: a name, a TOML file or a ``Target``; None
+    for that of the artifact, else this machine. calibration: what to profile it on, as ``compile``
+    takes it; without any, numbers are generated, with open axes of the sizes of ``workload``.
+    threads: of the runtime, 0 = one per core.
+
+    The result's ``causes`` come in order: what is wrong, what is slow by its milliseconds, notes;
+    ``run`` says where the time goes, ``healthy`` that nothing is wrong; ``str(…)`` shows it as
+    ``planish doctor`` does. Where this machine is not the target, or cannot run the model,
+    ``not_run`` says why, and no time is measured. Raises InputError for what is no ONNX file and
+    for data that does not fit it, UsageError and TargetError.
+    """
+    from .compiler.doctor.examine import examine
+
+    shown = sys.stderr.isatty() if progress is None else progress
+    with progress_on(Console(stderr=True), live=shown, verbose=False) as running:
+        return examine(
+            model, target, calibration=calibration, workload=workload, threads=threads,
+            progress=running,
+        )  # fmt: skip
 
 
 def build(

@@ -59,7 +59,7 @@ _NUMPY_TYPES = {
 _FATAL_ONLY = 4  # the runtime's errors are raised as exceptions, so its log repeats them
 _EXTERNAL_FROM_BYTES = 1024
 
-WARM_ROUNDS, LEAST_ROUNDS = 2, 5
+WARM_ROUNDS, LEAST_ROUNDS = 1, 3
 MOST_EVENTS = 100_000
 """Of a trace, about 100 MB of JSON."""
 
@@ -211,7 +211,7 @@ def record(
 ) -> Recorded:  # fmt: skip
     """Run a model on feeds by turns, with default optimisations, under the runtime's profiler.
 
-    Two rounds warm up; then at least ``LEAST_ROUNDS``, and until ``seconds`` are spent or the
+    One round warms up; then at least ``LEAST_ROUNDS``, and until ``seconds`` are spent or the
     trace holds ``MOST_EVENTS``. Written to ``folder``: the trace, and the graph that was executed,
     its larger weights in a file beside it. Raises as open_session and as ``Session.run``.
     """

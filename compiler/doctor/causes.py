@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx_ir as ir
 
@@ -58,17 +58,19 @@ def causes_of(
 
 
 def _told_apart(broken: Broken, ran: Executed | None) -> tuple[list[Finding], list[Finding]]:
-    """Findings that the runtime bears out or cannot, and layers that it computes in integers
-    although the rule says that it would not."""
-    rule = broken.rule
-    expected = rule.severity == "slow" and (IN_FLOAT in rule.reason or WIDENED in rule.reason)
-    denied = [f for f in broken.findings if expected and ran is not None and _integer(f.node, ran)]
+    """Findings that the runtime bears out, and those that it denies: layers that it computes in
+    integers although the rule says that it would not, a refusal of what it has loaded and run."""
+    denied = [f for f in broken.findings if ran is not None and _denies(broken.rule, f, ran)]
     gone = {id(finding) for finding in denied}
     return [f for f in broken.findings if id(f) not in gone], denied
 
 
-def _integer(node: ir.Node | None, ran: Executed) -> bool:
-    rows = () if node is None else ran.by_node.get(node, ())
+def _denies(rule: Rule, finding: Finding, ran: Executed) -> bool:
+    if rule.severity == "error":
+        return "refuses the model" in rule.reason or "refuses files" in rule.reason
+    if rule.severity != "slow" or not (IN_FLOAT in rule.reason or WIDENED in rule.reason):
+        return False
+    rows = () if finding.node is None else ran.by_node.get(finding.node, ())
     return any(row.integer for row in rows) and not any(row.integer is False for row in rows)
 
 
@@ -87,11 +89,8 @@ def _denied(
     rule: Rule, findings: Sequence[Finding], cost: Cost, total: float | None, ran: Executed | None
 ) -> Cause:
     made = _cause(rule, findings, cost, total, ran)
-    reason = (
-        "by the rule these run in float, but this version of the runtime computes them in "
-        f"integers; another may not: {rule.reason}"
-    )
-    return Cause(rule.id, "note", reason, rule.fix, made.places, made.ms, made.share)
+    reason = f"this version of the runtime does otherwise here; by the rule, {rule.reason}"
+    return replace(made, severity="note", reason=reason)
 
 
 def unexplained(view: View, broken: Sequence[Broken], ran: Executed) -> list[Finding]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -132,12 +132,19 @@ class Diagnosis:
         }
 
 
-def ordered(causes: Sequence[Cause], results: frozenset[str]) -> tuple[Cause, ...]:
-    """Errors first, then what is slow, then notes: those on results first; by cost in each."""
+def ordered(causes: Sequence[Cause], results: Mapping[str, int]) -> tuple[Cause, ...]:
+    """Errors first, then what is slow, then notes; by cost within each.
 
-    def key(cause: Cause) -> tuple[int, bool, float]:
-        rank = SEVERITIES.index(cause.severity)
-        return rank, cause.severity == "note" and cause.rule not in results, -(cause.ms or 0.0)
+    results: of rules on what a model computes, how surely they ruin it, the surest lowest. Such
+    errors come behind refusals and in that order, as time says nothing of them; such notes come
+    before the others.
+    """
+
+    def key(cause: Cause) -> tuple[int, int, float]:
+        rank, sure = SEVERITIES.index(cause.severity), results.get(cause.rule)
+        if cause.severity == "error":
+            return rank, 0 if sure is None else 1 + sure, 0.0 if sure else -(cause.ms or 0.0)
+        return rank, int(cause.severity == "note" and sure is None), -(cause.ms or 0.0)
 
     return tuple(sorted(causes, key=key))
 

@@ -23,13 +23,14 @@ from ...targets.rules.table import rule_named
 from ...targets.runtime import PROVIDER, open_session
 from ...targets.schema import Target
 from ...targets.techniques import runs_on_cpu
+from ..data.feedset import Feeds
 from ..data.usercode import is_function_reference
 from ..elsewhere import not_the_target
 from ..memory import bindings_of
 from ..modelfile import model_file
 from ..progress import Progress
 from ..reporting.manifest import MANIFEST, read
-from ..timing import time_alternating
+from ..timing import MIN_ROUNDS, time_alternating
 from ..workload import parse_workloads
 from .causes import (
     Broken,
@@ -42,20 +43,24 @@ from .causes import (
     unexplained_cause,
     unknown_cost,
 )
-from .diagnosis import Cause, Diagnosis, Run, by_operator, ordered
+from .diagnosis import Cause, Diagnosis, Place, Run, by_operator, ordered
 from .executed import Executed, executed
 from .feeding import MOST_FEEDS, SIZES, feeds_for, too_large
 from .process import record_alone
 from .remedies import with_command
-from .trace import read_trace
+from .trace import Trace, read_trace
 
 SECONDS = 3.0
 """Budget of the profile, and of the timing without the profiler."""
-RESULTS = frozenset(
-    {rule.id for rule in results.RULES} | {"quantized-unasked", "pair-sums-saturate"}
-)
-"""Rules on what a model computes, not on how fast."""
+RESULTS = {
+    **{rule.id: 0 for rule in results.RULES},
+    "quantized-unasked": 1,
+    "pair-sums-saturate": 2,
+}
+"""Rules on what a model computes, not on how fast: the surest to ruin it lowest."""
 WITHOUT_VNNI = "x86-avx2"
+REFUSED = "onnxruntime refuses the model"
+"""How messages begin of models that do not load."""
 CODED = frozenset({"QuantizeLinear", "DequantizeLinear", "MatMulNBits", "GatherBlockQuantized"})
 
 
@@ -98,6 +103,8 @@ def examine(
     if why:
         run, cost, total = _predicted(graph, known, workload, threads)
     found = _causes(view, broken, cost, total, ran)
+    if problem.startswith(REFUSED) and all(cause.severity != "error" for cause in found):
+        found.append(_refused(problem))
     found = [with_command(cause, str(model), known) for cause in found]
     return Diagnosis(
         str(model), known, ordered(found, RESULTS), run, problem, _layers(ran), _quantized(graph),
@@ -156,18 +163,30 @@ def _measured(
                 path, chosen, folder, threads=threads, seconds=seconds, entries={}
             )
         except (InputError, TargetError) as error:
-            return None, None, _said(error)
+            return None, None, _said(error, generated=calibration is None)
         trace = read_trace(recorded.trace, skip=recorded.skip, feeds=len(chosen))
         written = onnx.load(recorded.graph, load_external_data=False)
     ran = executed(written, trace, graph)
-    session = open_session(path, threads=threads)
-    paired = time_alternating([session], chosen, budget=seconds)
-    ms = 1e3 * float(paired.medians[0]) / len(chosen)
+    progress.phase("timing")
+    ms = _plain_ms(path, chosen, trace, threads, seconds)
     spent = by_operator([(row.op, row.ms) for row in ran.rows if row.ms is not None])
     return Run("measured", ms, spent, source, len(chosen), trace.rounds, threads), ran, ""
 
 
-def _said(error: InputError | TargetError) -> str:
+def _plain_ms(
+    path: Path, feeds: Sequence[Feeds], trace: Trace, threads: int, seconds: float
+) -> float:
+    """Milliseconds of a run without the profiler; with it where runs are long: there it costs
+    nothing that could be seen."""
+    if trace.ms * len(feeds) * MIN_ROUNDS > 2e3 * seconds:
+        return trace.ms
+    paired = time_alternating([open_session(path, threads=threads)], feeds, budget=seconds)
+    return 1e3 * float(paired.medians[0]) / len(feeds)
+
+
+def _said(error: InputError | TargetError, *, generated: bool = False) -> str:
+    if generated and not error.what.startswith(REFUSED):
+        return f"{error.what}; the feeds were generated: give --calibration with data of its own"
     return f"{error.what}; {error.hint}" if error.hint else error.what
 
 
@@ -202,6 +221,11 @@ def _causes(
         return found
     left = unexplained(view, broken, ran)
     return [*found, unexplained_cause(left, cost, total, ran)] if left else found
+
+
+def _refused(problem: str) -> Cause:
+    fix = "mend what the runtime names, or export the model again; no rule knows this refusal"
+    return Cause("", "error", problem, fix, (Place("", "", ""),))
 
 
 def _layers(ran: Executed | None) -> tuple[int, int] | None:

@@ -91,7 +91,8 @@ def _cause(number: int, cause: Cause, every: bool) -> Iterator[Line]:
     if cause.command:
         yield Line(f"   run: {cause.command}")
     most = len(cause.places) if every else SHOWN
-    for place in cause.places[:most]:
+    shown = [place for place in cause.places if place.op or place.value][:most]
+    for place in shown:
         yield Line(f"     {_place(place)}", "quiet")
     rest = len(cause.places) - most
     if rest > 0:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -14,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..compiler.data.usercode import is_function_reference
+from ..compiler.modelfile import model_file
 from ..ir.errors import UsageError
 from ..ir.load import load_as_written
 from ..ir.shown import inline
@@ -56,7 +56,9 @@ class Checked:
 
 def check_command(
     ctx: typer.Context,
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="An ONNX file.")],
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="An ONNX file, or an artifact's folder.")
+    ],
     target: TargetOption = "host",
     rule: Annotated[
         list[str] | None,
@@ -117,7 +119,7 @@ def checked(model: str, target: Target, rules: Sequence[str] = ()) -> Checked:
         hint = "export the model to ONNX first, or compile it: `planish compile` takes functions"
         raise UsageError("only ONNX files can be checked", where=model, hint=hint)
     chosen = tuple(rule_named(name) for name in dict.fromkeys(rules)) or RULES
-    graph = load_as_written(Path(model))
+    graph = load_as_written(model_file(model))
     idle = {rule.id: why for rule in chosen if (why := rule.excused(target))}
     return Checked(model, target, check_model(graph, target, rules=chosen), idle)
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ..compiler.modelfile import model_file
 from ..compiler.reporting.headline import size
 from ..compiler.source import Source, resolve_source
 from ..compiler.workload import Workload, parse_workloads
@@ -51,7 +52,10 @@ class Inspected:
 def inspect_command(
     ctx: typer.Context,
     model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="An ONNX file, or file.py:function.")
+        str,
+        typer.Argument(
+            metavar="MODEL", help="An ONNX file, an artifact's folder, or file.py:function."
+        ),
     ],
     workload: Annotated[
         list[str] | None,
@@ -87,7 +91,7 @@ def inspect_command(
     terminal = terminal_of(ctx)
     hardware = load_target(target) if target else None
     with tempfile.TemporaryDirectory(prefix="planish-") as work:
-        source = resolve_source(check_model(model), None, "auto", Path(work))
+        source = resolve_source(str(model_file(check_model(model))), None, "auto", Path(work))
         graph = source.imported.model
         sites = find_sites(graph, nested=True)
         chosen = parse_workloads(workload or (), symbols(graph)) or (Workload({}),)

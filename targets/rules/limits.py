@@ -10,10 +10,11 @@ import onnx_ir as ir
 from ...ir.graph import dims, given, operator, opset
 from ..schema import Target
 from .layers import FLOAT8, SIXTEEN_BITS, code_dtype, integer
+from .optimised import MACHINE_DOMAINS
 from .rule import Finding, Rule, View, on_cpu
 
 _KNOWN_DOMAINS = frozenset(
-    {"", "ai.onnx.ml", "ai.onnx.preview.training", "com.microsoft", "com.ms.internal.nhwc"}
+    {"", "ai.onnx.ml", "ai.onnx.preview.training", "com.microsoft", *MACHINE_DOMAINS}
 )
 _SINCE = {
     **dict.fromkeys(FLOAT8, 19),

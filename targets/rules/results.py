@@ -167,7 +167,7 @@ RULES = (
         "the range was calibrated over the fill of a mask (-3.4e38, -10000 or the like), so that "
         "one step is wider than all scores: they become one code, and attention no longer "
         "chooses",
-        "leave the Add or Where of the mask, and what is behind it up to the Softmax, out of "
+        "leave the Add or Where of the mask, and all behind it up to and with the Softmax, out of "
         "quantization (nodes_to_exclude); or mask with a number that scores reach, such as -100",
         "error",
     ),
