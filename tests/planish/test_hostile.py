@@ -194,7 +194,8 @@ def test_names_do_no_harm_on_the_screen_or_in_a_page(tmp_path: Path) -> None:
     assert found == {f"x{EVIL}"}, "the signature keeps its names"
     assert {p.name for p in tmp_path.iterdir()} == {"in"}, "no name became a path"
     assert {p.parts[0] for p in (p.relative_to(out) for p in out.rglob("*"))} == {
-        "README.md", "manifest.json", "model.onnx", "report.md", "samples", "verify.py",
+        "README.md", "manifest.json", "model.onnx", "report.html", "report.md", "samples", "stages",
+        "verify.py",
     }  # fmt: skip
 
 
