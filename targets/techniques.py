@@ -18,6 +18,7 @@ NO_SPARSE = "no-sparse-kernel"
 NO_INT8 = "no-int8-kernel"
 NO_DYNAMIC = "no-dynamic-kernel"
 NO_NBITS = "no-nbits-kernel"
+TOO_OLD = "opset"
 WIDENED = "widened"
 NO_BACKEND = "no-backend"
 UNKNOWN = "unknown"
@@ -31,6 +32,7 @@ CODES: Mapping[str, str] = MappingProxyType(
         "no-bf16-kernel": "bfloat16 is not computed",
         "no-fp8-kernel": "8-bit floats are not computed",
         "no-fp4-kernel": "4-bit floats are not computed",
+        TOO_OLD: "it takes no opset that has the type",
         WIDENED: "stored in that type and computed in float32: the casts come on top",
         NO_SPARSE: "no kernel skips zeros: a sparse weight takes as long as a dense one",
         NO_BACKEND: "nothing in planish writes artifacts for the target's runtime yet",
@@ -115,6 +117,8 @@ def _weight_only(technique: str, target: Target) -> Support:
     kernel = target.weight_only
     if int(technique.rpartition("int")[2]) not in kernel.bits:
         return _refused(technique, NO_NBITS, target)
+    if kernel.opset is not None and kernel.opset > target.runtime.max_opset:
+        return _refused(technique, TOO_OLD, target)
     said = "blocks of " + ", ".join(map(str, kernel.blocks)) if kernel.blocks else "per channel"
     if kernel.accuracy_level is not None:
         said += f"; accuracy level {kernel.accuracy_level}"

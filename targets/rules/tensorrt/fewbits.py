@@ -18,6 +18,7 @@ from .scope import on_tensorrt, where
 
 INT4, FP4, FP8 = ir.DataType.INT4, ir.DataType.FLOAT4E2M1, ir.DataType.FLOAT8E4M3FN
 NVFP4_BLOCK = 16
+_CARRIES = frozenset({"Cast", "Identity", "Reshape", "Transpose"})
 _DYNAMIC = {"TRT_FP4DynamicQuantize": (16, 1), "TRT_MXFP8DynamicQuantize": (32, -1)}
 """Block and axis where the node names none."""
 
@@ -112,6 +113,25 @@ def _fp4_activation(view: View) -> Iterator[Finding]:
         fixed = node.op_type == "QuantizeLinear" and code_dtype(node) == FP4
         if fixed and not rounds_constant(node):
             yield Finding(node)
+
+
+def _fp4_one_sided(view: View) -> Iterator[Finding]:
+    for layer in view.layers:
+        sides = [_float4_behind(given(layer.node, i)) for i in (0, 1)]
+        if any(sides) and not all(sides):
+            side = "left" if sides[0] else "right"
+            yield Finding(layer.node, f"only the {side} operand is FP4")
+
+
+def _float4_behind(value: ir.Value | None) -> bool:
+    """Whether a value was widened from FP4 codes, also when it was cast or turned since."""
+    node = producer(value)
+    while node is not None and not node.domain and node.op_type in _CARRIES and node.inputs:
+        node = producer(node.inputs[0])
+    if node is None or operator(node) != ("", "DequantizeLinear") or not node.inputs:
+        return False
+    made = producer(node.inputs[0], "TRT_FP4DynamicQuantize")
+    return made is not None or code_dtype(node) == FP4
 
 
 def _dynamic_blocks(view: View) -> Iterator[Finding]:
@@ -228,6 +248,16 @@ RULES = (
         "scales of blocks of an activation are not known when the engine is built",
         "use TRT_FP4DynamicQuantize and two DequantizeLinear nodes",
         "error",
+        on_tensorrt,
+    ),
+    Rule(
+        "trt-float4-operand",
+        "Layers of which one operand is FP4.",
+        _fp4_one_sided,
+        "kernels multiply FP4 by FP4: this weight or activation is widened, and the layer runs in "
+        "float",
+        "quantize both operands, the activation with TRT_FP4DynamicQuantize; or neither",
+        "slow",
         on_tensorrt,
     ),
     Rule(

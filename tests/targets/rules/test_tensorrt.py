@@ -684,6 +684,26 @@ def _(f: Any) -> Case:
     return Case(made(dynamic=False), made(dynamic=True), B200)
 
 
+@case("trt-float4-operand")
+def _(f: Any) -> Case:
+    """As it is written for half precision: a Cast stands between the widening and the product."""
+
+    def made(*, both: bool) -> Any:
+        form = fp4(f, levels=2)
+        del form.nodes[-1]
+        w, x = form.nodes[-1].output[0], "x"
+        if both:
+            one = form.const("one", np.float32(0.1))
+            codes = form.op("trt:TRT_FP4DynamicQuantize", "x", one, outputs=2, axis=-1)
+            scale = form.op("DequantizeLinear", f"{codes}_1", one)
+            x = form.op("DequantizeLinear", codes, scale, axis=-1, block_size=16)
+        halves = [form.op("Cast", name, to=TensorProto.FLOAT16) for name in (x, w)]
+        form.op("Cast", form.op("MatMul", *halves), to=TensorProto.FLOAT)
+        return form
+
+    return Case(made(both=False), made(both=True), B200)
+
+
 @case("trt-dynamic-blocks")
 def _(f: Any) -> Case:
     def made(width: int) -> Any:
