@@ -36,7 +36,7 @@ from .policy import has_figures
 from .prepare import Prepared
 from .quality.states import one_step_note
 from .reporting.unreached import unreached
-from .result import CompileResult, Engine, Kernels, Plan, Sample, Speed
+from .result import CompileResult, Engine, Kernels, Plan, Provider, Sample, Speed
 from .stages import Stage, emitted
 from .workshop import MODEL, REFERENCE, Build, Judged
 
@@ -72,6 +72,7 @@ def describe(
     build, request = finished.judged.build, prepared.request
     target = request.target
     samples = _samples(finished.judged, prepared)
+    provider = _provider(build, samples)
     sums = sums_of(build.model, target)
     return CompileResult(
         source=prepared.source.label,
@@ -107,7 +108,8 @@ def describe(
         tolerance=_tolerance(samples),
         settings={"threads": request.threads, "seed": request.seed, "goal": request.goal},
         memory=_memory(prepared),
-        engine=_engine(finished.judged, prepared, samples),
+        engine=_engine(finished.judged, prepared, provider),
+        provider=provider,
         reference_model="" if build.twin is None else REFERENCE,
         stages=_stages(build, prepared, folder),
     )
@@ -127,9 +129,16 @@ def _stages(build: Build, prepared: Prepared, folder: Path) -> tuple[Stage, ...]
     return tuple(replace(stage, predicted_ms=times.get(stage.file)) for stage in stages)
 
 
-def _engine(judged: Judged, prepared: Prepared, samples: Sequence[Sample]) -> Engine | None:
+def _provider(build: Build, samples: Sequence[Sample]) -> Provider | None:
+    """What was found of a model that something else stands for here; the backend adds the rest."""
+    if build.twin is None:
+        return None
+    return Provider(tolerance=_engine_tolerance(build, samples), checks=build.checks)
+
+
+def _engine(judged: Judged, prepared: Prepared, provider: Provider | None) -> Engine | None:
     build, target = judged.build, prepared.request.target
-    if build.twin is None or not prepared.workshop.backend.profiled:
+    if provider is None or not prepared.workshop.backend.profiled:
         return None
     inputs = Signature.of(build.model).inputs
     return Engine(
@@ -137,7 +146,7 @@ def _engine(judged: Judged, prepared: Prepared, samples: Sequence[Sample]) -> En
         "2:4" in (target.sparse.patterns or ()),
         target.runtime.min_version,
         build.checks,
-        _engine_tolerance(build, samples),
+        provider.tolerance,
         how_to_build(),
         sum(not isinstance(size, int) for spec in inputs for size in spec.shape or ()),
     )

@@ -22,7 +22,7 @@ from ..passes.quantize_recurrent import is_recurrent
 from ..passes.quantize_residuals import joins
 from ..passes.quantizing.layers import is_narrow
 from ..targets.schema import Target
-from ..targets.techniques import TECHNIQUES, one, runs_on_tensorrt
+from ..targets.techniques import TECHNIQUES, narrows_floats, one
 from .moves import (
     BY_HAND,
     FEW_ROWS,
@@ -179,7 +179,7 @@ def _refusal(name: str, case: _Case) -> Aside | None:
         pass_name = BY_HAND.get(name, name)
         sentence = f"how much may go is yours to say: --passes with {pass_name} in it asks for it"
         return Aside(name, "request", "on-request", sentence)
-    if name in ("fp16", "bf16") and runs_on_tensorrt(case.target):
+    if name in ("fp16", "bf16") and narrows_floats(case.target):
         sentence = "the backend stores what stays float in half precision, where ranges allow it"
         return Aside(name, "planish", "by-backend", sentence)
     if move is None or move.pass_name not in registered():

@@ -184,14 +184,33 @@ class Engine:
 
 
 @dataclass(frozen=True)
+class Provider:
+    """How ONNX Runtime is asked to run model.onnx on the target, as provider.json says it.
+
+    options: of the execution provider, weak: those to add where it does not build typed networks.
+    entries: of the session. tolerance: how far outputs may be from the recorded ones there.
+    checks: what was checked of the model here, and by what. missing: why there is none.
+    """
+
+    name: str = ""
+    options: Mapping[str, str] = field(default_factory=dict)
+    weak: Mapping[str, str] = field(default_factory=dict)
+    entries: Mapping[str, str] = field(default_factory=dict)
+    tolerance: Mapping[str, float] = field(default_factory=dict)
+    checks: tuple[str, ...] = ()
+    missing: str = ""
+
+
+@dataclass(frozen=True)
 class CompileResult:
     """All that an artifact's manifest and report say, but the model's bytes.
 
     run_on_target: whether speed and answers are the target's own. not_on_target: where this
     machine is not the target, why; reference_runtime: then what gave the answers, "" if nothing
     did. session_options: "key=value", which keep the target's kernels fast and change no answer.
-    engine: what the target builds of the model. reference_model: the file that stands for
-    model.onnx here, "" where that is run itself. stages: the graph between the passes.
+    engine: what the target builds of the model. provider: how ONNX Runtime runs it there.
+    reference_model: the file that stands for model.onnx here, "" where that is run itself.
+    stages: the graph between the passes.
     """
 
     source: str
@@ -225,6 +244,7 @@ class CompileResult:
     settings: Mapping[str, Any] = field(default_factory=dict)
     memory: Mapping[str, Any] = field(default_factory=dict)
     engine: Engine | None = None
+    provider: Provider | None = None
     reference_model: str = ""
     stages: tuple[Stage, ...] = ()
 

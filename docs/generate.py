@@ -22,7 +22,7 @@ from planish.passes.api import Pass, Semantics
 from planish.targets.host import HOST
 from planish.targets.loader import load_target, target_names
 from planish.targets.rules.rule import Rule
-from planish.targets.rules.table import ONNXRUNTIME, SEVERITIES, TENSORRT
+from planish.targets.rules.table import CUDA, ONNXRUNTIME, SEVERITIES, TENSORRT
 from planish.targets.schema import Target
 from planish.targets.techniques import CODES, TECHNIQUES, compiles, support
 from planish.targets.techniques import NO_BACKEND as NO_BACKEND_CODE
@@ -78,6 +78,11 @@ OF_TENSORRT = """\
 Of targets whose runtime is TensorRT. These were read, not tried
 ([in what](checking-tensorrt.md)). Operators with their types, versions and limits are a table of
 their own, which ships with planish (`targets/tensorrt/operators.toml`)."""
+
+
+OF_CUDA = """\
+Of ONNX Runtime's CUDA provider: a node without a kernel there runs on the CPU, with copies both
+ways. These were read from the project's table of kernels and from its sources, not tried."""
 
 
 def pages() -> dict[str, str]:
@@ -139,6 +144,8 @@ def rules_page() -> str:
         RULES,
         f"## ONNX Runtime\n\n{OF_ONNXRUNTIME}",
         rules_table(ONNXRUNTIME),
+        f"## ONNX Runtime on CUDA\n\n{OF_CUDA}",
+        rules_table(CUDA),
         f"## TensorRT\n\n{OF_TENSORRT}",
         rules_table(TENSORRT),
     )

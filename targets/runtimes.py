@@ -21,6 +21,7 @@ Served = tuple[str, str]
 OWN: Mapping[Served, str] = MappingProxyType(
     {
         ("onnxruntime", "CPUExecutionProvider"): "onnxruntime-cpu",
+        ("onnxruntime", "CUDAExecutionProvider"): "onnxruntime-cuda",
         ("tensorrt", ""): "tensorrt",
     }
 )

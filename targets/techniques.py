@@ -91,6 +91,19 @@ def runs_on_tensorrt(target: Target) -> bool:
     return target.runtime.name == "tensorrt"
 
 
+def runs_on_cuda(target: Target) -> bool:
+    """Whether the runtime is the CUDA provider of ONNX Runtime."""
+    return (target.runtime.name, target.runtime.provider) == (
+        "onnxruntime",
+        "CUDAExecutionProvider",
+    )
+
+
+def narrows_floats(target: Target) -> bool:
+    """Whether the target's backend stores what stays float in half precision by itself."""
+    return runs_on_tensorrt(target) or runs_on_cuda(target)
+
+
 def runtime_label(target: Target) -> str:
     """The runtime as messages name it: "onnxruntime (CPUExecutionProvider)"."""
     return label((target.runtime.name, target.runtime.provider))

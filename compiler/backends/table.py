@@ -11,11 +11,13 @@ from ...targets.runtimes import backend_name, check_offers, offered, register_ru
 from ...targets.schema import Target
 from .backend import Backend
 from .onnxruntime_cpu import OnnxRuntimeCpu
+from .onnxruntime_cuda import OnnxRuntimeCuda
 from .tensorrt.backend import TensorRT
 
 B = TypeVar("B", bound=Backend)
 
-_KNOWN: dict[str, Backend] = {each.name: each for each in (OnnxRuntimeCpu(), TensorRT())}
+_OWN: tuple[Backend, ...] = (OnnxRuntimeCpu(), OnnxRuntimeCuda(), TensorRT())
+_KNOWN: dict[str, Backend] = {each.name: each for each in _OWN}
 
 
 def backend_for(target: Target) -> Backend:

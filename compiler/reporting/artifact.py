@@ -17,7 +17,6 @@ from ...targets.runtime import Session, open_session
 from ..result import CompileResult
 from ..staging import refuse_inputs_inside, staging
 from . import manifest as manifests
-from .kit import write_kit
 from .report import render_card, render_report, render_verify
 from .samples import write_samples
 from .selftest import MODEL, file_digest
@@ -45,9 +44,8 @@ def write_artifact(
     sample = samples[0] if samples else ""
     _write(folder / REPORT, render_report(result))
     _write(folder / CARD, render_card(result, signature, sample))
-    _write(folder / VERIFY, render_verify())
-    if result.engine is not None:
-        write_kit(result.engine, folder)
+    on_gpu = result.provider is not None and result.engine is None
+    _write(folder / VERIFY, render_verify(gpu=on_gpu))
     files = {"samples": samples, "files": file_table(folder, known)}
     _write(folder / manifests.MANIFEST, manifests.dumps(manifests.to_json(result) | files))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,10 +37,13 @@ def render_card(result: CompileResult, signature: Signature, sample: str = "") -
     return _render("card.md.j2", result, signature=signature, sample=sample)
 
 
-def render_verify() -> str:
-    """``verify.py``: the self-test as one file that needs only numpy and onnxruntime."""
+def render_verify(gpu: bool = False) -> str:
+    """``verify.py``: the self-test as one file that needs only numpy and onnxruntime.
+
+    gpu: whether it runs the model on the GPU of provider.json where there is one.
+    """
     logic = Path(selftest.__file__).read_text("utf8")
-    return environment().get_template("verify.py.j2").render(logic=logic)
+    return environment().get_template("verify.py.j2").render(logic=logic, gpu=gpu)
 
 
 def text(value: object) -> str:
@@ -93,9 +97,20 @@ def environment() -> jinja2.Environment:
         keep_trailing_newline=True,
     )
     environment.filters.update(
-        text=text, code=code, base=base, size=size, shape=shape_text, tensor_type=numpy_name
+        text=text,
+        code=code,
+        base=base,
+        size=size,
+        shape=shape_text,
+        tensor_type=numpy_name,
+        python_table=python_table,
     )
     return environment
+
+
+def python_table(table: Mapping[str, str]) -> str:
+    """A table of texts as Python writes it."""
+    return repr(dict(table))
 
 
 def numpy_name(dtype: str) -> str:

@@ -69,12 +69,14 @@ def check(
     open_model: Callable[[Path], RunModel],
     original: Path | None = None,
     tolerance: Mapping[str, float] | None = None,
+    model: str | None = None,
 ) -> Outcome:
     """Check the artifact in ``folder``; ``open_model`` loads a file and returns what runs it.
 
     original: the file that was compiled, to compare the answers with; of the two models one is in
-    memory at a time. tolerance: instead of that in the manifest. Raises BrokenArtifactError where
-    there is no manifest or a model does not load.
+    memory at a time. tolerance: instead of that in the manifest. model: the file to run instead of
+    the one that the manifest names. Raises BrokenArtifactError where there is no manifest or a
+    model does not load.
     """
     manifest = read_manifest(folder)
     outcome = Outcome([f"planish verify: {folder}"])
@@ -88,7 +90,7 @@ def check(
     if original is not None:
         answer(open_model, original, samples)
         outcome.say("original", f"{original} answers anew, the records of it do not count")
-    run = open_model(folder / (manifest.get("reference_model") or MODEL))
+    run = open_model(folder / (model or manifest.get("reference_model") or MODEL))
     check_samples(run, samples, tolerance or manifest["tolerance"], outcome)
     if original is not None and is_lossless(manifest):
         check_originals(run, samples, outcome)

@@ -7,7 +7,7 @@ import onnx_ir as ir
 from ...ir.errors import UsageError, near
 from ...ir.graph import operator
 from ..schema import Target
-from . import codes, floats, integer, limits, optimised, packed, results, static, weightonly
+from . import codes, cuda, floats, integer, limits, optimised, packed, results, static, weightonly
 from .rule import Finding, Rule, View, Violation
 from .tensorrt import all as tensorrt
 
@@ -24,7 +24,8 @@ ONNXRUNTIME: tuple[Rule, ...] = (
 )
 """Rules of ONNX Runtime, and those that follow from the figures of any target."""
 TENSORRT: tuple[Rule, ...] = tensorrt.RULES
-RULES: tuple[Rule, ...] = (*ONNXRUNTIME, *TENSORRT)
+CUDA: tuple[Rule, ...] = cuda.RULES
+RULES: tuple[Rule, ...] = (*ONNXRUNTIME, *CUDA, *TENSORRT)
 SEVERITIES = ("error", "slow", "note")
 
 

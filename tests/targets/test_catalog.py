@@ -25,6 +25,8 @@ CLASSES = {
 MACHINES = {
     "nvidia-a100-sxm-80gb", "nvidia-h100-sxm-80gb", "nvidia-h200", "nvidia-b200",
     "nvidia-gb200-per-gpu", "nvidia-l4", "nvidia-l40s", "nvidia-rtx-4090", "nvidia-rtx-5090",
+    "nvidia-a100-sxm-80gb-onnxruntime", "nvidia-h100-sxm-80gb-onnxruntime",
+    "nvidia-l4-onnxruntime", "nvidia-rtx-4090-onnxruntime",
     "nvidia-t4", "nvidia-jetson-agx-orin", "nvidia-jetson-orin-nano-super",
     "intel-xeon-icelake-vnni", "intel-xeon-sapphire-rapids-amx", "amd-epyc-zen4", "amd-epyc-zen5",
     "x86-avx2-generic", "arm-neoverse-v1-graviton3", "arm-neoverse-v2-graviton4",
@@ -136,6 +138,8 @@ def test_what_can_be_compiled_for_is_what_the_cpu_provider_runs() -> None:
     built = {name for name, backend in made.items() if backend == "tensorrt"}
     assert built == {name for name in CATALOG if load_target(name).runtime.name == "tensorrt"}
     assert {"nvidia-a100-sxm-80gb", "nvidia-t4", "nvidia-b200"} <= built
+    widened = {name for name, backend in made.items() if backend == "onnxruntime-cuda"}
+    assert widened == {name for name in CATALOG if "onnxruntime" in name}
     assert {"x86-amx", "apple-m4", "raspberry-pi-5"} <= compiled
     assert not {"nvidia-ampere", "apple-coreml", "qualcomm-hexagon"} & compiled
 

@@ -108,9 +108,7 @@ def test_hardware_that_is_missing_is_named(here: Machine, reason: str) -> None:
     assert reason in found.reason
 
 
-@pytest.mark.parametrize(
-    "name", ["nvidia-onnxruntime-cuda", "apple-coreml", "qualcomm-hexagon-x-elite"]
-)
+@pytest.mark.parametrize("name", ["apple-coreml", "qualcomm-hexagon-x-elite"])
 def test_what_has_no_backend_runs_nowhere(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
     found = executable_here(load_target(name), machine(VNNI, "aarch64"))

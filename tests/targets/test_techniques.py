@@ -102,7 +102,7 @@ def test_an_unknown_technique_suggests_near_ones() -> None:
 
 
 def test_without_a_backend_nothing_is_compiled() -> None:
-    for name in ("nvidia-onnxruntime-cuda", "apple-coreml", "qualcomm-hexagon"):
+    for name in ("apple-coreml", "qualcomm-hexagon"):
         target = load_target(name)
         assert backend_of(target) is None
         assert (compiles(target).supported, compiles(target).code) == (False, "no-backend")
@@ -110,7 +110,7 @@ def test_without_a_backend_nothing_is_compiled() -> None:
             require_backend(target)
         assert "planish plan" in caught.value.hint
         assert "x86-avx2" in caught.value.hint
-    for name in ("host", "generic", "raspberry-pi-5", "nvidia-a100"):
+    for name in ("host", "generic", "raspberry-pi-5", "nvidia-a100", "nvidia-onnxruntime-cuda"):
         require_backend(load_target(name))
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ....ir.rewriter import Rewriter
 from ....targets.schema import Target
+from ...reporting.kit import write_kit
+from ...reporting.provider import with_tensorrt
 from ..backend import Backend, Emitter, Legalised
 from .emission import PASS
 from .emission import Emitter as TypedEmitter
@@ -40,4 +43,6 @@ class TensorRT(Backend):
         return f"engines for {target.name} are built and run there, by the kit in the artifact"
 
     def finish(self, result: CompileResult, folder: Path) -> CompileResult:
-        return result
+        assert result.engine is not None, "TensorRT builds engines"
+        write_kit(result.engine, folder)
+        return replace(result, provider=with_tensorrt(result, folder))

@@ -54,11 +54,17 @@ Feeds = Mapping[str, np.ndarray]
 
 @dataclass
 class Emitter:
-    """Writes both models of each build of one compile; what was measured of a value is kept."""
+    """Writes both models of each build of one compile; what was measured of a value is kept.
+
+    name: under which the conversion is reported. unwanted: rules which, like errors, keep what
+    breaks them in float32.
+    """
 
     context: CompileContext
     original: Session | None
     holdout: FeedSet | Sequence[Feeds] = ()
+    name: str = PASS
+    unwanted: frozenset[str] = frozenset()
     _peaks: dict[str, dict[str, float]] = field(default_factory=dict)
 
     def emit(self, lowered: ir.Model, wide: bool) -> Emission:
@@ -70,7 +76,7 @@ class Emitter:
         precision = WIDE if wide or not context.calibrated else self._decide(lowered)
         shown, model = self._written(lowered, precision)
         found, objection = _inspected(model, context.target)
-        if refused := _refused_types(found, lowered, precision):
+        if refused := _refused_types(found, lowered, precision, self.unwanted):
             precision = replace(precision, kept={**precision.kept, **refused})
             shown, model = self._written(lowered, precision)
             found, objection = _inspected(model, context.target)
@@ -148,22 +154,28 @@ class Emitter:
         kept = Counter(precision.kept.values())
         details = {f"float32 nodes ({reason})": kept[reason] for reason in sorted(kept)}
         name, saving = NAMES[precision.dtype], _bytes(lowered) - _bytes(model)
-        return Edit(f"{PASS}-{name}", PASS, SITE, name, loss=loss, saving=saving, details=details)
+        return Edit(
+            f"{self.name}-{name}", self.name, SITE, name, loss=loss, saving=saving, details=details
+        )  # fmt: skip
 
     def _remarks(self, lowered: ir.Model, precision: Precision, wide: bool) -> tuple[Remark, ...]:
         if wide:
             sentence = "left as it was to hold the quality bound"
-            return (Remark("refused", PASS, SITE, "given-back", sentence),)
+            return (Remark("refused", self.name, SITE, "given-back", sentence),)
         if not self.context.calibrated:
             sentence = (
                 "floats stay float32: without calibration data nobody knows what would exceed "
                 "float16's range"
             )
-            return (Remark("refused", PASS, SITE, "no-calibration", sentence),)
+            return (Remark("refused", self.name, SITE, "no-calibration", sentence),)
         reached = [n for n in lowered.graph if precision.kept.get(str(n.name)) == "range"]
         return tuple(
             Remark(
-                "note", PASS, str(node.name), "out-of-range", _RANGE.format(NAMES[precision.dtype])
+                "note",
+                self.name,
+                str(node.name),
+                "out-of-range",
+                _RANGE.format(NAMES[precision.dtype]),
             )
             for node in reached
         )
@@ -221,13 +233,16 @@ def _valid(objection: str, lowered: ir.Model, target: Target) -> str:
 
 
 def _refused_types(
-    found: Sequence[Violation], lowered: ir.Model, precision: Precision
+    found: Sequence[Violation],
+    lowered: ir.Model,
+    precision: Precision,
+    unwanted: frozenset[str] = frozenset(),
 ) -> dict[str, str]:
     """Nodes that may compute in float32 but not in half precision, as the rules say."""
     if not precision.converts:
         return {}
     known = {str(node.name) for node in lowered.graph} - precision.kept.keys()
-    errors = {each.node for each in found if each.severity == "error"}
+    errors = {each.node for each in found if each.severity == "error" or each.rule in unwanted}
     return dict.fromkeys(sorted(errors & known), "type")
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
 
@@ -49,6 +49,12 @@ SUMMING = frozenset(
 PRODUCTS = frozenset({"MatMul", "Gemm", "Conv", "ConvTranspose"})
 AGNOSTIC = frozenset({"Shape", "Size", "QuantizeLinear", "DequantizeLinear"})
 """Read any type as it comes; Q/DQ follow the layers that read them."""
+MICROSOFT = "com.microsoft"
+HALVES = {
+    "FastGelu": (), "FusedMatMul": (), "GatherBlockQuantized": (), "Gelu": (), "MatMulNBits": (),
+    "MultiHeadAttention": (), "QuickGelu": (), "SkipLayerNormalization": (1, 2),
+}  # fmt: skip
+"""ONNX Runtime's own operators that compute in half precision; outputs that stay float32."""
 QDQ_OPSET = 19
 """The first in which Q/DQ take half-precision scales."""
 
@@ -202,7 +208,8 @@ def _takes(node: ir.Node, dtype: ir.DataType, version: int) -> bool:
     """Whether every float output may be of the type, as ONNX defines the operator."""
     domain, op = operator(node)
     if domain:
-        return False
+        wide = HALVES.get(op) if domain == MICROSOFT else None
+        return wide is not None and not any(v.uses() for v in _at(node.outputs, wide))
     if op == "Cast":
         return True
     floats = [v for v in node.inputs if v is not None and v.dtype == FLOAT]
@@ -216,6 +223,15 @@ def _takes(node: ir.Node, dtype: ir.DataType, version: int) -> bool:
         for i, v in enumerate(node.outputs)
         if v.dtype == FLOAT
     ) and any(accepts(op, version, i, dtype) for i, v in enumerate(node.inputs) if v in floats)
+
+
+def _at(values: Sequence[ir.Value], positions: Sequence[int]) -> list[ir.Value]:
+    return [values[i] for i in positions if i < len(values)]
+
+
+def reads(node: ir.Node, version: int, index: int, dtype: ir.DataType) -> bool:
+    """Whether a node that computes in a half type takes it at an input, too."""
+    return bool(node.domain) or accepts(node.op_type, version, index, dtype)
 
 
 @functools.cache

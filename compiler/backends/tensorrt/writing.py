@@ -30,7 +30,7 @@ from ....ir.graph import (
     producer,
 )
 from ....ir.rewriter import Rewriter
-from .precision import NUMPY, Precision, accepts
+from .precision import NUMPY, Precision, reads
 
 FLOAT = ir.DataType.FLOAT
 TYPED_IR = 9
@@ -213,7 +213,7 @@ class _Writer:
                 return  # takes any type
         for i, value in enumerate(node.inputs):
             wanted = dtype
-            if dtype != FLOAT and not accepts(node.op_type, opset(self.model), i, dtype):
+            if dtype != FLOAT and not reads(node, opset(self.model), i, dtype):
                 wanted = FLOAT
             found = self.in_type(value, wanted)
             if found is not value:
