@@ -290,6 +290,14 @@ class Rewriter:
         if chosen is None and old.is_graph_output():
             self._replace_output(old, new)
 
+    def hand_out(self, old: ir.Value, new: ir.Value) -> None:
+        """Let the graph give ``new`` in the place of its output ``old``, under that name.
+
+        What reads ``old`` goes on doing so."""
+        if not old.is_graph_output():
+            raise PassError("only an output can be replaced", where=str(old.name))
+        self._replace_output(old, new)
+
     def take_over(self, old: ir.Value, new: ir.Value) -> None:
         """Make every user of ``old`` read ``new``, and give ``new`` the name of ``old``.
 

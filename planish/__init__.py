@@ -7,7 +7,9 @@
     artifact.save("out")
 
 Never slower, never silently worse: every rewrite is checked, measured, and kept or undone with
-a reason. ``planish.load`` opens an artifact again; ``python -m planish`` is the command line.
+a reason. ``planish.load`` opens an artifact again; ``planish.rewrite_pass`` and ``planish.adapt``
+make passes of a pattern, or of a transform that others wrote; ``python -m planish`` is the command
+line.
 """
 
 from __future__ import annotations
@@ -28,6 +30,8 @@ from .ir.errors import (
     UsageError,
     VerifyError,
 )
+from .passes.adapting import adapt
+from .passes.rewriting import rewrite_pass
 
 __version__ = version("planish")
 
@@ -44,9 +48,11 @@ __all__ = [
     "UsageError",
     "VerifyError",
     "__version__",
+    "adapt",
     "compile",
     "diff",
     "doctor",
     "load",
     "plan",
+    "rewrite_pass",
 ]
