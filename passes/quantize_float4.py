@@ -8,8 +8,9 @@ layers and for the form in a graph.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -22,18 +23,23 @@ from ..ir.graph import constant_tensor, opset
 from ..ir.opset import raised
 from ..ir.rewriter import Rewriter
 from ..ir.sites import Site
+from ..ir.storage.tensors import tensor_digest
 from .api import (
     CALIBRATED,
+    GRAMS,
+    REMEMBERED,
     SITES,
     STATS,
     Candidate,
     Context,
     FakeQuant,
+    GramTable,
     Observed,
     Pass,
     Perturbation,
     Refusal,
     Semantics,
+    ValueStats,
     register,
 )
 from .math.float4 import (
@@ -44,6 +50,7 @@ from .math.float4 import (
     round_float4,
     tensor_scale,
 )
+from .math.float4_gptq import gptq_float4
 from .math.float8 import E4M3
 from .quantizing.layers import (
     elements,
@@ -54,6 +61,7 @@ from .quantizing.layers import (
     uneven_shape,
     weight_of,
 )
+from .weight_only import ROWS_PER_INPUT
 from .zeros import kept_patterns
 
 OPSET, FINAL_OPSET = 19, 23
@@ -66,10 +74,12 @@ KIND = "fp4"
 class QuantizeFloat4Options:
     """scales: of a weight's blocks. search tries 16 near the one that holds the block's
     largest number, by the squared error weighted with what was seen of the inputs; max takes that
-    one. exclude: selectors of sites to leave float.
+    one. codes: round takes the nearest; gptq lets errors make up for each other on calibration
+    data; auto does so where there is enough of it. exclude: selectors of sites to leave float.
     """
 
     scales: Literal["search", "max"] = "search"
+    codes: Literal["auto", "round", "gptq"] = "auto"
     exclude: tuple[str, ...] = ()
 
 
@@ -87,7 +97,8 @@ class QuantizeFloat4(Pass):
 
     What it does: linear layers get E2M1 weights and inputs in blocks of 16 along what is summed
     over. A block's scale is an 8-bit float, and one float32 scale serves a tensor. Scales of
-    weights are searched for, those of activations are taken at run time. The rest stays float.
+    weights are searched for and their codes chosen for small errors of the outputs (GPTQ); those
+    of activations are taken at run time. The rest stays float.
     When it applies: where the target computes 4-bit floats, with calibration data, for layers with
     inputs and outputs in multiples of 16 that read two or three axes.
     What it costs: rounding to 2 bits of precision, measured per site: much more than 8 bits.
@@ -123,8 +134,8 @@ class QuantizeFloat4(Pass):
         weight, x, y = weight_of(site), input_of(site), site.output
         assert site.weight is not None and y is not None
         stats = ctx.analysis(STATS, self._requests(ctx))[observed(site)]
-        search = self.options.scales == "search"
-        coded = round_float4(weight, importance=stats.mean_square, search=search)
+        key = self._key(site, ctx)
+        coded = ctx.analysis(REMEMBERED, (key, partial(self._coded, site, stats, ctx)))
         scale = float(tensor_scale(float(stats.absmax.max())))
         return Perturbation(
             (str(x.name),),
@@ -187,6 +198,24 @@ class QuantizeFloat4(Pass):
         if holds_mask(stats):
             return Refusal(site.name, "mask-in-range", "its input holds an additive mask")
         return None
+
+    def _key(self, site: Site, ctx: Context) -> Hashable:
+        """All that the codes of a weight depend on."""
+        tensor = constant_tensor(site.weight)
+        assert tensor is not None
+        seen = self._grams(ctx).origin(observed(site))
+        return self.name, tensor_digest(tensor), self.options.scales, self.options.codes, seen
+
+    def _coded(self, site: Site, stats: ValueStats, ctx: Context) -> Float4Codes:
+        weight, search = weight_of(site), self.options.scales == "search"
+        gram = None if self.options.codes == "round" else self._grams(ctx).get(observed(site))
+        enough = gram is not None and gram.count >= ROWS_PER_INPUT * len(weight)
+        if gram is not None and (enough or self.options.codes == "gptq"):
+            return gptq_float4(weight, gram.matrix, search=search)
+        return round_float4(weight, importance=stats.mean_square, search=search)
+
+    def _grams(self, ctx: Context) -> GramTable:
+        return ctx.analysis(GRAMS, self._requests(ctx))
 
     def _requests(self, ctx: Context) -> tuple[Observed, ...]:
         """All activations that this pass may ask for, so that they are observed in one go."""

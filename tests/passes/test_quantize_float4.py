@@ -40,7 +40,7 @@ def layer(graphs: ModuleType, text: str = LAYER, target: str = B200, **more: Any
 @pytest.mark.parametrize("scales", ["search", "max"])
 def test_a_layer_is_rounded_on_both_sides(graphs: ModuleType, scales: str) -> None:
     bench = layer(graphs)
-    outcome = bench.run("quantize-float4", scales=scales)
+    outcome = bench.run("quantize-float4", scales=scales, codes="round")
     (site,) = find_sites(bench.model)
     assert (site.name, site.facts) == ("linear1", {QUANTIZED})
     (activation,), (weight,) = rounded_values(bench.model), blocked_weights(bench.model)
@@ -64,9 +64,30 @@ def test_a_layer_is_rounded_on_both_sides(graphs: ModuleType, scales: str) -> No
 def test_the_search_loses_less_than_the_largest_number(graphs: ModuleType) -> None:
     losses = {}
     for scales in ("search", "max"):
-        (edit,) = layer(graphs).run("quantize-float4", scales=scales).edits
+        (edit,) = layer(graphs).run("quantize-float4", scales=scales, codes="round").edits
         losses[scales] = edit.loss
     assert losses["search"] < 0.95 * losses["max"]
+
+
+def test_codes_make_up_for_each_other_where_there_is_data_enough(graphs: ModuleType) -> None:
+    mix = array(64, 64) @ np.diag(np.geomspace(3, 0.05, 64)).astype(np.float32) @ array(64, 64)
+    many = [{"x": array(200, 64) @ mix} for _ in range(2)]
+    losses = {}
+    for codes in ("auto", "gptq", "round"):
+        bench = graphs.Bench(graphs.parse(LAYER, w=W, c=C), many, target=B200)
+        (edit,) = bench.run("quantize-float4", codes=codes).edits
+        losses[codes] = edit.loss
+    assert losses["auto"] == losses["gptq"] < losses["round"]
+    few = [{"x": many[0]["x"][:100]}]
+    bench = graphs.Bench(graphs.parse(LAYER, w=W, c=C), few, target=B200)
+    bench.run("quantize-float4")
+    (weight,) = blocked_weights(bench.model)
+    energy = np.square(few[0]["x"].astype(np.float64)).mean(axis=0)
+    stored = constant_array(weight.codes)
+    assert stored is not None
+    np.testing.assert_array_equal(
+        stored.reshape(48, 64), round_float4(W, importance=energy).codes.T
+    )
 
 
 def test_layers_that_read_one_value_share_its_rounding(graphs: ModuleType) -> None:

@@ -19,6 +19,7 @@ from planish.passes.math.float4 import (
     round_rows,
     tensor_scale,
 )
+from planish.passes.math.float4_gptq import gptq_float4
 
 Array = NDArray[Any]
 POSITIVE = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6])  # codes 0 to 7
@@ -152,3 +153,61 @@ def test_bad_weights_are_named() -> None:
         round_float4(normal(24, 2))
     with pytest.raises(InputError, match="importance"):
         round_float4(normal(16, 2), importance=np.full(16, -1.0))
+
+
+# -- with data -----------------------------------------------------------------------------
+
+
+def correlated(rows: int = 400, inputs: int = 64) -> Array:
+    rng = np.random.default_rng(10)
+    mixed = rng.normal(size=(rows, 12)) @ rng.normal(size=(12, inputs))
+    return np.asarray(mixed + 0.3 * rng.normal(size=(rows, inputs)))
+
+
+def lost(x: Array, w: Array, coded: Any) -> float:
+    return float(np.square(x @ (decoded(coded) - w)).sum())
+
+
+def test_errors_make_up_for_each_other_on_data() -> None:
+    x, w = correlated(), normal(64, 24, seed=11)
+    gram = x.T @ x
+    plain = round_float4(w, importance=np.diagonal(gram))
+    once = gptq_float4(w, gram, sweeps=0)
+    coded = gptq_float4(w, gram)
+    assert lost(x, w, once) < 0.6 * lost(x, w, plain)
+    assert lost(x, w, coded) < lost(x, w, once)
+    assert set(coded.codes.astype(np.float64).ravel()) <= set(E2M1)
+    np.testing.assert_array_equal(
+        coded.block_scales, round_float4(w, importance=np.sqrt(np.diagonal(gram))).block_scales
+    )
+
+
+def test_no_code_of_a_finished_sweep_can_be_bettered_alone() -> None:
+    """Brute force over all 15 numbers of every place, in float64, with the damped matrix."""
+    x, w = correlated(inputs=16), normal(16, 3, seed=12)
+    gram = x.T @ x
+    coded = gptq_float4(w, gram, sweeps=30)
+    matrix = gram / np.diagonal(gram).mean()
+    matrix = matrix + 0.01 * np.eye(16)
+    error = w - decoded(coded)
+    for n in range(3):
+        least = error[:, n] @ matrix @ error[:, n]
+        for k in range(16):
+            step = float(coded.block_scales[0, n]) * float(coded.scale)
+            for number in E2M1:
+                tried = error[:, n].copy()
+                tried[k] = w[k, n] - number * step
+                assert tried @ matrix @ tried >= least * (1 - 1e-6)
+
+
+def test_inputs_that_do_not_matter_to_each_other_are_rounded_alone() -> None:
+    w = normal(32, 4, seed=13)
+    coded = gptq_float4(w, np.eye(32))
+    np.testing.assert_array_equal(coded.codes, round_float4(w).codes)
+    zero = gptq_float4(w, np.zeros((32, 32)))
+    np.testing.assert_array_equal(zero.codes, round_float4(w).codes)
+
+
+def test_data_that_is_no_number_is_refused() -> None:
+    with pytest.raises(InputError, match="Gram"):
+        gptq_float4(normal(16, 2), np.full((16, 16), np.nan))
