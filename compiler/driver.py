@@ -27,7 +27,6 @@ from .available import parse_size
 from .backends.kernels import UNEXPLAINED, count_kernels
 from .backends.spellings import SPELLINGS
 from .backends.table import backend_for
-from .backends.tensorrt.profiles import parse_profile
 from .choose import (
     ACCEPTABLE,
     Choice,
@@ -411,7 +410,7 @@ def _check(request: Request, given: Path | str | Mapping[str, Any] | None) -> Pl
         what = f"snapshots cannot go to {str(request.snapshots)!r}, which is a file"
         raise UsageError(what, hint="give a folder")
     parse_workloads(request.workload or ())
-    if parse_profile(request.profile) and not backend_for(request.target).profiled:
+    if request.profile and not backend_for(request.target).profiled:
         what = f"--profile is for engines that TensorRT builds, not for {request.target.name}"
         raise UsageError(what, hint="leave it out, or state shapes with --workload")
     if request.max_memory is not None:

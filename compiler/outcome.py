@@ -149,6 +149,7 @@ def _engine(judged: Judged, prepared: Prepared, provider: Provider | None) -> En
         provider.tolerance,
         how_to_build(),
         sum(not isinstance(size, int) for spec in inputs for size in spec.shape or ()),
+        {name: vars(values) for name, values in prepared.values.items()},
     )
 
 

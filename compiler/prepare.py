@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
 from ..ir.counting.count import parameters
 from ..ir.errors import InputError, TargetError
@@ -21,6 +22,7 @@ from ..ir.types.bound import symbols
 from ..targets.schema import Target
 from .backends.table import backend_for
 from .backends.tensorrt.profiles import Profile, axes_of, parse_profile, profile_of
+from .backends.tensorrt.shapeinputs import shape_inputs, split_given, values_of
 from .baseline import check_generated, open_baseline, own_file, undivided
 from .checking.patterns import KeepsPatterns
 from .checking.regionruns import RegionRuns
@@ -97,7 +99,8 @@ class Prepared:
     estimate: of memory; where the whole model does not fit, none is run, and ``regions`` tells
     what was checked instead. workloads: as given, else the shapes of the held-out feeds.
     elsewhere: why this machine is not the target, "" where it is. profile: the shapes of inputs
-    that an engine is built for, where the target's runtime builds one.
+    that an engine is built for, values: the numbers of those inputs that decide shapes, where the
+    target's runtime builds one.
     """
 
     request: Request
@@ -116,6 +119,7 @@ class Prepared:
     workloads: tuple[Workload, ...] = ()
     elsewhere: str = ""
     profile: Profile = field(default_factory=dict)
+    values: Profile = field(default_factory=dict)
 
 
 def prepare(request: Request, scratch: Path, progress: Progress) -> Prepared:
@@ -147,7 +151,8 @@ def prepare(request: Request, scratch: Path, progress: Progress) -> Prepared:
     room = estimate(model, request.max_memory, islice(holdout, TIMING_FEEDS))
     progress.note(room.sentence)
     _refuse_data(request, room)
-    profile = _profile(request, signature, (calibration, holdout), workloads, room)
+    values = _shape_values(request, model, (calibration, holdout))
+    profile = _profile(request, signature, (calibration, holdout), workloads, room, values)
     masking, found = masking_of(model, signature, calibration or holdout, request.token_mask)
     remarks = [*source.imported.remarks, *standing(model), *kept, *found]
     mended: list[Remark] = []
@@ -211,6 +216,7 @@ def prepare(request: Request, scratch: Path, progress: Progress) -> Prepared:
         workloads or workloads_of(islice(holdout, SHAPES_SEEN), signature),
         elsewhere,
         profile,
+        values,
     )
 
 
@@ -220,10 +226,13 @@ def _profile(
     feeds: tuple[FeedSet | None, FeedSet],
     workloads: tuple[Workload, ...],
     room: Estimate,
+    values: Profile,
 ) -> Profile:
     """What an engine is built for. Raises UsageError where shapes are unknown, TargetError where
     the model cannot be run here and the backend checks what it makes on whole models."""
-    given, backend = parse_profile(request.profile, axes_of(signature)), backend_for(request.target)
+    backend = backend_for(request.target)
+    axes, _ = split_given(request.profile, values)
+    given = parse_profile(axes, axes_of(signature))
     if backend.whole and not room.fits:
         raise TargetError(
             f"artifacts for {backend.label} are checked by running the whole model: {room.reason}",
@@ -233,6 +242,19 @@ def _profile(
     if not backend.profiled:
         return {}
     return profile_of(signature, [f for f in feeds if f is not None], workloads, given)
+
+
+def _shape_values(
+    request: Request, model: ir.Model, feeds: tuple[FeedSet | None, FeedSet]
+) -> Profile:
+    """The numbers of inputs that decide shapes, where an engine is built for a range of them.
+
+    Raises UsageError where nobody knows them, TargetError where they cannot decide shapes.
+    """
+    if not backend_for(request.target).profiled:
+        return {}
+    _, given = split_given(request.profile, shape_inputs(model))
+    return values_of(model, [feed_set for feed_set in feeds if feed_set is not None], given)
 
 
 def _refuse_data(request: Request, room: Estimate) -> None:

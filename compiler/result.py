@@ -169,7 +169,7 @@ class Engine:
     """What an engine is built with where the target's runtime builds one of the model.
 
     profile: by input its ``min``, ``opt`` and ``max`` shape. open_axes: how many axes of inputs
-    have no fixed size. sparsity: whether sparse kernels may
+    have no fixed size. values: the same of the numbers of inputs that decide shapes. sparsity: whether sparse kernels may
     be tried. min_version: of the runtime. checks: what was checked of the model here, and by what.
     tolerance: how far the engine's outputs may be from the recorded ones. built: in words.
     """
@@ -181,6 +181,7 @@ class Engine:
     tolerance: Mapping[str, float] = field(default_factory=dict)
     built: str = "not built here"
     open_axes: int = 0
+    values: Mapping[str, Mapping[str, tuple[int, ...]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

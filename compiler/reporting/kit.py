@@ -14,9 +14,11 @@ BUILD, BUILD_PYTHON, RUN, PROFILES = "build.sh", "build_engine.py", "run.py", "p
 
 def write_kit(engine: Engine, folder: Path) -> None:
     """Write the scripts and the profile beside the model."""
-    profile = {
+    profile: dict[str, dict[str, object]] = {
         name: {k: list(v) for k, v in shapes.items()} for name, shapes in engine.profile.items()
     }
+    for name, values in engine.values.items():
+        profile[name]["values"] = {which: list(numbers) for which, numbers in values.items()}
     _write(folder / PROFILES, json.dumps(profile, indent=2) + "\n")
     for name, template in (
         (BUILD, "tensorrt_build.sh.j2"),
@@ -28,13 +30,15 @@ def write_kit(engine: Engine, folder: Path) -> None:
 
 
 def is_open(engine: Engine) -> bool:
-    """Whether an input has an open axis, so that a profile is needed."""
-    return bool(engine.open_axes)
+    """Whether a profile is needed: an axis is open, or numbers of an input decide a shape."""
+    return bool(engine.open_axes or engine.values)
 
 
 def shape_text(engine: Engine, which: str) -> str:
-    """Shapes as trtexec takes them: ``ids:1x128,mask:1x128``."""
+    """Shapes as trtexec takes them: ``ids:1x128,mask:1x128``; of inputs that decide shapes their
+    numbers, written the same."""
     known = {name: shapes[which] for name, shapes in engine.profile.items() if shapes[which]}
+    known |= {name: values[which] for name, values in engine.values.items()}
     return ",".join(f"{name}:{'x'.join(map(str, shape))}" for name, shape in known.items())
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import onnx_ir as ir
 
-from ....ir.graph import dims, given, is_constant
+from ....ir.graph import all_nodes, dims, given, is_constant
 from ..rule import Finding, Rule, View
 from .scope import on_tensorrt
 
@@ -22,12 +22,33 @@ _OPERANDS = {
 _SHOWN = 4
 
 
+_DECIDING = {**_OPERANDS, "OneHot": (1,), "Pad": (1,), "Range": (0, 1, 2), "TopK": (1,)}
+"""Also those that are no shape themselves, but numbers that sizes are computed of."""
+
+
 def _operands(view: View) -> Iterator[tuple[ir.Node, ir.Value]]:
-    for node in view.of(*_OPERANDS):
-        for index in _OPERANDS[node.op_type]:
+    return _operands_of(view.of(*_OPERANDS), _OPERANDS)
+
+
+def _operands_of(
+    nodes: Iterable[ir.Node], positions: Mapping[str, tuple[int, ...]]
+) -> Iterator[tuple[ir.Node, ir.Value]]:
+    for node in nodes:
+        for index in positions[node.op_type]:
             value = given(node, index)
             if value is not None and not is_constant(value):
                 yield node, value
+
+
+def shape_sources(model: ir.Model) -> Iterator[tuple[ir.Value, ir.Node]]:
+    """Inputs whose numbers decide a shape, each once, with the first node whose shape it is."""
+    seen: set[ir.Value] = set()
+    deciding = (n for n in all_nodes(model) if not n.domain and n.op_type in _DECIDING)
+    for node, value in _operands_of(deciding, _DECIDING):
+        for source in _sources(value):
+            if source not in seen:
+                seen.add(source)
+                yield source, node
 
 
 def _unknown_length(view: View) -> Iterator[Finding]:
@@ -54,12 +75,8 @@ def _open(shape: tuple[int | str | None, ...]) -> bool:
 
 
 def _values_of_inputs(view: View) -> Iterator[Finding]:
-    seen: set[ir.Value] = set()
-    for node, value in _operands(view):
-        for source in _sources(value):
-            if source not in seen:
-                seen.add(source)
-                yield Finding(node, f"the values of {source.name} decide it")
+    for source, node in shape_sources(view.model):
+        yield Finding(node, f"the values of {source.name} decide it")
 
 
 def _sources(value: ir.Value) -> Iterator[ir.Value]:

@@ -175,7 +175,7 @@ def test_a_model_too_large_to_run_is_refused(name: str) -> None:
     asked: Any = SimpleNamespace(profile=None, target=load_target(name))
     room: Any = SimpleNamespace(fits=False, reason="it takes 9 GB")
     with pytest.raises(TargetError, match="checked by running the whole model: it takes 9 GB"):
-        _profile(asked, Signature((), ()), (None, None), (), room)  # type: ignore[arg-type]
+        _profile(asked, Signature((), ()), (None, None), (), room, {})  # type: ignore[arg-type]
 
 
 def test_a_profile_is_for_engines(words: Any, tmp_path: Path) -> None:

@@ -127,7 +127,7 @@ class Thing:
 ANSWERS = {{
     "Builder": Thing("builder"),
     "builder.create_network": Thing("network", num_inputs=1),
-    "network.get_input": Thing("input", name="ids", shape=(-1, -1)),
+    "network.get_input": Thing("input", name="ids", shape=(-1, -1), is_shape_tensor={decides}),
     "OnnxParser": Thing("parser", num_errors=1),
     "parser.parse_from_file": {parses},
     "builder.build_serialized_network": b"engine",
@@ -141,10 +141,12 @@ atexit.register(lambda: pathlib.Path("calls.json").write_text(json.dumps(CALLS))
 
 
 def engine(
-    folder: Path, *words: str, version: str = "10.13.0", parses: bool = True
+    folder: Path, *words: str, version: str = "10.13.0", parses: bool = True, decides: bool = False
 ) -> tuple[subprocess.CompletedProcess[str], list[Any]]:
     """Run build_engine.py with the recorder; how it ended, and the calls with their arguments."""
-    (folder / "tensorrt.py").write_text(RECORDER.format(version=version, parses=parses))
+    (folder / "tensorrt.py").write_text(
+        RECORDER.format(version=version, parses=parses, decides=decides)
+    )
     done = subprocess.run(
         [sys.executable, "build_engine.py", *words], cwd=folder, capture_output=True, text=True
     )
@@ -174,6 +176,25 @@ def test_the_python_api_is_called_as_documented(folder: Path) -> None:
 def test_sparse_kernels_can_be_left_out(folder: Path) -> None:
     _, calls = engine(folder, "--dense")
     assert "create_builder_config.set_flag" not in dict(calls)
+
+
+def test_numbers_that_decide_shapes_have_a_profile_of_their_own(tmp_path: Path) -> None:
+    values = {"ids": {"min": (1, 2), "opt": (3, 4), "max": (5, 6)}}
+    known = {"ids": {"min": (2,), "opt": (2,), "max": (2,)}}
+    write_kit(Engine(known, False, "10", values=values), tmp_path)
+    done, calls = engine(tmp_path, decides=True)
+    assert done.returncode == 0, done.stderr
+    given = dict(calls)["create_optimization_profile.set_shape_input"]
+    assert given == ["ids", "[1, 2]", "[3, 4]", "[5, 6]"]
+    assert "create_optimization_profile.set_shape" not in dict(calls)
+    _, arguments = build(tmp_path, "101300", "")
+    assert {"--minShapes=ids:1x2", "--optShapes=ids:3x4", "--maxShapes=ids:5x6"} <= set(arguments)
+
+
+def test_numbers_that_nobody_gave_are_asked_for(folder: Path) -> None:
+    done, _ = engine(folder, decides=True)
+    assert done.returncode == 1
+    assert "give its values in profiles.json" in done.stderr
 
 
 def test_a_profile_that_was_edited_counts(folder: Path) -> None:
