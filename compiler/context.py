@@ -14,7 +14,7 @@ import onnx_ir as ir
 from ..ir.axes.find import find_axis_groups
 from ..ir.counting.count import site_flops
 from ..ir.digest import cone_digests
-from ..ir.errors import InputError, PassError
+from ..ir.errors import InputError, PassError, PlanishError
 from ..ir.graph import constant_tensor, dims
 from ..ir.opset import raised
 from ..ir.provenance import Remark
@@ -42,6 +42,7 @@ from ..passes.api import (
     Makes,
     Observed,
     Patches,
+    Perturbation,
     Reads,
     ValueStats,
 )
@@ -54,6 +55,7 @@ from .calibration.grams import UNKNOWN_WIDTH, Grams, GramStore, collect_grams
 from .calibration.observers import MINIMUM_OPSET, Columns, Masking, Request
 from .calibration.steps import take_steps
 from .checking.regioninputs import generated, region_shapes
+from .checking.switches import output_changes
 from .data.feedset import FeedSet
 from .execution import running
 from .memo import Memory
@@ -69,6 +71,8 @@ what they stand for, and one of them once more while its region is run), and oth
 REMEMBERED_BYTES = 256 << 20
 SAMPLE_ROWS = 16
 """Samples that region checks and site losses are measured on."""
+FEW_SAMPLES = 4
+"""At least so many show what an edit does to the outputs; each edit takes a run of them."""
 
 
 @dataclass
@@ -78,7 +82,8 @@ class CompileContext:
     feeds: calibration (or, without data, generated) feeds. calibrated: whether they are real.
     pipeline: the text that is being built, for reproducers. limit: bytes that the process may grow
     to where whole models are not run, None where they are; samples are then generated, and there
-    are no statistics. chosen: sites that the running pass edits.
+    are no statistics. chosen: sites that the running pass edits. weighs_outputs: whether it is
+    measured what each lossy edit does to the outputs.
     """
 
     target: Target
@@ -93,6 +98,7 @@ class CompileContext:
     pipeline: str = ""
     limit: int | None = None
     chosen: tuple[str, ...] = ()
+    weighs_outputs: bool = False
     _before: ir.Model | None = field(init=False)
     _edited: bool = False
     _values: Mapping[str, ir.Value] | None = None
@@ -189,6 +195,37 @@ class CompileContext:
             with running(tapped, threads=self.threads, optimize="none") as session:
                 found.update(zip(session.output_names, session.run(feed), strict=True))
         return found
+
+    def few_feeds(self) -> list[tuple[Arrays, np.ndarray | None]]:
+        """Some calibration samples, of as many feeds as it takes, and which of their tokens count."""
+        found, count = [self.sample_feed()], self.feeds.sizes[0]
+        while count < FEW_SAMPLES and len(found) < len(self.feeds):
+            count += self.feeds.sizes[len(found)]
+            found.append(self.feeds[len(found)])
+        name = None if self.masking is None else self.masking.input
+        return [(feed, None if name is None else feed[name].astype(bool)) for feed in found]
+
+    def output_changes(self, perturbations: Sequence[Perturbation]) -> list[float | None]:
+        """Of each alone, the relative squared error of the outputs; None where it is not known.
+
+        ``before`` is run on some calibration samples.
+        """
+        if not self.weighs_outputs or self.limit is not None or not perturbations:
+            return [None] * len(perturbations)
+        feeds = self.few_feeds()
+        try:
+            return [*output_changes(self.before, perturbations, feeds, self.threads)]
+        except PlanishError:  # a body of a loop, or what no kernel here computes
+            return [None] * len(perturbations)
+
+    def operations(self) -> Mapping[str, int | None]:
+        """Of each layer in one run, by site; nothing where edits are not weighed by them."""
+        if not self.weighs_outputs or self.limit is not None:
+            return {}
+        try:
+            return self._flops()
+        except PlanishError:
+            return {}
 
     def no_room(self, candidate: Candidate) -> str:
         """Why an edit cannot be made and checked within the limit; empty where it can."""

@@ -39,7 +39,7 @@ from .choose import (
 )
 from .elsewhere import predicted_speed
 from .garbage import rarely_collecting
-from .manager import GIVEN_BACK
+from .giving_back import GIVEN_BACK
 from .memory import Estimate
 from .outcome import Finished, describe
 from .pipeline import parse

@@ -19,6 +19,7 @@ from ..passes.api import SITES, Candidate, Pass, Perturbation, Refusal, Semantic
 from .checking.regions import Reference, added_loss, reference
 from .conduct import conduct
 from .context import CompileContext
+from .giving_back import GIVEN_BACK, HELD_BACK
 from .guard import Guard
 from .instruments import (
     BrokenPromiseError,
@@ -30,8 +31,6 @@ from .instruments import (
     region_bounds,
 )
 
-GIVEN_BACK = "given-back"
-"""Code of remarks on sites that were left alone to hold the quality bound."""
 FAILED = "pass-failed"
 """Code of remarks on passes that failed and were left out, as the user asked."""
 DEFECTS = ("not-well-formed", "region-differs")
@@ -56,10 +55,12 @@ Arrays = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Measured:
-    """The declared loss of an edit, and what the runtime's kernel adds to it (None: nothing)."""
+    """The declared loss of an edit, what the runtime's kernel adds to it (None: nothing), and what
+    the edit alone does to the outputs (None: not measured)."""
 
     loss: float
     runtime: float | None = None
+    output: float | None = None
 
 
 @dataclass
@@ -76,7 +77,8 @@ class PassManager:
     """Runs passes over one model under a list of instruments.
 
     losses: what was measured and checked of an edit already, by stage, site and setting; a
-    rebuild of the same edit is not measured again. stage: the pipeline up to this pass.
+    rebuild of the same edit is not measured again. stage: the pipeline up to this pass. reasons:
+    why sites are given back, by pass and site, where it is not the quality bound.
     """
 
     rewriter: Rewriter
@@ -84,9 +86,11 @@ class PassManager:
     instruments: Sequence[Instrument]
     losses: dict[tuple[str, str, str], Measured] = field(default_factory=dict)
     stage: str = ""
+    reasons: Mapping[tuple[str, str], str] = field(default_factory=dict)
     _site: str = ""
     _guard: Guard = field(init=False)
     _known: frozenset[tuple[str, str]] = frozenset()
+    _operations: Mapping[str, int | None] = field(default_factory=dict)
 
     def run(
         self,
@@ -177,13 +181,15 @@ class PassManager:
         if type(pass_).perturb is not Pass.perturb:
             self.context.values_before  # noqa: B018 - kept, as perturbations speak of it
         start, size = 0, CHUNK if self.context.limit is None else 1
+        self._operations = self.context.operations() if chosen else {}
         while start < len(chosen):
             planned = [(c, self._perturbed(pass_, c)) for c in chosen[start : start + size]]
             samples = self._samples(planned)
             start += size
             if self.context.limit is None:
                 size = _next_size(size, _held_bytes(planned, samples))
-            yield from self._apply_all(pass_, planned, samples, event)
+            moved = self._moved(pass_, planned)
+            yield from self._apply_all(pass_, planned, samples, moved, event)
 
     def _choose(
         self, pass_: Pass, exclude: frozenset[str], selector: tuple[str, ...]
@@ -197,9 +203,8 @@ class PassManager:
             if isinstance(offer, Refusal):
                 self.context.remark("refused", offer.site, offer.code, offer.sentence)
             elif offer.site in exclude:
-                self.context.remark(
-                    "refused", offer.site, GIVEN_BACK, "left as it was to hold the quality bound"
-                )
+                sentence = self.reasons.get((pass_.name, offer.site), HELD_BACK)
+                self.context.remark("refused", offer.site, GIVEN_BACK, sentence)
             elif reason := self.context.no_room(offer):
                 self.context.remark("refused", offer.site, "memory", reason)
             else:
@@ -222,7 +227,18 @@ class PassManager:
         return self.context.samples(self.context.before, names) if names else {}
 
     def _apply_all(
-        self, pass_: Pass, planned: Sequence[Planned], samples: Arrays, event: PassEvent
+    def _moved(self, pass_: Pass, planned: Sequence[Planned]) -> Mapping[str, float | None]:
+        """What those that lose something, and are new, do to the outputs; by site."""
+        lossy = pass_.semantics is Semantics.LOSSY
+        new = {c.site: p for c, p in planned if lossy and p is not None and self._is_new(c)}
+        return dict(zip(new, self.context.output_changes([*new.values()]), strict=True))
+
+        self,
+        pass_: Pass,
+        planned: Sequence[Planned],
+        samples: Arrays,
+        moved: Mapping[str, float | None],
+        event: PassEvent,
     ) -> Iterator[Edit]:
         context = self.context
         for candidate, perturbation in planned:
@@ -230,7 +246,9 @@ class PassManager:
             if perturbation is not None and self._is_new(candidate):
                 values = context.values_before
                 ref = reference(context.before, perturbation, values, samples, context.threads)
-            edit = self._apply(pass_, candidate, perturbation, ref, event)
+            edit = self._apply(
+                pass_, candidate, perturbation, ref, moved.get(candidate.site), event
+            )
             context.progress.advance()
             if edit is not None:
                 yield edit
@@ -249,6 +267,7 @@ class PassManager:
         perturbation: Perturbation | None,
         ref: Reference | None,
         event: PassEvent,
+        moved: float | None,
     ) -> Edit | None:
         if not all(i.allow(event, candidate) for i in self.instruments):
             return None
@@ -260,7 +279,7 @@ class PassManager:
             self.rewriter.undo(mark)
             return None
         key = (self.stage, candidate.site, candidate.setting)
-        measured = self.losses.get(key) if ref is None else Measured(ref.loss)
+        measured = self.losses.get(key) if ref is None else Measured(ref.loss, output=moved)
         declared = measured if pass_.semantics is Semantics.LOSSY else None
         edit = _describe(pass_, candidate, record, declared)
         happened = EditEvent(event, candidate, perturbation, ref, record, edit)
@@ -276,7 +295,11 @@ class PassManager:
             return None
         if measured is not None:
             measured = replace(measured, runtime=_added(happened, measured.runtime))
-            edit = replace(edit, runtime_loss=measured.runtime if declared else None)
+            edit = replace(
+                edit,
+                runtime_loss=measured.runtime if declared else None,
+                operations=self._operations.get(candidate.site) if declared else None,
+            )
             self.losses[key] = measured
         self.context.remark("applied", candidate.site, candidate.setting, _sentence(edit))
         return edit
@@ -316,6 +339,7 @@ def _describe(
         origins=tuple(record.origins),
         loss=None if measured is None else measured.loss,
         saving=candidate.saving,
+        output_loss=None if measured is None else measured.output,
         details=candidate.details,
     )
 

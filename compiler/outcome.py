@@ -31,6 +31,7 @@ from .choose import Choice
 from .context import head
 from .elsewhere import reference_runtime, sums_of
 from .pipeline import parse
+from .giving_back import DEAR, disproportionate
 from .planning.times import run_time
 from .policy import has_figures
 from .prepare import Prepared
@@ -234,11 +235,15 @@ def _session_options(build: Build, target: Target) -> tuple[str, ...]:
 
 
 def _notes(finished: Finished, prepared: Prepared, sums: str) -> tuple[str, ...]:
-    given_back = sum(len(sites) for sites in finished.judged.build.given_back.values())
+    build = finished.judged.build
+    dear = disproportionate(build.remarks)
+    given_back = sum(map(len, build.given_back.values())) - dear
     notes = [*finished.notes, *finished.judged.quality.apart]
     if finished.judged.quality.warning:
         notes.append(finished.judged.quality.warning)
     if given_back:
+    if dear:
+        notes.append(f"{dear} layers that {DEAR}: the report has each, and what it would lose")
         quality = finished.judged.quality
         own = "" if quality.rows else OWN_BOUND
         sites = f"{given_back} site{'s were' if given_back > 1 else ' was'} given back to float"
@@ -247,7 +252,6 @@ def _notes(finished: Finished, prepared: Prepared, sums: str) -> tuple[str, ...]
         notes.append(f"not run on the target: {prepared.not_timed}")
     if sums:
         notes.append(sums)
-    build = finished.judged.build
     lossy = any(edit.loss is not None for edit in build.edits)
     if lossy and (single := one_step_note(Signature.of(build.model))):
         notes.append(single)

@@ -27,6 +27,7 @@ from ..targets.runtime import Session, open_session
 from .backends.backend import SITE, Backend, Emitter
 from .backends.table import backend_for
 from .context import CompileContext
+from .giving_back import Given, grouped, loss_per_saving, out_of_proportion
 from .instruments import Instrument
 from .manager import Measured, PassManager
 from .pipeline import Pipeline, Step, parse, resolve
@@ -116,6 +117,7 @@ class Workshop:
     _count: int = 0
     _losses: dict[tuple[str, str, str], Measured] = field(default_factory=dict)
     _held: dict[str, Judged] = field(default_factory=dict)
+    _reasons: dict[Given, str] = field(default_factory=dict)
     _start: int = field(init=False)
     _signature: Signature = field(init=False)
     backend: Backend = field(init=False)
@@ -128,6 +130,7 @@ class Workshop:
         original, holdout = (judge.original, judge.holdout) if judge else (None, ())
         self.backend = backend_for(self.context.target)
         self._emitter = self.backend.emitter(self.context, original, holdout)
+        self.context.weighs_outputs = bool(self.backend.narrows) and judge is not None
 
     @property
     def judge(self) -> Judge:
@@ -144,13 +147,21 @@ class Workshop:
         if not text:
             return self.build_untouched()
         back = dict(given_back or {})
+        edits = self._applied(text, back)
+        self._legalise()
+        return self._write(text, edits, back, self.context.kept)
+
+    def _applied(self, text: str, back: GivenBack) -> list[Edit]:
+        """The edits of a pipeline, applied to the imported model."""
         for instrument in self.instruments:
             instrument.before_build()
         self.context.pipeline = text
         self.rewriter.rollback(self._start)
         self.context.remarks.clear()
         self.recorder.start(self.rewriter.model)
-        manager = PassManager(self.rewriter, self.context, self.instruments, self._losses)
+        manager = PassManager(
+            self.rewriter, self.context, self.instruments, self._losses, reasons=self._reasons
+        )
         edits: list[Edit] = []
         for step, pass_ in instantiate(parse(text)):
             manager.stage += f",{step}"
@@ -160,8 +171,7 @@ class Workshop:
             manager.stage += f" but {sorted(exclude)}" if exclude else ""
             edits.extend(outcome.edits)
             self.recorder.add(pass_.name, str(step), self.rewriter.model, outcome.edits)
-        self._legalise()
-        return self._write(text, edits, back, self.context.kept)
+        return edits
 
     def build_untouched(self) -> Build:
         """The user's own file where it stands alone, else the imported graph; no pass run.
@@ -192,16 +202,25 @@ class Workshop:
     def hold(self, text: str) -> Judged:
         """Build a pipeline; over the bound, give back sites until it holds.
 
-        Sites go in order of loss per byte saved; the fewest that suffice are found by
+        Sites whose loss is out of proportion are given back at once, where the user set no bound.
+        Sites go in order of loss for what they bring; the fewest that suffice are found by
         galloping and bisection. Where none suffice, all are given back. Of several passes
         one may be given back as a whole. A pipeline that comes to
         the same graph as an earlier one gets what that one got, the same object.
         """
-        build = self.build(text)
+        self._reasons = {}
+        self._reasons = self._disproportionate(text)
+        build = self.build(text, grouped([*self._reasons]))
         digest = contents_digest(build.model)
         if digest not in self._held:
             self._held[digest] = self._hold(build)
         return self._held[digest]
+
+    def _disproportionate(self, text: str) -> dict[Given, str]:
+        """What is left in float although no bound asks for it, each with the reason."""
+        if not (text and self.context.weighs_outputs) or self.judge.gate or self.judge.budget:
+            return {}
+        return out_of_proportion(self._applied(text, {}))
 
     def _hold(self, build: Build) -> Judged:
         first, text = self.judged(build), build.pipeline
@@ -239,7 +258,7 @@ class Workshop:
         best = self._fewest(text, order)
         passes = dict.fromkeys(name for name, _ in order if name != self.backend.narrows)
         for name in passes if len(passes) > 1 else ():
-            own = _grouped([pair for pair in order if pair[0] == name])
+            own = grouped([*self._reasons, *(pair for pair in order if pair[0] == name)])
             tried = self.judged(self.build(text, own))
             if tried.quality.verdict != "over-budget" and tried.build.bytes < best.build.bytes:
                 best = tried
@@ -247,7 +266,8 @@ class Workshop:
 
     def _fewest(self, text: str, order: Sequence[tuple[str, str]]) -> Judged:
         def attempt(count: int) -> Judged:
-            return self.judged(self.build(text, _grouped(order[:count])))
+            back = grouped([*self._reasons, *order[:count]])
+            return self.judged(self.build(text, back))
 
         low, high = 0, 1
         best = attempt(high)
@@ -330,17 +350,3 @@ def instantiate(pipeline: Pipeline) -> list[tuple[Step, Pass]]:
         possible = (possible if partly else possible - ended) | cls.produces
         made.append((step, cls(resolve(step, cls.Options))))
     return made
-
-
-def loss_per_saving(edits: Sequence[Edit]) -> list[tuple[str, str]]:
-    """(pass, site) of lossy edits, most loss for the bytes it saved first; names break ties."""
-    lossy = [e for e in edits if e.loss is not None and e.loss > 0]
-    ranked = sorted(lossy, key=lambda e: (-(e.loss or 0.0) / max(e.saving, 1), e.site))
-    return [(e.pass_name, e.site) for e in ranked]
-
-
-def _grouped(pairs: Sequence[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
-    grouped: dict[str, list[str]] = {}
-    for name, site in pairs:
-        grouped.setdefault(name, []).append(site)
-    return {name: tuple(sorted(sites)) for name, sites in grouped.items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, Literal
 
 import onnx_ir as ir
@@ -48,8 +49,10 @@ class Edit:
     those nodes had in the user's model). loss: relative squared error of the edited
     region's outputs, sum((y' - y)^2) / sum(y^2), None for edits that promise no loss.
     runtime_loss: the same of what the runtime's kernel adds to that, where it rounds activations
-    by itself. saving: bytes of weights saved (negative: grown). lineage: ``exact`` when recorded by
-    the rewriter, ``inferred`` when found afterwards.
+    by itself. output_loss: the same of the model's outputs, of this edit alone, where the compile
+    weighs that. operations: of the layer in one run, where known. saving: bytes of weights saved
+    (negative: grown). lineage: ``exact`` when recorded by the rewriter, ``inferred`` when found
+    afterwards.
     """
 
     id: str
@@ -64,6 +67,8 @@ class Edit:
     lineage: Literal["exact", "inferred"] = "exact"
     details: Mapping[str, Any] = field(default_factory=dict)
     runtime_loss: float | None = None
+    output_loss: float | None = None
+    operations: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The edit as the manifest holds it."""
@@ -77,6 +82,8 @@ class Edit:
             "origins": list(self.origins),
             "loss": self.loss,
             "runtime_loss": self.runtime_loss,
+            "output_loss": None if self.output_loss == inf else self.output_loss,
+            "operations": self.operations,
             "saving_bytes": self.saving,
             "lineage": self.lineage,
             "details": dict(self.details),

@@ -217,20 +217,31 @@ def _perturbed(
 
 def _insert_fake_quant(rewriter: Rewriter, value: ir.Value, quant: FakeQuant) -> None:
     users = consumers(value)
-    first = users[0]
+    rewriter.replace_uses(value, rounded(rewriter, value, quant, before=users[0]), only=users)
+
+
+def rounded(
+    rewriter: Rewriter,
+    value: ir.Value,
+    quant: FakeQuant,
+    *,
+    before: ir.Node | None = None,
+    after: ir.Node | None = None,
+) -> ir.Value:
+    """The value as ``quant`` rounds it, by nodes that are put before or after another."""
     if quant.block and quant.scale is not None:
-        view = rounded_view(rewriter, value, quant.scale, quant.block)
-        rewriter.replace_uses(value, view, only=users)
-        return
+        return rounded_view(rewriter, value, quant.scale, quant.block)
     if quant.dynamic:
-        node = rewriter.insert("DynamicQuantizeLinear", [value], before=first, outputs=3)
+        node = rewriter.insert(
+            "DynamicQuantizeLinear", [value], before=before, after=after, outputs=3
+        )
         codes, scale, zero = node.outputs
     else:
         scale = rewriter.initializer("scale", np.asarray(quant.scale, np.float32))
         zero = rewriter.initializer("zero", np.asarray(quant.zero_point, quant.dtype))
-        codes = rewriter.insert("QuantizeLinear", [value, scale, zero], before=first).outputs[0]
-    back = rewriter.insert("DequantizeLinear", [codes, scale, zero], before=first)
-    rewriter.replace_uses(value, back.outputs[0], only=users)
+        node = rewriter.insert("QuantizeLinear", [value, scale, zero], before=before, after=after)
+        codes = node.outputs[0]
+    return rewriter.insert("DequantizeLinear", [codes, scale, zero], after=node).outputs[0]
 
 
 def _fake(array: np.ndarray, quant: FakeQuant | None) -> np.ndarray:

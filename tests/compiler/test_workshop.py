@@ -10,8 +10,9 @@ import onnx
 import onnx_ir as ir
 import pytest
 
+from planish.compiler.giving_back import loss_per_saving
 from planish.compiler.pipeline import parse
-from planish.compiler.workshop import instantiate, loss_per_saving
+from planish.compiler.workshop import instantiate
 from planish.ir.digest import contents_digest, file_digest
 from planish.ir.errors import UsageError, VerifyError
 from planish.ir.provenance import Edit
