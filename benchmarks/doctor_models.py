@@ -15,7 +15,8 @@ from onnxruntime.quantization import QuantFormat, QuantType
 
 from benchmarks.data import Array, Feeds
 
-SCALE = np.float32(0.05)
+FIRST, OTHERS = np.float32(8 / 255), np.float32(0.01)
+"""Scales of the rows that are fed, and of those between layers."""
 
 
 class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
@@ -113,17 +114,16 @@ def with_biases(path: Path, *, int32: bool, width: int = 512, count: int = 4) ->
     made, x = Layers(width, count), "x"
     for index in range(count):
         codes, scale, bias = made.drawn()
-        s, z = made.const(f"s{index}", SCALE), made.const(f"z{index}", np.uint8(128))
+        step = OTHERS if index else FIRST
+        s, z = made.const(f"s{index}", step), made.const(f"z{index}", np.uint8(128))
         q = made.op("QuantizeLinear", [x, s, z])
         a = made.op("DequantizeLinear", [q, s, z])
         w = _weight(made, index, codes, scale)
         b = made.const(f"b{index}", bias)
         if int32:
-            step = SCALE * scale
-            rounded = made.const(f"b{index}_codes", np.rint(bias / step).astype(np.int32))
-            b = made.op(
-                "DequantizeLinear", [rounded, made.const(f"b{index}_scale", step)], axis=0
-            )
+            steps = step * scale
+            rounded = made.const(f"b{index}_codes", np.rint(bias / steps).astype(np.int32))
+            b = made.op("DequantizeLinear", [rounded, made.const(f"b{index}_scale", steps)], axis=0)
         x = made.op("Gelu", [made.op("Gemm", [a, w, b])])
     return made.save(path, x)
 

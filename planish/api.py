@@ -166,14 +166,23 @@ def load(path: Path | str) -> Artifact:
     return Artifact.open(path)
 
 
-def diff(before: str | Path, after: str | Path) -> ModelDiff:
-    """What is different between two models, whoever made them: ONNX files or artifacts' folders.
+def diff(
+    before: str | Path,
+    after: str | Path,
+    *,
+    target: str | Path | Target | None = None,
+    workload: str = "",
+    threads: int = 0,
+) -> ModelDiff:
+    """What is different between two models, whoever made them: ONNX files, artifacts' folders, or
+    a stage of a compile (``"out@quantize"``).
 
     ``str(…)`` shows it as ``planish diff`` does; ``to_json()`` is plain data; ``graph.hunks`` are
-    the nodes that changed together, false where the contents are equal. Raises InputError for a
-    path that holds no model.
+    the nodes that changed together, false where the contents are equal. target, workload, threads:
+    what times are predicted and operations counted for. Raises InputError for a path that holds no
+    model.
     """
-    return compare(before, after)
+    return compare(before, after, target=target, workload=workload, threads=threads)
 
 
 def doctor(
@@ -183,6 +192,7 @@ def doctor(
     calibration: Any = None,
     workload: str | Sequence[str] | None = None,
     threads: int = 0,
+    fix: str | Path | None = None,
     progress: bool | None = None,
 ) -> Diagnosis:
     """Why a model is not faster, smaller or right on a target, and what to do about it.
@@ -190,7 +200,8 @@ def doctor(
     model: an ONNX file, or an artifact's folder. target: a name, a TOML file or a ``Target``; None
     for that of the artifact, else this machine. calibration: what to profile it on, as ``compile``
     takes it; without any, numbers are generated, with open axes of the sizes of ``workload``.
-    threads: of the runtime, 0 = one per core.
+    threads: of the runtime, 0 = one per core. fix: where to write a copy in which is mended what
+    can be mended in the file itself; ``mended`` says what that brought.
 
     The result's ``causes`` come in order: what is wrong, what is slow by its milliseconds, notes;
     ``run`` says where the time goes, ``healthy`` that nothing is wrong; ``str(…)`` shows it as
@@ -204,7 +215,7 @@ def doctor(
     with progress_on(Console(stderr=True), live=shown, verbose=False) as running:
         return examine(
             model, target, calibration=calibration, workload=workload, threads=threads,
-            progress=running,
+            fix=fix, progress=running,
         )  # fmt: skip
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 from ...targets.rules.rule import Severity
 from ...targets.rules.table import SEVERITIES
 from ...targets.schema import Target
+
+if TYPE_CHECKING:
+    from .mend import Mended
 
 SCHEMA = 1
 """Version of the JSON document; it grows with every change that a reader could notice."""
@@ -80,7 +83,8 @@ class Run:
 @dataclass(frozen=True)
 class Diagnosis:
     """model: as the user gave it. run: None where no times are known; not_run: why not, or why
-    they are predicted. layers: how many run in integer kernels, and how many there are."""
+    they are predicted. layers: how many run in integer kernels, and how many there
+    are. mended: the copy that was asked for."""
 
     model: str
     target: Target
@@ -89,7 +93,8 @@ class Diagnosis:
     not_run: str = ""
     layers: tuple[int, int] | None = None
     quantized: bool = False
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
+    mended: Mended | None = None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -128,6 +133,7 @@ class Diagnosis:
             "integer_layers": None if self.layers is None else self.layers[0],
             "layers": None if self.layers is None else self.layers[1],
             "notes": list(self.notes),
+            "fixed": None if self.mended is None else self.mended.to_json(),
             "exit_code": self.exit_code,
         }
 

@@ -46,6 +46,7 @@ from .causes import (
 from .diagnosis import Cause, Diagnosis, Place, Run, by_operator, ordered
 from .executed import Executed, executed
 from .feeding import MOST_FEEDS, SIZES, feeds_for, too_large
+from .mend import check_output, mend
 from .process import record_alone
 from .remedies import with_command
 from .trace import Trace, read_trace
@@ -71,6 +72,7 @@ def examine(
     calibration: Any = None,
     workload: str | Sequence[str] | None = None,
     threads: int = 0,
+    fix: str | Path | None = None,
     progress: Progress,
     seconds: float = SECONDS,
 ) -> Diagnosis:
@@ -79,7 +81,7 @@ def examine(
     model: an ONNX file or an artifact's folder. target: None for that of the artifact, else
     ``host``. calibration: what to profile it on, as ``load_feeds`` takes it; without any, numbers
     are generated, with the sizes of ``workload`` ("batch=1,seq=128"). threads: of the runtime, 0:
-    one a core.
+    one a core. fix: where to write a copy in which is mended what can be in the file itself.
 
     The file is checked against the rules of the target; where this machine is the target, it is
     also run, and every finding carries what it costs. Where the model cannot be run the rules are
@@ -87,6 +89,7 @@ def examine(
     not fit it, UsageError, and TargetError for a target that does not exist.
     """
     path, known = _given(model), _target(model, target)
+    check_output(fix, known)
     progress.phase("reading the model")
     graph = load_as_written(path)
     view = View(graph, known)
@@ -106,9 +109,16 @@ def examine(
     if problem.startswith(REFUSED) and all(cause.severity != "error" for cause in found):
         found.append(_refused(problem))
     found = [with_command(cause, str(model), known) for cause in found]
+    mended = None
+    if fix is not None:
+        progress.phase("mending")
+        mended = mend(
+            path, Path(fix), known, calibration=calibration, workload=workload, threads=threads,
+            seconds=seconds, runs=ran is not None,
+        )  # fmt: skip
     return Diagnosis(
         str(model), known, ordered(found, RESULTS), run, problem, _layers(ran), _quantized(graph),
-        tuple(_notes(view, graph)),
+        tuple(_notes(view, graph)), mended,
     )  # fmt: skip
 
 

@@ -6,23 +6,32 @@ import shlex
 from dataclasses import replace
 from pathlib import Path
 
+from ...targets.rules import codes, integer, packed, results, static, weightonly
 from ...targets.schema import Target
-from ...targets.techniques import has_backend
+from ...targets.techniques import runs_on_cpu
 from .diagnosis import Cause
+from .repairs import REPAIRS
 
-COMPILED = frozenset[str]()
-RECOMPILED = frozenset[str]()
+QUANTIZING = frozenset(
+    rule.id
+    for module in (codes, integer, packed, results, static, weightonly)
+    for rule in module.RULES
+    if rule.id != "weight-only-int8-activations"
+)
+"""Rules on what a quantizer wrote: planish writes it otherwise, from the float model."""
 
 
 def with_command(cause: Cause, model: str, target: Target) -> Cause:
     """The cause with the command that mends it, where there is one."""
-    if not has_backend(target):
+    if not runs_on_cpu(target):
         return cause
     stem, name = Path(model).stem or "model", shlex.quote(target.name)
-    if cause.rule in COMPILED:
-        command = f"planish compile {shlex.quote(model)} --target {name} -o {stem}-fixed"
-        return replace(cause, command=command)
-    if cause.rule in RECOMPILED:
-        command = f"planish compile FLOAT.onnx --target {name} --calibration DATA -o {stem}-fixed"
-        return replace(cause, command=command)
-    return cause
+    if cause.rule in REPAIRS and cause.severity != "note":
+        output = shlex.quote(f"{stem}-fixed.onnx")
+        command = f"planish doctor {shlex.quote(model)} --target {name} --fix {output}"
+    elif cause.rule in QUANTIZING:
+        output = shlex.quote(f"{stem}-compiled")
+        command = f"planish compile FLOAT.onnx --target {name} --calibration DATA -o {output}"
+    else:
+        return cause
+    return replace(cause, command=command)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from ...ir.shown import inline
 from ..doctor.diagnosis import Cause, Diagnosis, Place, Run
+from ..doctor.mend import Mended
+from .headline import factor, interval
 
 SHOWN = 4
 """Places of a cause that are named, and more of the rest."""
@@ -31,6 +33,9 @@ def lines(found: Diagnosis, *, every: bool = False) -> Iterator[Line]:
     if found.run is not None and found.run.spent:
         yield Line("")
         yield from _spent(found.run, every)
+    if found.mended is not None:
+        yield Line("")
+        yield from _mended(found.mended)
     for note in found.notes:
         yield Line(f"note: {note}")
 
@@ -134,6 +139,21 @@ def _spent(run: Run, every: bool) -> Iterator[Line]:
     if left:
         ms = sum(row.ms for row in left)
         yield Line(f"  {len(left)} more operators: {milliseconds(ms)}", "quiet")
+
+
+def _mended(mended: Mended) -> Iterator[Line]:
+    if not mended.path:
+        yield Line(f"not mended: {mended.why}", "title")
+    else:
+        speed = mended.speed
+        took = "not timed here" if speed is None else f"{factor(speed.value)}x as fast"
+        took += "" if speed is None else f" ({interval(speed.low, speed.high)})"
+        yield Line(f"mended: {inline(mended.path)}, {took}", "good")
+        if mended.drift:
+            yield Line(f"  against the file as it was: {mended.drift}")
+    for word, rows in (("done", mended.done), ("left", mended.left)):
+        for rule, count in rows:
+            yield Line(f"  {word}: {rule}, {_counted(count, 'node')}", "quiet")
 
 
 def milliseconds(ms: float | None) -> str:

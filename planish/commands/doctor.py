@@ -53,6 +53,13 @@ def doctor_command(
         int,
         typer.Option(metavar="N", min=0, max=4096, help="Threads of the runtime; 0: one per core."),
     ] = 0,
+    fix: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE.ONNX",
+            help="Write a copy in which is mended what can be in the file itself, and measure it.",
+        ),
+    ] = None,
     every: Annotated[bool, typer.Option("--all", help="Name all nodes and operators.")] = False,
     json: JsonOption = False,
     verbose: VerboseOption = False,
@@ -62,14 +69,14 @@ def doctor_command(
     Runs it in the target's runtime with default options and the profiler on, reads what was
     executed, and checks the file against the target's rules. Causes come in order: what is wrong,
     then what is slow by its milliseconds, then notes. A target that is not this machine gets its
-    rules and predicted times. Changes nothing. Exit code 10 where there are errors or slow layers,
-    0 where there are none or only notes.
+    rules and predicted times. The file stays as it is. Exit code 10 where there are errors or slow
+    layers, 0 where there are none or only notes.
     """
     terminal = terminal_of(ctx)
     with progress_on(terminal.stderr(), live=sys.stderr.isatty(), verbose=verbose) as progress:
         found = examine(
             model, target or None, calibration=calibration, workload=workload, threads=threads,
-            progress=progress,
+            fix=fix, progress=progress,
         )  # fmt: skip
     if terminal.json:
         terminal.document(found.to_json())

@@ -1,0 +1,142 @@
+"""Mend what can be mended in the file itself, and measure what that brought."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from ...ir.errors import UsageError
+from ...ir.load import load_model
+from ...ir.rewriter import Rewriter
+from ...ir.save import save_model
+from ...ir.types.shapes import infer_shapes
+from ...targets.rules.rule import View
+from ...targets.runtime import open_session
+from ...targets.schema import Target
+from ...targets.techniques import runs_on_cpu
+from ..quality.drift import Drift
+from ..quality.driftmeter import DriftMeter
+from ..quality.outputs import judge_drift, output_kinds
+from ..quality.statistics import Ratio
+from ..timing import time_alternating
+from .causes import broken_rules
+from .feeding import MOST_FEEDS, feeds_for
+from .repairs import REPAIRS
+
+SLOWER = 0.98
+"""Below this, with all of the interval, what was mended for speed is not handed over."""
+RIGHT = frozenset({"softmax-range-blown", "quantized-unasked"})
+"""Rules whose repair makes results right, at whatever time."""
+
+
+@dataclass(frozen=True)
+class Mended:
+    """path: of the mended file, "" where none was written; why: the reason then. done, left: how
+    many nodes broke a rule that has a repair, and no longer do, or still do. speed: how many times
+    faster it is, paired, with its 95 % interval. drift: how the outputs moved, a sentence."""
+
+    path: str
+    why: str
+    done: tuple[tuple[str, int], ...]
+    left: tuple[tuple[str, int], ...]
+    speed: Ratio | None = None
+    drift: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return {**asdict(self), "done": dict(self.done), "left": dict(self.left)}
+
+
+def mend(
+    path: Path, output: Path, target: Target, *, calibration: Any,
+    workload: str | Sequence[str] | None, threads: int, seconds: float, runs: bool,
+) -> Mended:  # fmt: skip
+    """Write a mended copy of the model at ``path`` to ``output``.
+
+    runs: whether this machine is the target and runs the model; then both are timed by turns, and
+    a copy that was mended for speed alone and is slower is not written.
+    """
+    imported = load_model(path)
+    model = imported.model
+    before = _breaking(model, target)
+    rewriter = Rewriter(model)
+    for rule in REPAIRS:
+        nodes = _breaking(model, target).get(rule, [])
+        if nodes:
+            with rewriter.edit(f"doctor/{rule}") as edit:
+                REPAIRS[rule](rewriter, nodes)
+            rewriter.verify(edit, imported.signature)
+    infer_shapes(model)
+    after = _breaking(model, target)
+    left = tuple((rule, len(nodes)) for rule, nodes in after.items())
+    done = tuple(
+        (rule, len(nodes) - len(after.get(rule, ())))
+        for rule, nodes in before.items()
+        if len(nodes) > len(after.get(rule, ()))
+    )
+    if not done:
+        return Mended("", "nothing that was found can be mended in the file", (), left)
+    speed, drift = None, ""
+    if runs:
+        with tempfile.TemporaryDirectory(prefix="planish-") as folder:
+            made = Path(folder) / "mended.onnx"
+            save_model(model, made)
+            speed, drift = _measure(path, made, model, calibration, workload, threads, seconds)
+    results = RIGHT & {rule for rule, _ in done}
+    if speed is not None and speed.high < SLOWER and not results:
+        why = f"the mended model is slower: {speed.value:.2f}x"
+        return Mended("", why, done, left, speed, drift)
+    save_model(model, output)
+    return Mended(str(output), "", done, left, speed, drift)
+
+
+def check_output(output: str | Path | None, target: Target) -> None:
+    """Raises UsageError where the mended model could not be written, before any work is done."""
+    if output is None:
+        return
+    path = Path(output)
+    if not runs_on_cpu(target):
+        raise UsageError(
+            f"repairs are for ONNX Runtime on CPUs, not for {target.name}",
+            hint="leave --fix out, or compile the float model for that target",
+        )
+    if path.exists():
+        raise UsageError("it is there already", where=str(path), hint="give --fix another name")
+    if path.suffix != ".onnx" or not path.absolute().parent.is_dir():
+        raise UsageError(
+            "the mended model cannot be written there", where=str(path),
+            hint="name a new file that ends in .onnx, in a folder that is there",
+        )  # fmt: skip
+
+
+def _breaking(model: ir.Model, target: Target) -> dict[str, list[ir.Node]]:
+    """Nodes that break rules which have a repair, by rule."""
+    rules = broken_rules(View(model, target))
+    found = {
+        each.rule.id: [f.node for f in each.findings if f.node is not None]
+        for each in rules
+        if each.rule.id in REPAIRS
+    }
+    return {rule: nodes for rule, nodes in found.items() if nodes}
+
+
+def _measure(
+    before: Path, after: Path, model: ir.Model, calibration: Any,
+    workload: str | Sequence[str] | None, threads: int, seconds: float,
+) -> tuple[Ratio, str]:  # fmt: skip
+    """Speed of the mended model against the other, and how its outputs moved."""
+    feeds, _ = feeds_for(model, calibration, workload)
+    chosen = [feeds[index] for index in range(min(len(feeds), MOST_FEEDS))]
+    sessions = [open_session(file, threads=threads) for file in (before, after)]
+    meter = DriftMeter(sessions[0].output_names)
+    for feed in chosen:
+        meter.add(*(session.run_outputs(sessions[0].output_names, feed) for session in sessions))
+    drift: Drift = meter.result()
+    verdict = judge_drift(drift, output_kinds(model.graph.outputs), None)
+    paired = time_alternating(sessions, chosen, budget=2 * seconds)
+    return paired.ratio(0, 1), verdict.sentence
