@@ -188,8 +188,8 @@ def _refusal(name: str, case: _Case) -> Aside | None:
 
 
 def _against(name: str, move: Move, case: _Case) -> Iterator[Aside]:
-    if not move.kinds & case.elements.keys():
-        kinds = " or ".join(sorted(move.kinds))
+    if not _kinds(move, case.target) & case.elements.keys():
+        kinds = " or ".join(sorted(_kinds(move, case.target)))
         yield Aside(name, "model", "no-site", f"the model has no float {kinds} layer")
     if move.pass_name == "quantize" and case.opset < QDQ_OPSET:
         sentence = f"scales per channel need opset {QDQ_OPSET}, the model stays at {case.opset}"
@@ -205,6 +205,12 @@ def _against(name: str, move: Move, case: _Case) -> Iterator[Aside]:
     if move.pass_name == "quantize" and case.goal == "latency" and (ratio or 2.0) <= 1.0:
         sentence = f"8-bit products run at {ratio:g}x the speed of float ones here"
         yield Aside(name, "target", "no-faster", sentence)
+
+
+def _kinds(move: Move, target: Target) -> frozenset[str]:
+    """Of sites that a technique takes on a target: packed tables only where they are looked up."""
+    tables = move.pass_name != "weight-only" or target.weight_only.tables is not False
+    return move.kinds if tables else move.kinds - {"embedding"}
 
 
 def _too_many_rows(case: _Case) -> bool:
@@ -247,10 +253,10 @@ def _rank(name: str, case: _Case) -> tuple[float, ...]:
 
 def _bytes(move: Move, case: _Case) -> int:
     """Bytes of the weights afterwards, to the megabyte hundredth: nearer ones are alike."""
-    bits = float(move.bits)
+    bits, kinds = float(move.bits), _kinds(move, case.target)
     if move.pass_name == "weight-only":
         bits += (32 + move.bits) / block_of(case.target)
-    after = (n * (bits if kind in move.kinds else 32) / 8 for kind, n in case.elements.items())
+    after = (n * (bits if kind in kinds else 32) / 8 for kind, n in case.elements.items())
     return round(sum(after) / 1e4)
 
 

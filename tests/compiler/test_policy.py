@@ -23,6 +23,7 @@ from planish.targets.schema import Target
 from planish.targets.techniques import TECHNIQUES, one
 
 LINEAR = ("p = MatMul(x, w) y = Add(p, b)", 'float["n", 64] x', 'float["n", 64] y')
+LARGE = ("y = MatMul(x, large)", 'float["n", 512] x', 'float["n", 512] y')
 CONV = ("y = Conv(x, c)", 'float["n", 32, 8, 8] x', 'float["n", 32, 6, 6] y')
 BOTH = (
     "f = Conv(x, c) t = GlobalAveragePool(f) u = Reshape(t, flat) y = MatMul(u, v)",
@@ -46,6 +47,7 @@ QUANTIZED = (
 )
 WEIGHTS = {
     "w": (64, 64),
+    "large": (512, 512),
     "v": (32, 64),
     "b": (64,),
     "c": (32, 32, 3, 3),
@@ -178,6 +180,30 @@ def test_size_takes_the_fewest_bytes_first_whatever_the_rows(kit: ModuleType) ->
         assert pipelines(with_data)[0] == INT4
         without = found(kit, WORDS, rows=rows, goal="size", calibrated=False)
         assert pipelines(without) == [INT4, MIXED, DYNAMIC, INT8]
+
+
+def test_4_bit_floats_come_behind_8_bit_ones_for_speed_and_before_them_for_size(
+    kit: ModuleType,
+) -> None:
+    b200 = load_target("nvidia-b200")
+    fast = pipelines(found(kit, LINEAR, on=b200, rows=4096))
+    float8, float4 = "canonicalize,quantize-float8", "canonicalize,quantize-float4"
+    assert fast[:2] == [float8, float4]
+    small = pipelines(found(kit, LARGE, on=b200, rows=4096, goal="size"))
+    assert small[:3] == ["canonicalize,weight-only{block=128}", float4, float8]
+    assert float4 not in pipelines(found(kit, LINEAR, on=b200, rows=4096, calibrated=False))
+    assert float4 not in pipelines(found(kit, LINEAR, on=load_target("nvidia-h100"), rows=4096))
+
+
+def test_tables_that_are_not_looked_up_packed_save_nothing(kit: ModuleType) -> None:
+    a100 = load_target("nvidia-a100")
+    assert "canonicalize,weight-only{block=128}" in pipelines(
+        found(kit, WORDS, on=a100, goal="size")
+    )
+    alone = found(kit, TABLE, on=a100, goal="size")
+    assert pipelines(alone) == []
+    (aside,) = [a for a in alone.aside if a.technique == "weight-only-int4"]
+    assert (aside.code, aside.sentence) == ("no-site", "the model has no float linear layer")
 
 
 def test_tables_in_4_bits_are_tried_beside_layers_in_8_where_they_weigh_enough(
