@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from ..ir.editing.checks import check_numbers, checked, edit_conflicts
 from ..ir.editing.state import State
-from ..ir.errors import EndlessError, PassError, PlanishError, near
+from ..ir.errors import EndlessError, PassError, PlanishError, TargetError, near
 from ..ir.graph import all_nodes
 from ..ir.rewriter import EditRecord, Rewriter
 from ..passes.api import (
@@ -56,6 +56,7 @@ class Guard:
         written = type(getattr(pass_, "inner", pass_))
         self.known = is_own(written) or not written.place
         self.trusted = self.known or type(pass_).__module__.startswith(f"{__package__}.harness")
+        self.edited = False
         self._written, self._file = written, place_of(written).rpartition(":")[0]
         self._state = None if self.trusted else State.at(rewriter.model)
         self._quiet = self._state
@@ -96,7 +97,7 @@ class Guard:
             self.pass_.lower(model, candidate, perturbation, self.rewriter, ctx)
             return
         before, rewriter = self.rewriter.max_operations, self.rewriter
-        self._quiet = None
+        self._quiet, self.edited = None, True
         if not self.trusted:
             rewriter = checked(rewriter)
             self.rewriter.max_operations = OPERATIONS + OPERATIONS_PER_NODE * self._size
@@ -117,6 +118,12 @@ class Guard:
         """After the rewriter's rollback: undo what a pass did behind its back."""
         if self._state is not None and any(True for _ in self._state.differences()):
             self._state.restore()
+
+    def judged(self, error: BaseException) -> BaseException:
+        """What the runtime says of a graph that a pass has edited is said of the pass."""
+        if isinstance(error, TargetError) and self.edited and not self.known:
+            return PassError(f"the graph that the pass leaves does not run: {error.what}")
+        return error
 
     def blame(self, error: PlanishError) -> None:
         """Say where the pass is written that changes graphs; what already says so stays."""

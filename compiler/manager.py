@@ -151,6 +151,7 @@ class PassManager:
 
     def _named(self, error: BaseException, pass_: Pass) -> BaseException:
         """Errors of the pass with its name, the site, and where it is written."""
+        error = self._guard.judged(error)
         if isinstance(error, (PassError, VerifyError)):
             self._guard.blame(error)
         if isinstance(error, StrayEditError) and not self._guard.trusted:
@@ -180,8 +181,8 @@ class PassManager:
         self.context.progress.phase(pass_.name, len(chosen))
         if type(pass_).perturb is not Pass.perturb:
             self.context.values_before  # noqa: B018 - kept, as perturbations speak of it
-        start, size = 0, CHUNK if self.context.limit is None else 1
         self._operations = self.context.operations() if chosen else {}
+        start, size = 0, CHUNK if self.context.limit is None else 1
         while start < len(chosen):
             planned = [(c, self._perturbed(pass_, c)) for c in chosen[start : start + size]]
             samples = self._samples(planned)
@@ -226,13 +227,13 @@ class PassManager:
         names = sorted({n for p in new for n in p.inputs})
         return self.context.samples(self.context.before, names) if names else {}
 
-    def _apply_all(
     def _moved(self, pass_: Pass, planned: Sequence[Planned]) -> Mapping[str, float | None]:
         """What those that lose something, and are new, do to the outputs; by site."""
         lossy = pass_.semantics is Semantics.LOSSY
         new = {c.site: p for c, p in planned if lossy and p is not None and self._is_new(c)}
         return dict(zip(new, self.context.output_changes([*new.values()]), strict=True))
 
+    def _apply_all(
         self,
         pass_: Pass,
         planned: Sequence[Planned],
@@ -266,8 +267,8 @@ class PassManager:
         candidate: Candidate,
         perturbation: Perturbation | None,
         ref: Reference | None,
-        event: PassEvent,
         moved: float | None,
+        event: PassEvent,
     ) -> Edit | None:
         if not all(i.allow(event, candidate) for i in self.instruments):
             return None
@@ -338,8 +339,8 @@ def _describe(
         lineage=pass_.lineage,
         origins=tuple(record.origins),
         loss=None if measured is None else measured.loss,
-        saving=candidate.saving,
         output_loss=None if measured is None else measured.output,
+        saving=candidate.saving,
         details=candidate.details,
     )
 

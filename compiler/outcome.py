@@ -22,6 +22,7 @@ from ..ir.load import load_model
 from ..ir.provenance import Remark
 from ..ir.signature import Signature
 from ..passes.api import Semantics, pass_class
+from ..passes.registry import is_own
 from ..targets.host import read_machine
 from ..targets.schema import Target
 from .backends.pairsums import integer_layers
@@ -30,6 +31,7 @@ from .calibration.coverage import coverage, static_ranges
 from .choose import Choice
 from .context import head
 from .elsewhere import reference_runtime, sums_of
+from .manager import FAILED
 from .pipeline import parse
 from .giving_back import DEAR, disproportionate
 from .planning.times import run_time
@@ -39,6 +41,7 @@ from .quality.states import one_step_note
 from .reporting.unreached import unreached
 from .result import CompileResult, Engine, Kernels, Plan, Provider, Sample, Speed
 from .stages import Stage, emitted
+from .userpasses import source_digest
 from .workshop import MODEL, REFERENCE, Build, Judged
 
 OWN_BOUND = (
@@ -270,7 +273,14 @@ def _digests(finished: Finished, prepared: Prepared) -> dict[str, str]:
     }
     if prepared.calibration is not None:
         found["calibration"] = prepared.calibration.digest
-    return found
+    return found | _pass_digests(finished.judged.build)
+
+
+def _pass_digests(build: Build) -> dict[str, str]:
+    """SHA-256 of the files in which passes are written that do not come with planish."""
+    steps = parse(build.pipeline) if build.pipeline else ()
+    others = [cls for step in steps if not is_own(cls := pass_class(step.name))]
+    return {f"pass {cls.name}": source_digest(cls) for cls in others}
 
 
 def _model_digest(finished: Finished, prepared: Prepared) -> dict[str, str]:

@@ -102,7 +102,9 @@ def edit_conflicts(record: EditRecord) -> Iterator[str]:
 
 def _around(record: EditRecord) -> Iterable[ir.Node]:
     """Nodes that were touched, and those that read what they compute."""
-    there = [n for n in record.footprint.nodes if isinstance(n.graph, ir.Graph)]
+    makers = [m for v in record.footprint.values if (m := v.producer()) is not None]
+    touched = [*record.footprint.nodes, *makers]
+    there = [n for n in touched if isinstance(n.graph, ir.Graph)]
     readers = [use.node for n in there for output in n.outputs for use in output.uses()]
     return dict.fromkeys([*there, *readers])
 

@@ -77,7 +77,8 @@ class View:
 class Footprint:
     """The state before the edit of all that it touched; None where there was nothing.
 
-    renamed: values that got another name. signature: before, where an input or output of the
+    renamed: values that got another name; values: these, and those of which another dtype or shape
+    was said. signature: before, where an input or output of the
     model was touched. bodies: whether a node with a subgraph came, went, or got another one.
     """
 
@@ -86,6 +87,7 @@ class Footprint:
     weights: dict[ir.Value, WeightState | None] = field(default_factory=dict)
     outputs: dict[ir.Graph, tuple[ir.Value, ...]] = field(default_factory=dict)
     renamed: dict[ir.Value, None] = field(default_factory=dict)
+    values: dict[ir.Value, None] = field(default_factory=dict)
     opsets: dict[str, int] = field(default_factory=dict)
     signature: Signature | None = None
     bodies: bool = False
@@ -111,6 +113,7 @@ class Footprint:
 
     def value(self, value: ir.Value) -> None:
         """The name, type or shape of the value is about to be changed."""
+        self.values[value] = None
         if self.signature is None and (value.is_graph_input() or value.is_graph_output()):
             self.signature = Signature.of(self.model)
         if value.is_initializer():
