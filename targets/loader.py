@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..ir.errors import TargetError, UsageError, near
+from .found import found_names, found_target
 from .host import HOST, probe_host
 from .runtimes import backend_name
 from .schema import Target
@@ -26,7 +27,9 @@ def aliases() -> dict[str, str]:
 def load_target(target: str | Path) -> Target:
     """The target of that name or alias, or of that TOML file (a path, or a text ending in ".toml").
 
-    Raises UsageError for an unknown name or a missing file, TargetError for a wrong file.
+    Names that the catalogue does not have are those of the project in the working folder, or of
+    installed distributions. Raises UsageError for an unknown name or a missing file, TargetError
+    for a wrong file.
     """
     if target == HOST:
         return probe_host()
@@ -35,9 +38,11 @@ def load_target(target: str | Path) -> Target:
         return read_target(known[target])
     if isinstance(target, Path) or target.endswith(".toml"):
         return read_target(Path(target))
+    if (found := found_target(target)) is not None:
+        return found
     raise UsageError(
         f"unknown target {target!r}",
-        hint=near(target, [HOST, *known]) + " Or give a .toml file.",
+        hint=near(target, [HOST, *known, *found_names()]) + " Or give a .toml file.",
     )
 
 

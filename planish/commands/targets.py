@@ -12,6 +12,7 @@ from rich.text import Text
 
 from ..ir.errors import UsageError
 from ..targets.differences import Difference, different_figures, different_techniques
+from ..targets.found import found_names
 from ..targets.host import executable_here
 from ..targets.loader import load_target, target_names
 from ..targets.schema import Target
@@ -43,9 +44,14 @@ def list_command(
     json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
-    """List the targets: what can be compiled for, and what runs on this machine."""
+    """List the targets: what can be compiled for, and what runs on this machine.
+
+    Those of the project in the working folder and of installed packages too.
+    """
     terminal = terminal_of(ctx)
-    targets = [target for target in map(load_target, target_names()) if kind in (None, target.kind)]
+    names = (*target_names(), *found_names())
+    known = {target.name: target for target in map(load_target, names)}  # aliases are found, too
+    targets = [target for target in known.values() if kind in (None, target.kind)]
     targets.sort(key=lambda target: KINDS.index(target.kind))
     if terminal.json:
         terminal.document({"targets": [summary(target) for target in targets]})
