@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,9 @@ from rich.text import Text
 
 from ..compiler.modelfile import model_file
 from ..compiler.reporting.headline import size
+from ..compiler.reporting.html.inspected import inspected
+from ..compiler.reporting.html.writing import checked_output, write_page
+from ..compiler.reporting.modules import ALL, ModuleRow, module_table, parents, short_name
 from ..compiler.source import Source, resolve_source
 from ..compiler.workload import Workload, parse_workloads
 from ..ir.axes.find import find_axis_groups
@@ -24,6 +28,7 @@ from ..ir.shown import inline
 from ..ir.signature import Signature, TensorSpec
 from ..ir.sites import find_sites
 from ..ir.types.bound import bound_shapes, symbols
+from ..targets.cost.modules import Share, by_module, by_site
 from ..targets.loader import load_target
 from ..terminal import JsonOption, VerboseOption, terminal_of
 from .coupled import show_axes
@@ -38,7 +43,7 @@ class Inspected:
     """A model with its rows and totals for one workload.
 
     forecast: its time, where a target was named. axes: what is cut together, where asked for.
-    open_axes: symbolic axes that have no size.
+    open_axes: symbolic axes that have no size. modules: all of it, added up by module.
     """
 
     source: Source
@@ -47,6 +52,7 @@ class Inspected:
     forecast: Forecast | None = None
     axes: AxisGroups | None = None
     open_axes: tuple[str, ...] = ()
+    modules: tuple[ModuleRow, ...] = ()
 
 
 def inspect_command(
@@ -78,6 +84,17 @@ def inspect_command(
     axes: Annotated[
         bool, typer.Option("--axes", help="Show which indices of which layers are cut together.")
     ] = False,
+    modules: Annotated[
+        bool, typer.Option("--modules", help="Add it all up by module, too.")
+    ] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Write a page instead: modules with a chart, sites, the graph, what each target "
+            "would do and refuse.",
+        ),
+    ] = None,
     json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -89,6 +106,7 @@ def inspect_command(
     With --axes also the groups of units that pruning can cut, and why others cannot be cut.
     """
     terminal = terminal_of(ctx)
+    page = None if html is None else checked_output(html)
     hardware = load_target(target) if target else None
     with tempfile.TemporaryDirectory(prefix="planish-") as work:
         source = resolve_source(str(model_file(check_model(model))), None, "auto", Path(work))
@@ -96,26 +114,58 @@ def inspect_command(
         sites = find_sites(graph, nested=True)
         chosen = parse_workloads(workload or (), symbols(graph)) or (Workload({}),)
         shapes = bound_shapes(graph, chosen[0].bindings)
+        rows = site_table(sites, shapes)
+        expected = None if hardware is None else forecast(graph, hardware, chosen, threads)
         found = Inspected(
             source,
-            site_table(sites, shapes),
+            rows,
             totals(graph, shapes),
-            None if hardware is None else forecast(graph, hardware, chosen, threads),
+            expected,
             find_axis_groups(graph, sites) if axes else None,
             tuple(axis for axis in symbols(graph) if axis not in chosen[0].bindings),
+            tuple(module_table(rows, _shares(expected))),
         )
+        if page is not None:
+            _write_page(found, chosen, page)
     if terminal.json:
-        terminal.document(as_json(found, ",".join(workload or ())))
+        written = {} if page is None else {"page": str(page)}
+        terminal.document({**as_json(found, ",".join(workload or ())), **written})
+    elif page is not None:
+        terminal.stdout().print(Text(str(page)), soft_wrap=True)
     else:
-        show(found, terminal.stdout(), verbose=terminal.verbose)
+        show(found, terminal.stdout(), verbose=terminal.verbose, modules=modules)
 
 
-def show(found: Inspected, console: Console, *, verbose: bool = False) -> None:
+def _shares(expected: Forecast | None) -> list[Share]:
+    """Predicted times of modules and sites, for the first workload."""
+    if expected is None:
+        return []
+    run = expected.runs[0][1]
+    whole = Share(ALL, len(run.nodes), run.ms, run.basis, "unknown")
+    return [whole, *by_module(run.nodes), *by_site(run.nodes)]
+
+
+def _write_page(found: Inspected, workloads: Sequence[Workload], path: Path) -> None:
+    imported = found.source.imported
+    target = None if found.forecast is None else found.forecast.target
+    document = inspected(
+        found.source.label, imported.model, imported.signature, found.rows, found.modules,
+        found.totals, workloads, target,
+    )  # fmt: skip
+    write_page(document, path)
+
+
+def show(
+    found: Inspected, console: Console, *, verbose: bool = False, modules: bool = False
+) -> None:
     for spec in lines_of(found.source.imported.signature):
         console.print(Text(spec))
     console.print()
     console.print(table_of(found.rows))
     console.print()
+    if modules:
+        console.print(modules_of(found.modules))
+        console.print()
     console.print(Text(total_line(found.totals, len(found.rows))))
     if found.open_axes and any(row.flops is None for row in found.rows):
         given = ",".join(f"{axis}=1" for axis in found.open_axes)
@@ -143,6 +193,23 @@ def table_of(rows: list[SiteRow]) -> Table:
     table.add_column("facts")
     for row in rows:
         table.add_row(*map(Text, cells(row)))
+    return table
+
+
+def modules_of(rows: Sequence[ModuleRow]) -> Table:
+    """Each module with all that lies below it, and its share of the whole model's bytes."""
+    table, timed = Table(box=None, pad_edge=False), any(row.ms is not None for row in rows)
+    table.add_column("module", overflow="fold")
+    for name in ("sites", "parameters", "bytes", "", "FLOPs", *(["predicted"] if timed else [])):
+        table.add_column(name, justify="right")
+    above, every = parents(rows), max(rows[0].bytes, 1) if rows else 1
+    for row in rows:
+        name = f"{'  ' * row.depth}{inline(short_name(row, above[row.name]))}"
+        flops = "?" if row.flops is None else operations(row.flops)
+        share = f"{100 * row.bytes / every:.0f} %"
+        words = [name, str(row.sites), f"{row.parameters:,}", size(row.bytes), share, flops]
+        times = ["unknown" if row.ms is None else f"{row.ms:.3g} ms"] if timed else []
+        table.add_row(*map(Text, [*words, *times]))
     return table
 
 
@@ -184,6 +251,7 @@ def as_json(found: Inspected, workload: str) -> dict[str, Any]:
         "workload": workload,
         "sites": found.rows,
         "totals": found.totals,
+        "modules": [vars(row) for row in found.modules],
         "remarks": imported.remarks,
         **({} if found.forecast is None else {"prediction": forecast_json(found.forecast)}),
         **({} if found.axes is None else {"axes": list(map(group_json, found.axes.values()))}),

@@ -11,8 +11,8 @@ from rich.text import Text
 
 from ..compiler.reporting.artifact import Artifact
 from ..compiler.reporting.html.compiled import compiled, original_of
-from ..compiler.reporting.html.writing import PAGE, write_page, write_report
-from ..ir.errors import InputError, UsageError
+from ..compiler.reporting.html.writing import PAGE, checked_output, write_page, write_report
+from ..ir.errors import InputError
 from ..terminal import JsonOption, VerboseOption, terminal_of
 
 
@@ -74,14 +74,3 @@ def checked_original(artifact: Artifact, given: Path | None) -> Path | None:
             hint="its digest must be the one in manifest.json; leave --original out",
         )  # fmt: skip
     return found
-
-
-def checked_output(path: Path) -> Path:
-    """A place for a page. Raises UsageError for a folder, or one in a folder that is not there."""
-    if path.is_dir():
-        raise UsageError(f"{str(path)!r} is a folder", hint=f"name a file: -o {str(path / PAGE)!r}")
-    if not path.absolute().parent.is_dir():
-        raise UsageError(
-            f"there is no folder {str(path.absolute().parent)!r}", hint="make it first"
-        )
-    return path

@@ -11,7 +11,8 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from ....ir.diff.pool import Pool
-from ....ir.graph import constant_array, constant_tensor
+from ....ir.graph import constant_tensor
+from ....ir.storage.absent import is_absent
 from ....ir.storage.stream import array_of
 from ....ir.storage.tensors import tensor_digest
 
@@ -113,7 +114,8 @@ def figures(array: Array) -> dict[str, Any] | None:
 def dequantized(codes: Array, scale: Array, zero_point: Array | None, axis: int) -> Array:
     """(codes - zero point) · scale, per tensor or along an axis; the codes where it is neither."""
     offset = np.zeros_like(scale, np.float32) if zero_point is None else zero_point
-    if scale.ndim > 1 or (scale.size > 1 and codes.shape[axis] != scale.size):
+    along = codes.shape[axis] if -codes.ndim <= axis < codes.ndim else 0
+    if scale.ndim > 1 or (scale.size > 1 and along != scale.size):
         return codes
     shape = [1] * codes.ndim
     if scale.size > 1:
@@ -128,8 +130,8 @@ def _scales(node: ir.Node, slot: int) -> tuple[Array, Array | None, int] | None:
     if places is None:
         return None
     given = [node.inputs[i] if i < len(node.inputs) else None for i in places]
-    scale, zero_point = (constant_array(value) for value in given)
-    if scale is None:
+    scale, zero_point = (_array(constant_tensor(value)) for value in given)
+    if scale is None or (given[1] is not None and zero_point is None):
         return None
     axis = {"QLinearConv": 0, "DequantizeLinear": 1}.get(node.op_type, -1)
     if node.op_type == "DequantizeLinear" and "axis" in node.attributes:
@@ -148,7 +150,6 @@ def _stored(pool: Pool) -> Iterator[tuple[int, int, ir.TensorProtocol]]:
     return iter(sorted(found, key=lambda at: (pool.nodes[at[0]].op_type, at[1]) not in _SCALES))
 
 
-def _array(tensor: ir.TensorProtocol) -> Array | None:
-    from ....ir.storage import absent
-
-    return None if absent.is_absent(tensor) else array_of(tensor)
+def _array(tensor: ir.TensorProtocol | None) -> Array | None:
+    """The elements of a tensor that is here."""
+    return None if tensor is None or is_absent(tensor) else array_of(tensor)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ....ir.errors import InputError
+from ....ir.errors import InputError, UsageError
 from ....ir.provenance import Remark
 from ...result import CompileResult
 from .. import manifest as manifests
@@ -20,6 +20,17 @@ from .page import render
 PAGE = "report.html"
 NO_PAGE = "no-page"
 """Code of the remark that says why an artifact has no page."""
+
+
+def checked_output(path: Path) -> Path:
+    """A place for a page. Raises UsageError for a folder, or one in a folder that is not there."""
+    if path.is_dir():
+        raise UsageError(f"{str(path)!r} is a folder", hint=f"name a file: -o {str(path / PAGE)!r}")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(
+            f"there is no folder {str(path.absolute().parent)!r}", hint="make it first"
+        )
+    return path
 
 
 def write_page(document: Mapping[str, Any], path: Path) -> None:

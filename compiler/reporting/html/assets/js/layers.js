@@ -78,7 +78,7 @@ function doneChips(layer, tones) {
 
 function kernelCell(layer) {
   if (!layer.kernel) return "";
-  return [h("span", { class: "mono small" }, layer.kernel.kernel), layer.kernel.reason ? h("div", { class: "quiet small" }, layer.kernel.reason) : null];
+  return [h("span", { class: "mono small", title: layer.kernel.kernel }, layer.kernel.kernel.replace(/^.*:/, "")), layer.kernel.reason ? h("div", { class: "quiet small" }, layer.kernel.reason) : null];
 }
 
 function layerDetails(layer, tones, hub) {

@@ -20,10 +20,18 @@ class Hub {
     document.querySelector("#layers .filters")?.scrollIntoView({ block: "center" });
   }
 
+  /** A hunk was chosen: the first of its nodes. */
+  hunk(place) {
+    const hunk = this.view.comparison.hunks[place], side = hunk.before.length ? 0 : 1;
+    document.getElementById("graph").scrollIntoView();
+    this.view.jump(side, (side ? hunk.after : hunk.before)[0]);
+  }
+
   canShow(name) { return Boolean(this.view?.placesOf(name).length); }
 
   show(name) {
     const [place] = this.view.placesOf(name);
+    if (place === undefined) return;
     document.getElementById("graph").scrollIntoView();
     this.view.jump(0, place);
   }
@@ -51,7 +59,7 @@ function noGraph(doc) {
   return doc.no_graph ? part("graph", "The graph, before and after", null, h("p", { class: "notice" }, `The graphs cannot be shown: ${doc.no_graph}`)) : null;
 }
 
-const PARTS = [["verdict", "Verdict"], ["passes", "Passes"], ["layers", "Layers"], ["quality", "Quality"], ["graph", "Graph"], ["left", "Left alone"], ["facts", "Details"]];
+const PARTS = [["verdict", "Verdict"], ["passes", "Passes"], ["layers", "Layers"], ["changes", "Changes"], ["modules", "Modules"], ["sites", "Sites"], ["quality", "Quality"], ["graph", "Graph"], ["targets", "Targets"], ["left", "Left alone"], ["facts", "Details"]];
 
 async function main() {
   const doc = await readDocument(), hub = new Hub();
@@ -60,7 +68,8 @@ async function main() {
   const pages = { compile: () => compilePage(doc, hub), diff: () => diffPage(doc, hub), inspect: () => inspectPage(doc, hub) };
   const content = document.getElementById("content");
   content.replaceChildren(...pages[doc.kind]().filter(Boolean));
-  topBar(doc.title, PARTS.filter(([id]) => document.getElementById(id)));
+  const named = PARTS.map(([id, title]) => [id, id === "verdict" && doc.kind !== "compile" ? "Summary" : title]);
+  topBar(doc.title, named.filter(([id]) => document.getElementById(id)));
   document.getElementById("foot").append(h("span", null, `Written by planish${doc.compile?.environment?.planish ? ` ${doc.compile.environment.planish}` : ""}. This file needs nothing else and loads nothing. `));
   hub.view?.start?.();
   addEventListener("beforeprint", () => { for (const block of document.querySelectorAll("details")) block.open = true; });

@@ -2,7 +2,7 @@
 
 /** hub: {stage(id), technique(name)}: what a click on a row asks other parts for. */
 function passesPart(doc, tones, hub) {
-  const rows = doc.passes.filter((row) => row.name !== "model" || row.changed || row.measured_ms !== null);
+  const rows = doc.passes.filter((row) => row.edits || row.changed || row.step || row.measured_ms !== null);
   if (rows.length < 2) return null;
   const first = number(rows[0].bytes) || 1;
   const has = (key) => rows.some((row) => number(row[key]) !== null);
@@ -11,7 +11,7 @@ function passesPart(doc, tones, hub) {
     has("predicted_ms") ? ["Predicted", "num"] : null, ["Measured", "num"], ["Largest loss", ""], has("seconds") ? ["Took", "num"] : null].filter(Boolean);
   const lines = rows.map((row, at) => h("tr", null,
     h("th", { scope: "row" }, passName(row, tones, hub)),
-    h("td", null, whatItDid(row)),
+    h("td", null, whatItDid(row, doc)),
     h("td", { class: "bars" }, sizeCell(row, rows[at - 1], first)),
     has("predicted_ms") ? h("td", { class: "num" }, timeCell(row.predicted_ms, slowest)) : null,
     h("td", { class: "num" }, timeCell(row.measured_ms, slowest)),
@@ -33,14 +33,22 @@ function passName(row, tones, hub) {
     options ? h("div", { class: "mono quiet small" }, options) : null];
 }
 
-function whatItDid(row) {
+function whatItDid(row, doc) {
+  if (row.name === "model" || row.name === "legalise") return spelled(row, doc);
   if (row.name === "imported") return h("span", { class: "quiet" }, "as imported");
   const parts = [];
   if (row.edits) parts.push(`${many(row.edits, "edit")} at ${many(row.sites, "site")}`);
-  if (row.nodes !== null && row.nodes !== undefined) parts.push(`${whole(row.nodes)} nodes`);
   if (row.refused) parts.push(`${whole(row.refused)} refused`);
   if (row.missed) parts.push(`${whole(row.missed)} missed`);
+  if (row.edits && number(row.nodes) !== null) parts.push(many(row.nodes, "node"));
   return parts.length ? parts.join(", ") : h("span", { class: "quiet" }, row.changed ? "rewrote the graph without loss" : "changed nothing");
+}
+
+/** What is written for the runtime, in the spellings that it runs fastest. */
+function spelled(row, doc) {
+  const names = row.name === "model" ? doc.compile.plan?.spellings ?? [] : [];
+  const nodes = number(row.nodes) === null ? "" : many(row.nodes, "node");
+  return [names.length ? `spelled for the runtime: ${names.join(", ")}` : row.changed ? "written for the runtime" : "changed nothing", nodes].filter(Boolean).join("; ");
 }
 
 function sizeCell(row, last, first) {

@@ -71,19 +71,24 @@ function speedCard(doc) {
     twoBars(number(speed.before), number(speed.after), milliseconds, "latency"),
     beforeAfter(),
     h("p", { class: "quiet small" }, `Medians of ${many(speed.rounds, "alternating round")} over ${many(speed.feeds, "feed")}, ${speed.threads || "default"} ${speed.threads === 1 ? "thread" : "threads"}.`,
-      lossless ? ` ${three(number(lossless.speedup))}× of it comes without any loss.` : ""));
+      lossless ? ` ${three(number(lossless.speedup))}× comes without any loss.` : ""));
 }
 
 function sizeCard(doc) {
   const m = doc.compile, before = number(m.bytes_before), after = number(m.bytes_after), stages = doc.graph?.stages;
-  const types = stages ? [...new Set([stages[0], stages.at(-1)].flatMap((stage) => Object.keys(stage.dtypes)))] : [];
-  const tones = new Tones(types.sort((a, b) => (a === "FLOAT") - (b === "FLOAT") || byName(a, b)).map((t) => t));
-  const chart = stages
-    ? [stacked([{ label: "before", parts: stages[0].dtypes }, { label: "after", parts: stages.at(-1).dtypes }], tones, bytes),
-      h("div", { class: "keyline" }, types.map((type) => h("span", { style: { "--tone": tones.of(type) } }, h("i"), type.toLowerCase())))]
-    : [twoBars(before, after, bytes, "size"), beforeAfter()];
+  const chart = stages ? typeBars(stages[0], stages.at(-1)) : [twoBars(before, after, bytes, "size"), beforeAfter()];
   return card("Size", [sizeChange(before, after), `${bytes(before)} → ${bytes(after)}`], chart,
     h("p", { class: "quiet small" }, `${whole(number(m.parameters_before))} parameters before, ${whole(number(m.parameters_after))} after.`));
+}
+
+/** What weights are stored as, before and after; types that hold next to nothing are left out. */
+function typeBars(before, after) {
+  const most = Math.max(before.bytes, after.bytes) || 1;
+  const kept = (dtypes) => Object.fromEntries(Object.entries(dtypes).filter(([, count]) => count > most / 500));
+  const rows = [{ label: "before", parts: kept(before.dtypes) }, { label: "after", parts: kept(after.dtypes) }];
+  const types = [...new Set(rows.flatMap((row) => Object.keys(row.parts)))].sort((a, b) => (b === "FLOAT") - (a === "FLOAT") || byName(a, b));
+  const tones = new Tones(types);
+  return [stacked(rows, tones, bytes), h("div", { class: "keyline" }, types.map((type) => h("span", { style: { "--tone": tones.of(type) } }, h("i"), type.toLowerCase())))];
 }
 
 function qualityCard(m) {

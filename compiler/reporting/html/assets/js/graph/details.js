@@ -1,13 +1,14 @@
 // What is known of the chosen node or module: shapes, weights before and after, the hunk, its edits.
 
-function aboutNothing() {
+function aboutNothing(single) {
+  if (single) return h("p", { class: "quiet" }, "Choose a node or a module: what is known of it is shown here.");
   return h("p", { class: "quiet" }, "Choose a node or a module on either side: its counterpart is found on the other, and what is known of it is shown here.");
 }
 
 function aboutModule(panel, box) {
   const stage = panel.tree.stage, tally = box.tally;
   const counts = [["only before", tally.gone], ["only after", tally.new], ["changed", tally.changed], ["the same", tally.same]].filter(([, n]) => n);
-  return h("div", null, h("h3", null, `Module ${box.title}`, h("span", { class: "quiet small" }, panel.side ? "after" : "before")),
+  return h("div", null, h("h3", null, `Module ${box.title}`, panel.tree.stage.graph.stages.length === 1 ? null : h("span", { class: "quiet small" }, panel.side ? "after" : "before")),
     h("dl", { class: "facts small" }, h("dt", null, "nodes"), h("dd", null, `${whole(box.items.length)}: ${counts.map(([word, n]) => `${whole(n)} ${word}`).join(", ")}`),
       h("dt", null, "weights"), h("dd", null, bytes(stage.bytesOf(box.items))),
       h("dt", null, "operators"), h("dd", null, kindsIn(box.items))));
@@ -23,16 +24,16 @@ function kindsIn(items) {
 function aboutNode(panel, item, comparison, manifest, tones, jump) {
   if (item.face) return h("div", null, h("h3", null, `${capital(item.face)} ${item.name}`), valueList("type", item.outputs, panel.tree.stage));
   const hunk = comparison.hunkOf[panel.side].get(item.place), stage = panel.tree.stage;
-  const status = comparison.statusOf(panel.side, item.place);
+  const status = comparison.statusOf(panel.side, item.place), alone = stage.graph.stages.length === 1;
   const words = { gone: "only before", new: "only after", changed: "changed", "": "the same on both sides" };
   return h("div", null,
-    h("h3", null, item.op, h("span", { class: "mono small" }, item.name || "(no name)"), h("span", { class: "quiet small" }, `${panel.side ? "after" : "before"} · ${words[status]}`)),
+    h("h3", null, item.op, h("span", { class: "mono small" }, item.name || "(no name)"), alone ? null : h("span", { class: "quiet small" }, `${panel.side ? "after" : "before"} · ${words[status]}`)),
     h("div", { class: "cols" },
       h("div", null, h("dl", { class: "facts small" },
         item.module ? [h("dt", null, "module"), h("dd", { class: "mono" }, item.module)] : null,
         item.attributes ? [h("dt", null, "attributes"), h("dd", { class: "mono" }, item.attributes)] : null),
       valueList("in", item.inputs, stage), valueList("out", item.outputs, stage)),
-      hunk ? h("div", null, hunkAbout(hunk, manifest, tones), countersOf(panel, item, comparison, jump)) : h("div", null, countersOf(panel, item, comparison, jump)),
+      hunk ? h("div", null, hunkAbout(hunk, item, manifest, tones), countersOf(panel, item, comparison, jump)) : alone ? null : h("div", null, countersOf(panel, item, comparison, jump)),
       weightsOf(panel, item, comparison, hunk)));
 }
 
@@ -43,14 +44,17 @@ function valueList(title, values, stage) {
   }));
 }
 
-function hunkAbout(hunk, manifest, tones) {
-  const edits = hunk.edits.map((at) => manifest?.edits?.[at]).filter(Boolean);
+/** What changed together with a node: the edits at its own layer, where there are some. */
+function hunkAbout(hunk, item, manifest, tones) {
+  const all = hunk.edits.map((at) => manifest?.edits?.[at]).filter(Boolean), near = all.filter((edit) => kin(edit.site, item.module));
+  const edits = near.length ? near : all;
   return h("div", null,
     h("p", { class: "small" }, h("b", null, `${capital(hunk.kind)}: `), `${many(hunk.before.length, "node")} before, ${many(hunk.after.length, "node")} after`, hunk.bytes ? `, ${hunk.bytes < 0 ? "−" : "+"}${bytes(Math.abs(hunk.bytes))}` : "",
       hunk.passes.length ? " by " : "", hunk.passes.map((name) => [chip(tones, name), " "])),
     hunk.details.length ? h("ul", { class: "small" }, hunk.details.slice(0, 12).map((detail) => h("li", null, detail))) : null,
     edits.length ? h("dl", { class: "facts small" }, edits.map((edit) => [h("dt", null, `${edit.pass} ${edit.setting}`.trim()),
-      h("dd", null, [number(edit.loss) === null ? "no loss" : `loss ${lossText(number(edit.loss))}`, number(edit.saving_bytes) ? `${bytes(number(edit.saving_bytes))} saved` : ""].filter(Boolean).join(", "))])) : null);
+      h("dd", null, [edit.site === item.module ? "" : tailOf(edit.site, 30), number(edit.loss) === null ? "no loss" : `loss ${lossText(number(edit.loss))}`, number(edit.saving_bytes) ? `${bytes(number(edit.saving_bytes))} saved` : ""].filter(Boolean).join(", "))])) : null,
+    all.length > edits.length ? h("p", { class: "quiet small" }, `and ${many(all.length - edits.length, "edit")} at other layers of this hunk`) : null);
 }
 
 function countersOf(panel, item, comparison, jump) {
@@ -60,24 +64,33 @@ function countersOf(panel, item, comparison, jump) {
     others.length > 8 ? `and ${whole(others.length - 8)} more` : null);
 }
 
-/** Weights that the hunk changed, both sides over one another; else those that the node reads. */
+/** Weights of the node and of its counterparts, the largest of both sides over one another. */
 function weightsOf(panel, item, comparison, hunk) {
-  const graph = panel.tree.stage.graph;
-  const own = item.inputs.map((value) => panel.tree.stage.value(value)?.tensor).filter((tensor) => tensor?.figures);
-  const pairs = hunk ? tensorPairs(hunk, graph) : own.map((tensor) => [tensor, tensor, 0]);
-  const shown = pairs.filter(([before, after]) => before?.figures || after?.figures).slice(0, 4);
-  return shown.length ? h("div", null, shown.map(([before, after, error]) => weightPair(before, after, error))) : null;
+  const others = comparison.matesOf(panel.side, item.place).map((place) => [comparison.before, comparison.after][1 - panel.side].items[place]);
+  const sides = panel.side ? [others, [item]] : [[item], others];
+  const [before, after] = [comparison.before, comparison.after].map((stage, side) => weightsIn(stage, sides[side]));
+  const same = after.filter((tensor) => before.some((other) => other.digest === tensor.digest));
+  const gone = before.filter((tensor) => !same.some((other) => other.digest === tensor.digest)), came = after.filter((tensor) => !same.includes(tensor));
+  const pairs = [...same.map((tensor) => [tensor, tensor]), ...Array.from({ length: Math.max(gone.length, came.length) }, (_, at) => [gone[at], came[at]])].slice(0, 4);
+  const hidden = [...before, ...after].some((tensor) => !tensor.figures);
+  return pairs.length ? h("div", null, pairs.map(([one, other]) => weightPair(one ?? null, other ?? null, errorOf(hunk, one, other, comparison.before.graph))),
+    hidden ? h("p", { class: "quiet small" }, "Where there is no histogram the values were not kept: between passes only with --keep-stages, before them only while the original is there.") : null) : null;
 }
 
-/** The tensors of a hunk: [before, after, error]; the largest that went with the largest that came. */
-function tensorPairs(hunk, graph) {
-  const at = (place) => (place < 0 ? null : graph.tensors[place]);
-  const known = hunk.tensors.map((t) => [at(t.before), at(t.after), number(t.error)]);
-  const both = known.filter(([a, b]) => a && b), size = (tensor) => tensor.bytes;
-  const gone = known.filter(([a, b]) => a && !b).map(([a]) => a).sort((a, b) => size(b) - size(a));
-  const came = known.filter(([a, b]) => !a && b).map(([, b]) => b).sort((a, b) => size(b) - size(a));
-  const loose = Array.from({ length: Math.max(gone.length, came.length) }, (_, i) => [gone[i] ?? null, came[i] ?? null, null]);
-  return [...both, ...loose].sort((a, b) => Math.max(b[0]?.bytes ?? 0, b[1]?.bytes ?? 0) - Math.max(a[0]?.bytes ?? 0, a[1]?.bytes ?? 0));
+/** Constants that items read and that are worth a picture, the largest first. */
+function weightsIn(stage, items) {
+  const found = new Map();
+  for (const item of items) for (const value of item.inputs) {
+    const tensor = stage.value(value)?.tensor;
+    if (tensor && tensor.bytes > 64) found.set(tensor.digest, tensor);
+  }
+  return [...found.values()].sort((a, b) => b.bytes - a.bytes);
+}
+
+/** What the diff found of two tensors, null where it did not compare them. */
+function errorOf(hunk, before, after, graph) {
+  const found = (hunk?.tensors ?? []).find((t) => before && after && graph.tensors[t.before] === before && graph.tensors[t.after] === after);
+  return found ? number(found.error) : null;
 }
 
 function weightPair(before, after, error) {

@@ -86,15 +86,16 @@ class Comparison {
 
   take(hunk) {
     const changed = [new Set(hunk.changed.map((pair) => pair[0])), new Set(hunk.changed.map((pair) => pair[1]))];
-    const sides = [hunk.before, hunk.after], words = ["gone", "new"];
+    const sides = [hunk.before, hunk.after], words = ["gone", "new"], items = [this.before.items, this.after.items];
     sides.forEach((places, side) => {
+      const others = sides[1 - side].filter((other) => !changed[1 - side].has(other));
+      const left = others.length ? others : sides[1 - side];
       for (const place of places) {
         this.hunkOf[side].set(place, hunk);
         this.status[side].set(place, changed[side].has(place) ? "changed" : words[side]);
-        if (!this.mates[side].has(place)) {
-          const others = sides[1 - side];
-          this.mates[side].set(place, others.filter((other) => !changed[1 - side].has(other)).length ? others.filter((other) => !changed[1 - side].has(other)) : others);
-        }
+        if (this.mates[side].has(place)) continue;
+        const near = left.filter((other) => kin(items[side][place].module, items[1 - side][other].module));
+        this.mates[side].set(place, near.length ? near : left);
       }
     });
   }
@@ -112,4 +113,9 @@ class Comparison {
   matesOf(side, place) {
     return this.mates[side].get(place) ?? [];
   }
+}
+
+/** Whether two modules are one layer, or one of them a part of the other. */
+function kin(one, other) {
+  return one !== "" && other !== "" && (one === other || one.startsWith(`${other}.`) || other.startsWith(`${one}.`));
 }

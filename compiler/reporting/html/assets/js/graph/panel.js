@@ -15,7 +15,7 @@ class Panel {
     const button = (text, label, act) => h("button", { onclick: act, "aria-label": label, title: label }, text);
     this.element = h("div", { class: `side ${side ? "right" : "left"}` }, this.title, this.svg,
       h("div", { class: "zoom" }, button("+", "Zoom in", () => this.scaleBy(1.4)), button("−", "Zoom out", () => this.scaleBy(1 / 1.4)), button("⤢", "Fit", () => this.fit())));
-    this.zoom = d3.zoom().scaleExtent([0.04, 3])
+    this.zoom = d3.zoom().scaleExtent([0.04, 3]).extent(() => [[0, 0], [this.size.width, this.size.height]])
       .filter((event) => !event.button && (event.type !== "wheel" || event.ctrlKey || event.metaKey || this.svg.contains(document.activeElement)))
       .on("zoom", (event) => this.moved(event.transform));
     d3.select(this.svg).call(this.zoom).on("dblclick.zoom", null);

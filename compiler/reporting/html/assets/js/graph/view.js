@@ -2,11 +2,11 @@
 
 class GraphView {
   constructor(doc, tones) {
-    Object.assign(this, { doc, tones, manifest: doc.compile ?? null, graph: doc.graph, at: doc.graph.stages.length - 1, linked: true });
+    Object.assign(this, { doc, tones, manifest: doc.compile ?? doc, single: doc.graph.stages.length === 1, graph: doc.graph, at: doc.graph.stages.length - 1, linked: true });
     this.stages = new Map();
     this.panels = [0, 1].map((side) => new Panel(side, { press: (panel, box) => this.press(panel, box) }));
-    this.about = h("div", { class: "about", role: "region", "aria-label": "About what is chosen", "aria-live": "polite" }, aboutNothing());
-    this.element = h("div", { class: "card wide", "data-graph": "" }, this.toolbar(), h("div", { class: "pair" }, this.panels.map((panel) => panel.element)), legend(), this.about);
+    this.about = h("div", { class: "about", role: "region", "aria-label": "About what is chosen", "aria-live": "polite" });
+    this.element = h("div", { class: "card wide", "data-graph": "" }, this.toolbar(), h("div", { class: `pair${this.single ? " single" : ""}` }, this.panels.slice(0, this.single ? 1 : 2).map((panel) => panel.element), this.about), legend(this.single));
   }
 
   /** A stage by its place; the first is the original. */
@@ -21,10 +21,11 @@ class GraphView {
     this.marksOf = names.map((name) => h("li", null, tailOf(name, 14)));
     const step = (by, text, label) => h("button", { "aria-label": label, onclick: () => this.slide(this.at + by) }, text);
     const link = h("input", { type: "checkbox", checked: true, onchange: () => { this.linked = link.checked; } });
+    const slides = this.doc.kind === "compile" && names.length > 1;
     return h("div", { class: "bar" },
-      h("div", { class: "slider" }, step(-1, "‹", "The pass before"), h("div", { class: "track" }, this.slider, h("ol", { "aria-hidden": "true" }, this.marksOf)), step(1, "›", "The next pass")),
-      h("button", { onclick: () => this.openChanges() }, "Open what changed"), h("button", { onclick: () => this.collapse() }, "Close all"),
-      h("label", { class: "small quiet" }, link, " open both sides"), searchField(() => this.everything()));
+      slides ? h("div", { class: "slider" }, step(-1, "‹", "The pass before"), h("div", { class: "track" }, this.slider, h("ol", { "aria-hidden": "true" }, this.marksOf)), step(1, "›", "The next pass")) : null,
+      this.single ? null : h("button", { onclick: () => this.openChanges() }, "Open what changed"), h("button", { onclick: () => this.collapse() }, "Close all"),
+      this.single ? null : h("label", { class: "small quiet" }, link, " open both sides"), searchField(() => this.everything()));
   }
 
   start() {
@@ -39,13 +40,16 @@ class GraphView {
     this.slider.setAttribute("aria-valuetext", this.nameOf(this.at));
     this.marksOf.forEach((mark, index) => mark.classList.toggle("on", index === this.at));
     this.comparison = new Comparison(this.stage(0), this.stage(this.at));
+    const chosen = this.panels.map((panel) => panel.marks.chosen);
     const fresh = this.at ? this.brought(this.at) : new Set();
     [this.stage(0), this.stage(this.at)].forEach((stage, side) => {
       this.panels[side].choose("", []);
       this.panels[side].show(stage, (place) => this.comparison.statusOf(side, place), side ? fresh : new Set());
       this.headline(side, stage);
     });
-    this.about.replaceChildren(aboutNothing());
+    this.about.replaceChildren(aboutNothing(this.single));
+    const kept = [0, 1].find((side) => chosen[side] && this.panels[side].tree.boxes.get(chosen[side])?.leaf);
+    if (kept !== undefined) this.choose(this.panels[kept], this.panels[kept].tree.boxes.get(chosen[kept]), true);
     if (!quiet) say(`After ${this.nameOf(this.at)}: ${this.panels[1].title.textContent}`);
   }
 
@@ -62,8 +66,8 @@ class GraphView {
   headline(side, stage) {
     const tally = this.panels[side].tree.root.tally, words = side ? [["new", "only here"], ["changed", "changed"]] : [["gone", "only here"], ["changed", "changed"]];
     const differ = words.filter(([key]) => tally[key]).map(([key, word]) => `${whole(tally[key])} ${word}`).join(", ");
-    const title = side ? (this.at ? `After ${this.nameOf(this.at)}` : "The original again") : "Before";
-    this.panels[side].title.replaceChildren(h("b", null, title), h("span", null, `${many(stage.about.nodes.length, "node")}, ${bytes(stage.about.bytes)}`), h("span", { class: "quiet" }, differ || "nothing differs"));
+    const title = this.single ? "The model" : this.doc.kind === "diff" ? ["Before", "After"][side] : side ? (this.at ? afterWhat(this.nameOf(this.at)) : "The original again") : "Before";
+    this.panels[side].title.replaceChildren(h("b", null, title), h("span", null, `${many(stage.about.nodes.length, "node")}, ${bytes(stage.about.bytes)}`), this.single ? "" : h("span", { class: "quiet" }, differ || "nothing differs"));
   }
 
   press(panel, box) {
@@ -86,7 +90,7 @@ class GraphView {
   }
 
   /** Choose a node: it is marked, its counterparts are shown on the other side. */
-  choose(panel, leaf) {
+  choose(panel, leaf, quiet = false) {
     const other = this.panels[1 - panel.side], places = this.comparison.matesOf(panel.side, leaf.item.place);
     const mates = places.slice(0, 24).map((place) => other.reveal(place)).filter(Boolean).map((box) => box.id);
     panel.choose(leaf.id, []);
@@ -95,7 +99,7 @@ class GraphView {
     other.draw();
     if (mates.length) other.center(mates[0]);
     this.about.replaceChildren(aboutNode(panel, leaf.item, this.comparison, this.manifest, this.tones, (side, place) => this.jump(side, place)));
-    say(`${saidOf(leaf, panel.marks.status(leaf.item.place), false)}; ${many(mates.length, "counterpart")}`);
+    if (!quiet) say(`${saidOf(leaf, panel.marks.status(leaf.item.place), false)}; ${many(mates.length, "counterpart")}`);
   }
 
   /** Show a node wherever it is, and choose it. */
@@ -118,7 +122,7 @@ class GraphView {
   }
 
   everything() {
-    return [0, 1].flatMap((side) => (side ? this.comparison.after : this.comparison.before).items.map((item) => ({
+    return (this.single ? [0] : [0, 1]).flatMap((side) => (side ? this.comparison.after : this.comparison.before).items.map((item) => ({
       side, text: [item.op, item.name, item.module].filter(Boolean).join(" · "), pick: () => this.jump(side, item.place),
     })));
   }
@@ -131,7 +135,12 @@ class GraphView {
   }
 }
 
-function legend() {
+function afterWhat(name) {
+  return name === "handed over" ? "Handed over" : `After ${name}`;
+}
+
+function legend(single) {
+  if (single) return h("div", { class: "legend" }, "Click a module to open it, a node for what is known of it. Drag to move; zoom with the buttons, or with the wheel after a click.");
   const entry = (tone, tint, text) => h("span", { style: { "--tone": tone, "--tint": tint } }, h("i"), text);
   return h("div", { class: "legend" },
     entry("var(--gone)", "var(--gone-fill)", "− only before"), entry("var(--new)", "var(--new-fill)", "+ only after"), entry("var(--changed)", "var(--changed-fill)", "~ changed"),

@@ -1,0 +1,52 @@
+"""The document of a difference between two models that somebody asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ...diffing import ModelDiff, repeated
+from ..manifest import encode
+from ..report import base
+from .compiled import SCHEMA
+from .graphs import graph_rows
+
+
+def compared(diff: ModelDiff) -> dict[str, Any]:
+    """The document: sums, what was done how often, both graphs."""
+    edits = list(diff.edits.values())
+    places = {str(edit["id"]): place for place, edit in enumerate(edits)}
+    kept = ("id", "pass", "site", "setting", "loss", "saving_bytes")
+    found = {
+        "schema": SCHEMA,
+        "kind": "diff",
+        "title": f"{base(diff.before.label)} and {base(diff.after.label)}",
+        "before": diff.before.label,
+        "after": diff.after.label,
+        "edits": [{key: edit[key] for key in kept if key in edit} for edit in edits],
+        "families": _families(diff),
+        "unchanged": diff.graph.unchanged,
+        "graph": graph_rows([("after", diff)], places),
+    }
+    return encode(found)
+
+
+def _families(diff: ModelDiff) -> list[dict[str, Any]]:
+    """Hunks that did the same to several places; ``hunks``: their places among all."""
+    place = {id(hunk): number for number, hunk in enumerate(diff.graph.hunks)}
+    return [
+        {
+            "kind": hunks[0].kind,
+            "before": _counts(key[1]),
+            "after": _counts(key[2]),
+            "passes": list(diff.passes(hunks[0])),
+            "bytes": sum(hunk.bytes for hunk in hunks),
+            "hunks": [place[id(hunk)] for hunk in hunks],
+            "modules": [hunk.module for hunk in hunks],
+        }
+        for key, hunks in repeated(diff)
+    ]
+
+
+def _counts(operators: Any) -> str:
+    """``2 Add, MatMul``."""
+    return ", ".join(name if count == 1 else f"{count} {name}" for name, count in operators)
