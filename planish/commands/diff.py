@@ -13,6 +13,8 @@ from rich.text import Text
 
 from ..compiler.diffing import ModelDiff, compare
 from ..compiler.reporting.difftext import Line, Shown, lines, markdown
+from ..compiler.reporting.html.compared import compared
+from ..compiler.reporting.html.writing import checked_output, write_page
 from ..ir.errors import UsageError, near
 from ..terminal import JsonOption, VerboseOption, terminal_of
 
@@ -67,6 +69,10 @@ def diff_command(
     as_markdown: Annotated[
         bool, typer.Option("--markdown", help="Markdown, for a pull request.")
     ] = False,
+    html: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="A page with both graphs side by side."),
+    ] = None,
     exit_code: Annotated[
         bool, typer.Option("--exit-code", help=f"End with {DIFFERENT} where there is a difference.")
     ] = False,
@@ -89,11 +95,16 @@ def diff_command(
     """
     terminal = terminal_of(ctx)
     conditions = [parse_condition(text) for text in fail_on or ()]
+    page = None if html is None else checked_output(html)
     found = compare(Path(before), Path(after))
     shown = Shown(stat, tuple(only or ()), every, context)
     _check_passes(found, shown.only)
+    if page is not None:
+        write_page(compared(found), page)
     if terminal.json:
         terminal.document(found.to_json())
+    elif page is not None:
+        terminal.stdout().print(Text(str(page)), soft_wrap=True)
     elif as_markdown:
         terminal.stdout().print(Text(markdown(found, shown)), soft_wrap=True)
     else:

@@ -40,7 +40,7 @@ function boxElement(at, marks, on) {
     "data-id": box.id, "aria-label": saidOf(box, status, at.open), "aria-expanded": box.leaf ? null : String(at.open), "aria-pressed": box.leaf ? String(marks.chosen === box.id) : null,
     onclick: (event) => { event.stopPropagation(); on.press(box); }, onkeydown: (event) => on.key(event, box),
   }, s("rect", { class: "frame", width: at.width, height: at.height, rx: box.leaf ? 7 : 10 }));
-  element.append(...(box.leaf ? leafTexts(at, status) : at.open ? openTexts(at) : moduleTexts(at)));
+  element.append(...(box.leaf ? leafTexts(at, status) : at.open ? openTexts(at) : moduleTexts(at, marks.alone)));
   return element;
 }
 
@@ -56,7 +56,7 @@ function openTexts({ box, width }) {
   return [s("text", { class: "op", x: 12, y: 18 }, `▾ ${clipped(box.title, Math.floor(width / 7.6))}`)];
 }
 
-function moduleTexts({ box, width }) {
+function moduleTexts({ box, width }, alone) {
   const sum = Object.values(box.tally).reduce((a, b) => a + b, 0) || 1, room = width - 24;
   let x = 12;
   const share = ["gone", "new", "changed", "same"].map((name) => {
@@ -67,7 +67,7 @@ function moduleTexts({ box, width }) {
   });
   const count = box.tally.gone + box.tally.new + box.tally.changed;
   return [s("text", { class: "op", x: 12, y: 19 }, `▸ ${clipped(box.title, Math.floor(width / 7.8))}`),
-    s("text", { class: "sub", x: 12, y: 35 }, `${many(sum, "node")}${count ? `, ${whole(count)} differ` : ""}`), ...share].filter(Boolean);
+    s("text", { class: "sub", x: 12, y: 35 }, `${many(sum, "node")}${count ? `, ${whole(count)} differ` : ""}`), ...(alone ? [] : share)].filter(Boolean);
 }
 
 function statusOfBox(box, marks) {

@@ -30,7 +30,7 @@ class Panel {
   /** Show a stage. status(place): what became of an item; fresh: rows that this stage brought. */
   show(stage, status, fresh) {
     this.tree = new Tree(stage, status);
-    this.marks = { ...this.marks, status, fresh };
+    this.marks = { ...this.marks, status, fresh, alone: stage.graph.stages.length === 1 };
     const kept = this.open ? [...this.open].filter((id) => this.tree.boxes.has(id)) : [];
     this.open = kept.length > 1 ? new Set(kept) : this.tree.opening();
     this.draw();
