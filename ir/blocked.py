@@ -98,6 +98,11 @@ class BlockedWeight:
     sizes: tuple[int, int]
     block: int
 
+    @property
+    def scale_name(self) -> str:
+        """The name of what holds its scales."""
+        return str(self.scales.name)
+
 
 # -- activations -------------------------------------------------------------------------
 

@@ -107,11 +107,16 @@ def _with(model: ir.Model, dtype: ir.DataType, peaks: Peaks) -> Precision:
         and (scale := node.inputs[1]) is not None
         and _holds(constant_array(scale), dtype)
     )
-    kept, spelled = {}, spelled_nodes(model)
+    wide = [w for w in blocked_weights(model) if w.inner is None and w.scale_name not in scales]
+    inner = {str(node.name) for weight in wide for node in weight.nodes}
+    values = {weight.y for weight in wide}
+    kept, spelled = {}, spelled_nodes(model) | inner
     for node in model.graph:
         if str(node.name) in spelled:
             continue
         reason = _reason(node, dtype, peaks, scales, opset(model))
+        if not reason and not values.isdisjoint(node.inputs):
+            reason = "scale"
         if reason:
             kept[str(node.name)] = reason
     return Precision(dtype, kept, scales, spelled)

@@ -262,6 +262,24 @@ def test_int4_codes_are_those_of_the_search(int4: Any) -> None:
     assert near.all()
 
 
+def test_scales_that_float16_does_not_hold_keep_the_product_in_float32(tmp_path: Path) -> None:
+    model = graph("m = MatMul(x, tiny) k = Mul(m, large) r = Relu(k) y = MatMul(r, u)")
+    for name, array in (("tiny", normal(128, 128, scale=3e-5)), ("large", np.float32(2e3))):
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(array), name))
+    made = make(tmp_path, INT4, A100, model)
+    typed_model = onnx.load(made.folder / "model.onnx")
+    wide = [node for node in typed_model.graph.node if node.op_type == "DequantizeLinear"]
+    types = [stored(typed_model, node.input[1]).data_type for node in wide]
+    assert sorted(types) == [T.FLOAT, T.FLOAT16]
+    assert {stored(typed_model, node.input[0]).data_type for node in wide} == {T.INT4}
+    for node in wide:
+        (product,) = [n for n in typed_model.graph.node if node.output[0] in n.input]
+        assert product.op_type == "MatMul"
+    (edit,) = [e for e in made.result.edits if e.pass_name == "tensorrt"]
+    assert edit.details["float32 nodes (scale)"] == 1
+    assert findings(made.folder, A100) == []
+
+
 def test_the_twin_rounds_no_activations(int4: Any) -> None:
     """ONNX Runtime would make MatMulNBits of int4, and round activations to 8 bits in it."""
     model = onnx.load(int4.folder / "reference.onnx")
