@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from .case import Case
+from .memory import Memory
 from .rules import RULES, Found, Rule
 from .subject import Subject
 from .trial import Trial, as_skip, attempt
@@ -42,12 +43,13 @@ class Outcome:
     by_step: Mapping[str, int] = field(default_factory=dict)
 
 
-def check(subject: Subject, case: Case) -> Outcome:
+def check(subject: Subject, case: Case, memory: Memory | None = None) -> Outcome:
     """Run the subject on the case and hold what happened against every rule.
 
-    Raises UsageError where the pipeline or the target does not exist.
+    memory: of this case alone, where several subjects are tried on it. Raises UsageError where
+    the pipeline or the target does not exist.
     """
-    return judge(attempt(subject, case))
+    return judge(attempt(subject, case, memory))
 
 
 def judge(trial: Trial) -> Outcome:

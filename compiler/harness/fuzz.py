@@ -1,9 +1,10 @@
 """Many generated graphs through every pass: ``python -m planish.compiler.harness.fuzz``.
 
-Every pipeline takes some graphs, then the next one, until all have taken ``--count``. What was done
-is kept in the file ``progress.json`` of the folder, and gone on from; a graph that takes the
-process with it (the runtime may abort) is named in the file ``now``. A pass that edited nothing
-counts as broken: nothing was tried of it.
+Pipelines take the same graphs together, some hundreds at a time, until all have taken ``--count``:
+one import serves all, and the steps that they have in common are taken once. What was done is kept
+in the file ``progress.json`` of the folder, and gone on from; a graph that takes the process with
+it (the runtime may abort) is named in the file ``now``. A pass that edited nothing counts as
+broken: nothing was tried of it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
@@ -19,12 +21,15 @@ from rich.console import Console
 from .case import Case
 from .fuzzlog import Done, Log
 from .generator import TOWERS, generated
+from .memory import Memory
 from .plans import PLANS, Plan
 from .report import counted, screen
 from .run import Report, Run
 
-CHUNK = 250
-"""Graphs of one pipeline before the next one has its turn."""
+CHUNK = 100
+"""Graphs before other pipelines have their turn, and progress is written down."""
+ALONE = 8
+"""On one graph of so many each pipeline goes its whole way alone, as in a compile."""
 FEW = 100
 """Graphs, from which on each pass must have found something to edit."""
 
@@ -40,8 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     end = time.monotonic() + 60 * options.minutes
     try:
-        for plan in _turns(plans, log, options.count, end):
-            _chunk(plan, log, options, console, end)
+        for turn, seen in _turns(plans, log, options.count, end):
+            _chunk(turn, seen, log, options, console, end)
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on from here", markup=False)
     return _summary(plans, log, options, console)
@@ -55,28 +60,65 @@ def untried(plan: Plan, done: Done) -> list[str]:
     return [step for step in steps if not done.edits.get(step)]
 
 
-def _turns(plans: Sequence[Plan], log: Log, count: int, end: float) -> Iterator[Plan]:
-    """The pipeline that is farthest behind, until all are done or the time is up."""
+def _turns(
+    plans: Sequence[Plan], log: Log, count: int, end: float
+) -> Iterator[tuple[Sequence[Plan], int]]:
+    """The pipelines that are farthest behind and see the same graphs, and how many each took;
+    until all are done or the time is up."""
     while time.monotonic() < end:
-        plan = min(plans, key=lambda each: log.of(each).seen)
-        if log.of(plan).seen >= count:
+        seen = {plan: log.of(plan).seen for plan in plans}
+        last = min(plans, key=lambda each: seen[each])
+        if seen[last] >= count:
             return
-        yield plan
+        yield [p for p in plans if (p.tower, seen[p]) == (last.tower, seen[last])], seen[last]
 
 
-def _chunk(plan: Plan, log: Log, options: argparse.Namespace, console: Console, end: float) -> None:
-    begun, done = time.perf_counter(), log.of(plan)
-    number = options.start + done.seen
-    count = min(CHUNK, options.count - done.seen)
-    cases = generated(count, options.seed, start=number, tower=plan.tower)
-    folder = options.keep / "".join(c if c.isalnum() else "-" for c in plan.pipeline)
-    run = Run(plan.subject(), folder / str(number))
-    report = run.over(_noted(plan, cases, number, options, end))
-    if report.failures:
-        screen(report, console)
-    done = done.and_more(report, time.perf_counter() - begun)
-    log.write(plan, done)
-    console.print(_line(plan, done, report), markup=False, soft_wrap=True)
+def _chunk(
+    plans: Sequence[Plan],
+    seen: int,
+    log: Log,
+    options: argparse.Namespace,
+    console: Console,
+    end: float,
+) -> None:
+    """The next graphs, each through all of the pipelines: they share what they have in common."""
+    number, count = options.start + seen, min(CHUNK, options.count - seen)
+    runs = [Timed(Run(plan.subject(), _folder(options, plan, number))) for plan in plans]
+    for case in generated(count, options.seed, start=number, tower=plans[0].tower):
+        memory = Memory(prefixes=number % ALONE != 0)
+        for plan, run in zip(plans, runs, strict=True):
+            again = f"--seed {options.seed} --start {number} --count 1 '{plan.pipeline}'"
+            (options.keep / "now").write_text(f"{again}\n", encoding="utf8")
+            run.one(case, memory)
+        number += 1
+        if time.monotonic() > end:
+            break
+    for plan, run in zip(plans, runs, strict=True):
+        report = run.run.report()
+        if report.failures:
+            screen(report, console)
+        done = log.of(plan).and_more(report, run.seconds)
+        log.write(plan, done)
+        console.print(_line(plan, done, report), markup=False, soft_wrap=True)
+
+
+@dataclass
+class Timed:
+    """A run, and the seconds that it took; what is shared counts for who needs it first."""
+
+    run: Run
+    seconds: float = 0.0
+
+    def one(self, case: Case, memory: Memory) -> None:
+        """Check one case."""
+        begun = time.perf_counter()
+        self.run.one(case, memory)
+        self.seconds += time.perf_counter() - begun
+
+
+def _folder(options: argparse.Namespace, plan: Plan, number: int) -> Path:
+    name = "".join(c if c.isalnum() else "-" for c in plan.pipeline)
+    return Path(options.keep) / name / str(number)
 
 
 def _line(plan: Plan, done: Done, report: Report) -> str:
@@ -112,18 +154,6 @@ def _plans(options: argparse.Namespace) -> Sequence[Plan]:
     known = {plan.pipeline: plan for plan in PLANS}
     wanted = [known.get(p, Plan(p)) for p in options.pipelines] or list(PLANS)
     return [plan.on(options.target, options.tower) for plan in wanted]
-
-
-def _noted(
-    plan: Plan, cases: Iterator[Case], first: int, options: argparse.Namespace, end: float
-) -> Iterator[Case]:
-    """The cases for a while; the one at work is written down before it begins."""
-    for number, case in enumerate(cases, first):
-        if time.monotonic() > end:
-            return
-        again = f"--seed {options.seed} --start {number} --count 1 '{plan.pipeline}'"
-        (options.keep / "now").write_text(f"{again}\n", encoding="utf8")
-        yield case
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -8,7 +8,7 @@ from .subject import Subject
 
 CPU = "x86-avx512-vnni"
 """The one with the lowest break-evens: there most layers are worth an edit."""
-SPARSE, FLOAT8 = "nvidia-ampere", "nvidia-hopper"
+SPARSE, FLOAT8, FLOAT4 = "nvidia-ampere", "nvidia-hopper", "nvidia-blackwell"
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,11 @@ PLANS = (
     Plan("canonicalize,low-rank{energy=0.9 gain=size split=spatial}", "convnet"),
     Plan("canonicalize,sparsify{small=true}", "transformer", SPARSE),
     Plan("canonicalize,quantize-float8", "transformer", FLOAT8),
+    Plan("canonicalize,quantize-float4", "transformer", FLOAT4),
     Plan("canonicalize,quantize,quantize-recurrent", "recurrent"),
     Plan("canonicalize,quantize{scheme=static narrow=true},quantize-residuals", "convnet"),
     Plan(
-        "canonicalize,prune-heads{ratio=0.5},prune-neurons{multiples=false},"
+        "canonicalize,prune-heads{ratio=0.5 scope=layer},prune-neurons{multiples=false},"
         "low-rank{ratio=0.5 gain=size},quantize",
         "transformer",
     ),

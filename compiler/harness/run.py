@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .case import Case
 from .check import Failure, Outcome, check
+from .memory import Memory
 from .reproduce import command_for, write_reproducer
 from .shrink import DEFAULT_BUDGET, shrink
 from .subject import Subject
@@ -68,15 +69,20 @@ class Run:
     def over(self, cases: Iterable[Case]) -> Report:
         """Check every case. Raises UsageError where the subject does not exist."""
         for case in cases:
-            self._one(case)
+            self.one(case)
+        return self.report()
+
+    def report(self) -> Report:
+        """What was found so far."""
         shrunk = tuple(self.shrunk.values())
         return Report(
             self.subject, self.seen, self.edits, tuple(self.failures), self.failing, self.skipped,
             shrunk, dict(self.by_step),
         )  # fmt: skip
 
-    def _one(self, case: Case) -> None:
-        outcome = check(self.subject, case)
+    def one(self, case: Case, memory: Memory | None = None) -> None:
+        """Check one case. memory: of this case, shared with runs of other subjects."""
+        outcome = check(self.subject, case, memory)
         self.seen += 1
         self.edits += outcome.edits
         self.by_step.update(outcome.by_step)

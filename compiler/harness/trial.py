@@ -36,6 +36,7 @@ from ..quality.equality import difference, promised_tolerance, random_outputs
 from .case import Case
 from .declared import Untrue, untrue
 from .execute import Outputs, calibration, run_all
+from .memory import Memory, Prefix
 from .subject import Subject
 from .watch import Notes, bounded_rewriter, snapshot, watched
 
@@ -135,13 +136,18 @@ class Trial:
         return sum(stage.edits for stage in self.stages)
 
 
-def attempt(subject: Subject, case: Case) -> Trial:
-    """Try the subject on the case. Raises UsageError for a pipeline or target that is none."""
+def attempt(subject: Subject, case: Case, memory: Memory | None = None) -> Trial:
+    """Try the subject on the case. Raises UsageError for a pipeline or target that is none.
+
+    memory: what other subjects showed on the same case, and this one adds to.
+    """
     subject.passes(), subject.load_target()
-    trial = _reference(Trial(subject, case))
+    memory = memory or Memory(prefixes=False)
+    trial = memory.once("reference", lambda: _reference(Trial(subject, case)))
+    trial = replace(trial, subject=subject)
     if trial.skipped:
         return replace(trial, stop=_import_alone(case))
-    return _Attempt(trial).run()
+    return _Attempt(trial, memory).run()
 
 
 def _reference(trial: Trial) -> Trial:
@@ -181,44 +187,76 @@ def _import_alone(case: Case) -> Stop | None:
     return None
 
 
+@dataclass(frozen=True)
+class _Start:
+    """A case as passes get it. newer: at a later opset, where it can be had; else ``model``."""
+
+    signature: Signature
+    model: ir.Model
+    newer: ir.Model
+
+
+def _imported(case: Case) -> _Start:
+    imported = load_model(case.model)
+    return _Start(imported.signature, imported.model, _raised(imported.model))
+
+
 @dataclass
 class _Attempt:
     """The way of one model through the pipeline."""
 
     trial: Trial
+    memory: Memory
     stages: list[Stage] = field(default_factory=list)
     settled: frozenset[str] = frozenset()
     stop: Stop | None = None
 
+    @property
+    def subject(self) -> Subject:
+        """What is tried."""
+        return self.trial.subject
+
     def run(self) -> Trial:
-        trial, case = self.trial, self.trial.case
         try:
-            imported = load_model(case.model)
-            model, newer = imported.model, _raised(imported.model)
+            start = self.memory.once("imported", lambda: _imported(self.trial.case))
         except Exception as error:
-            return replace(trial, stop=Stop(IMPORT, error))
-        self.settled = trial.settled - random_outputs(model)
-        found = tuple(untrue(model, case.feeds))
-        trial = replace(trial, signature=imported.signature, settled=self.settled, untrue=found)
-        self._add(IMPORT, Semantics.EXACT, trial.plain, model)
-        if newer is not model and self.stop is None:
-            self._add(OPSET, Semantics.REASSOCIATES, self.stages[-1].after, newer)
-        final = None if self.stop else self._passes(imported.signature, newer)
+            return replace(self.trial, stop=Stop(IMPORT, error))
+        begun, stages, self.stop = self.memory.once("begun", lambda: self._begun(start))
+        self.trial = trial = replace(begun, subject=self.subject)
+        self.stages, self.settled = list(stages), trial.settled
+        final = None if self.stop else self._passes(start)
         return replace(trial, stages=tuple(self.stages), stop=self.stop, final=final)
 
-    def _passes(self, signature: Signature, model: ir.Model) -> Final | None:
-        subject, case = self.trial.subject, self.trial.case
+    def _begun(self, start: _Start) -> tuple[Trial, list[Stage], Stop | None]:
+        """The stages of the import."""
+        trial, model = self.trial, start.model
+        self.settled = trial.settled - random_outputs(model)
+        found = tuple(untrue(model, trial.case.feeds))
+        trial = replace(trial, signature=start.signature, settled=self.settled, untrue=found)
+        self._add(IMPORT, Semantics.EXACT, trial.plain, model)
+        if start.newer is not model and self.stop is None:
+            self._add(OPSET, Semantics.REASSOCIATES, self.stages[-1].after, start.newer)
+        return trial, self.stages, self.stop
+
+    def _passes(self, start: _Start) -> Final | None:
+        subject, signature, memory = self.subject, start.signature, self.memory
+        steps, way = subject.passes(), ("first", subject.target, subject.exact)
+        texts = tuple(str(step) for step, _ in steps)
+        known = memory.longest(way, texts) or Prefix(0, start.newer.clone(), tuple(self.stages))
+        self.stages, model = list(known.stages), known.model
         rewriter = bounded_rewriter(model)
-        context = _context(subject, case, model, signature)
-        start, whole = rewriter.checkpoint(), snapshot(model)
-        for step, pass_ in subject.passes():
+        context = _context(subject, self.trial.case, model, signature)
+        mark, whole = rewriter.checkpoint(), snapshot(model)
+        for number, (step, pass_) in enumerate(steps[known.steps :], known.steps + 1):
             self._pass(step, pass_, rewriter, context, signature)
             if self.stop is not None:
                 return None
+            if number < len(steps):
+                memory.put(way, texts[:number], model, tuple(self.stages))
         self._legalise(rewriter)
         if self.stop is not None:
             return None
-        return _finished(self.trial, rewriter, signature, start, whole)
+        return _finished(self.trial, rewriter, signature, mark, whole, memory)
 
     def _pass(
         self,
@@ -318,7 +356,12 @@ def _instruments(signature: Signature) -> Sequence[Instrument]:
 
 
 def _finished(
-    trial: Trial, rewriter: Rewriter, signature: Signature, start: int, whole: tuple[object, ...]
+    trial: Trial,
+    rewriter: Rewriter,
+    signature: Signature,
+    start: int,
+    whole: tuple[object, ...],
+    memory: Memory,
 ) -> Final:
     model = rewriter.model.clone()
     data = to_bytes(model)  # what a file would hold; files themselves take longer than all else
@@ -335,7 +378,7 @@ def _finished(
         digests,
         restored=snapshot(rewriter.model) == whole,
         file=_digest(data),
-        second=_second(trial),
+        second=_second(trial, memory),
         untrue=tuple(untrue(model, trial.case.feeds)),
     )
 
@@ -351,17 +394,21 @@ def _digest(data: bytes) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
-def _second(trial: Trial) -> str | Exception:
+def _second(trial: Trial, memory: Memory) -> str | Exception:
     """Digest of the file's bytes when all is done again from the start."""
     subject, case = trial.subject, trial.case
     try:
-        imported = load_model(case.model)
-        model = _raised(imported.model)
-        rewriter = bounded_rewriter(model)
-        context = _context(subject, case, model, imported.signature)
-        manager = PassManager(rewriter, context, _instruments(imported.signature))
-        for step, pass_ in subject.passes():
+        start = memory.once("imported again", lambda: _imported(case))
+        steps, way = subject.passes(), ("second", subject.target, subject.exact)
+        texts = tuple(str(step) for step, _ in steps)
+        known = memory.longest(way, texts) or Prefix(0, start.newer.clone())
+        rewriter = bounded_rewriter(known.model)
+        context = _context(subject, case, known.model, start.signature)
+        manager = PassManager(rewriter, context, _instruments(start.signature))
+        for number, (step, pass_) in enumerate(steps[known.steps :], known.steps + 1):
             manager.run(pass_, selector=step.selector)
+            if number < len(steps):
+                memory.put(way, texts[:number], known.model, ())
         with rewriter.edit(LEGALISE):
             legalise(rewriter)
         return _digest(to_bytes(rewriter.model))

@@ -1,0 +1,80 @@
+"""Fuzzing: what is tried, that it goes on where it stopped, and that sharing changes nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from planish.compiler.harness import fuzz
+from planish.compiler.harness.check import check
+from planish.compiler.harness.fuzzlog import FILE, Done, Log
+from planish.compiler.harness.generator import TOWERS, generated
+from planish.compiler.harness.memory import Memory
+from planish.compiler.harness.plans import PLANS, Plan
+from planish.compiler.harness.subject import Subject
+from planish.compiler.pipeline import parse
+from planish.ir.errors import InputError, UsageError
+from planish.ir.load import load_model
+from planish.ir.sites import find_sites
+from planish.passes.api import registered
+
+
+def test_every_pass_of_ours_is_fuzzed() -> None:
+    tried = {step.name for plan in PLANS for step in parse(plan.pipeline)}
+    assert tried == {name for name, cls in registered().items() if ours(cls)}
+
+
+def ours(cls: type) -> bool:
+    return cls.__module__.startswith("planish.passes.")
+
+
+def test_pipelines_share_what_they_have_in_common_and_show_the_same() -> None:
+    lines = ("canonicalize,prune-neurons{multiples=false}", "canonicalize,low-rank{gain=size}")
+    edits = 0
+    for case in generated(4, 3, tower="transformer"):
+        memory = Memory()
+        for line in lines:
+            subject = Subject(line, "x86-avx512-vnni")
+            shared, alone = check(subject, case, memory), check(subject, case)
+            assert shared == alone
+            edits += alone.by_step.get(str(parse(line)[1]), 0)
+    assert edits
+
+
+def test_it_goes_on_where_it_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan, keep = "canonicalize{rules=exact}", ["--keep", str(tmp_path)]
+    assert fuzz.main([plan, "--count", "3", *keep]) == 0
+    assert fuzz.main([plan, "--count", "5", *keep]) == 0
+    assert "numbers 0 to 4: 5 graphs" in capsys.readouterr().out
+    log = Log.read(tmp_path, 0, 0)
+    done = log.of(Plan(plan))
+    assert (done.seen, done.failing) == (5, 0)
+    assert done.edits[plan] > 0
+    assert Log.read(tmp_path, 1, 0).of(Plan(plan)) == Done()
+    assert json.loads((tmp_path / FILE).read_text())
+    (tmp_path / FILE).write_text("[1]")
+    with pytest.raises(InputError, match="record of fuzzing"):
+        fuzz.main([plan, *keep])
+
+
+def test_a_pass_that_edited_nothing_was_not_tried() -> None:
+    plan = Plan("canonicalize,quantize")
+    edited = {"canonicalize": 7}
+    assert fuzz.untried(plan, Done(seen=1000, edits=edited)) == ["quantize"]
+    assert fuzz.untried(plan, Done(seen=1000, edits=edited | {"quantize": 1})) == []
+    assert fuzz.untried(plan, Done(seen=5)) == []
+
+
+@pytest.mark.parametrize("tower", TOWERS)
+def test_a_tower_stands_in_nearly_every_graph(tower: str) -> None:
+    kinds = {"transformer": "attention", "convnet": "conv", "recurrent": "LSTM"}
+    found = 0
+    for case in generated(25, 2, tower=tower):
+        model = load_model(case.model).model
+        seen = {site.kind for site in find_sites(model)} | {n.op_type for n in model.graph}
+        found += kinds[tower] in seen
+    assert found >= 15
+    with pytest.raises(UsageError, match=tower):
+        next(generated(1, tower=tower[:-1]))
