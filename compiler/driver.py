@@ -139,6 +139,7 @@ def compile_model(
             write_stages(finished.judged.build.stages, folder)
         kernels = _kernels(finished, prepared, folder)
         result = describe(finished, prepared, kernels, folder, time.perf_counter() - start)
+        prepared.workshop.context.progress.phase("finishing the artifact")
         result = prepared.workshop.backend.finish(result, folder)
         write_artifact(result, folder, known)
         result = with_page(result, folder, prepared.source.baseline)

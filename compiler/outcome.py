@@ -151,7 +151,7 @@ def _engine(judged: Judged, prepared: Prepared, provider: Provider | None) -> En
         target.runtime.min_version,
         build.checks,
         provider.tolerance,
-        how_to_build(),
+        how_to_build(target),
         sum(not isinstance(size, int) for spec in inputs for size in spec.shape or ()),
         {name: vars(values) for name, values in prepared.values.items()},
     )

@@ -12,10 +12,12 @@ from ....targets.schema import Target
 from ...reporting.kit import write_kit
 from ...reporting.provider import with_tensorrt
 from ..backend import Backend, Emitter, Legalised
+from .building import with_engine
 from .emission import PASS
 from .emission import Emitter as TypedEmitter
 from .lowering import lower
 from .precision import QDQ_OPSET
+from .presence import find_gpu
 
 if TYPE_CHECKING:
     from ....targets.runtime import Session
@@ -45,4 +47,5 @@ class TensorRT(Backend):
     def finish(self, result: CompileResult, folder: Path) -> CompileResult:
         assert result.engine is not None, "TensorRT builds engines"
         write_kit(result.engine, folder)
-        return replace(result, provider=with_tensorrt(result, folder))
+        found = replace(result, provider=with_tensorrt(result, folder))
+        return found if result.engine.built else with_engine(found, folder, str(find_gpu()))
