@@ -60,6 +60,7 @@ BENCHMARKS = {
     "net-cost": "scaling:net_cost",
     "coupling": "scaling:coupling",
     "diff": "diffing:diff",
+    "doctor": "doctor:doctor",
     "breadth-transformers": "breadth_transformers:breadth",
     "scaling": "scaling:scaling",
     "scaling-sites": "scaling:sites",
