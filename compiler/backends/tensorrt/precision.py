@@ -124,8 +124,8 @@ def _with(model: ir.Model, dtype: ir.DataType, peaks: Peaks) -> Precision:
 
 def spelled_nodes(model: ir.Model) -> frozenset[str]:
     """Names of the nodes that round activations to 4-bit floats, or widen weights in them."""
-    floats = [weight for weight in blocked_weights(model) if weight.inner is not None]
-    found = (each.nodes for each in (*rounded_values(model), *floats))
+    found = [rounded.nodes for rounded in rounded_values(model)]
+    found += [weight.nodes for weight in blocked_weights(model) if weight.inner is not None]
     return frozenset(str(node.name) for nodes in found for node in nodes)
 
 
