@@ -174,14 +174,26 @@ class Matcher:
         """The ``onnxscript.rewriter.pattern.Pattern``."""
         return self._prepared()[0]
 
+    @property
+    def root(self) -> str:
+        """The operator that computes the (first) output, "" where several may."""
+        return next(iter(self._prepared()[1]), "")
+
     def at(self, model: ir.Model, graph: ir.Graph, node: ir.Node) -> Found | None:
         """The match whose (first) output that node computes, None where the pattern fits not."""
+        tried = self.tried(model, graph, node)
+        return tried if isinstance(tried, Found) else None
+
+    def tried(self, model: ir.Model, graph: ir.Graph, node: ir.Node) -> Any:
+        """As ``at``; where the pattern fits in part, onnxscript's ``MatchResult`` of that."""
         pattern, roots = self._prepared()
         if roots and node.op_type not in roots:
             return None
         match = pattern.match(model, graph, node, check_nodes_are_removable=False)
+        if match is None:  # what a _check in the pattern says is not told otherwise
+            return language_of(self.place).MatchResult().fail("", node)
         if not match:
-            return None
+            return match
         return Found(tuple(match.nodes), tuple(match.outputs), dict(match.bindings))
 
     def check(self) -> None:

@@ -21,6 +21,7 @@ from .commands import (
     check,
     diff,
     doctor,
+    explain_match,
     inspect,
     passes,
     plan,
@@ -77,6 +78,7 @@ app.command("doctor")(doctor.doctor_command)
 app.command("report")(report.report_command)
 app.command("verify")(verify.verify_command)
 app.command("bench")(bench.bench_command)
+app.command("explain-match")(explain_match.explain_match_command)
 app.command("test-pass")(test_pass.pass_test_command)
 app.add_typer(passes.app, name="passes")
 app.add_typer(targets.app, name="targets")
