@@ -47,8 +47,13 @@ class QuantizeRecurrent(Pass):
     Options = RecurrentOptions
     options: RecurrentOptions
 
+    def __init__(self, options: RecurrentOptions) -> None:
+        super().__init__(options)
+        self._results: dict[str, tuple[str, ...]] = {}
+
     def candidates(self, model: ir.Model, ctx: Context) -> Iterator[Candidate | Refusal]:
         layers = _named(model)
+        self._results = {name: _results(node) for name, node in layers.items()}
         excluded = {n for selector in self.options.exclude for n in _matching(layers, selector)}
         for name, node in layers.items():
             reason = _reason(node, ctx)
@@ -60,7 +65,7 @@ class QuantizeRecurrent(Pass):
                 yield Candidate(name, "int8", 3 * _elements(node))
 
     def perturb(self, model: ir.Model, candidate: Candidate, ctx: Context) -> Perturbation:
-        node = _named(model)[candidate.site]
+        node = self._layer(model, candidate)
         w, r = constant_array(node.inputs[1]), constant_array(node.inputs[2])
         assert w is not None and r is not None
         bits = ctx.target.int8.weight_bits
@@ -87,7 +92,12 @@ class QuantizeRecurrent(Pass):
         ctx: Context,
     ) -> None:
         assert perturbation is not None
-        quantized(rewriter, _named(model)[candidate.site], perturbation.payload)
+        quantized(rewriter, self._layer(model, candidate), perturbation.payload)
+
+    def _layer(self, model: ir.Model, candidate: Candidate) -> ir.Node:
+        """By what it makes: names of layers depend on which others there are."""
+        wanted = self._results[candidate.site]
+        return next(n for n in model.graph if is_recurrent(n) and _results(n) == wanted)
 
 
 def is_recurrent(node: ir.Node) -> bool:
@@ -102,6 +112,10 @@ def _named(model: ir.Model) -> dict[str, ir.Node]:
         name = layer_name([node], node.inputs[1], None, alone=True) or str(node.name)
         found[name if name not in found else str(node.name)] = node
     return found
+
+
+def _results(node: ir.Node) -> tuple[str, ...]:
+    return tuple(str(value.name) for value in node.outputs)
 
 
 def _matching(layers: Iterable[str], selector: str) -> list[str]:

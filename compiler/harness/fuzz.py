@@ -26,7 +26,7 @@ from .plans import PLANS, Plan
 from .report import counted, screen
 from .run import Report, Run
 
-CHUNK = 100
+CHUNK = 40
 """Graphs before other pipelines have their turn, and progress is written down."""
 ALONE = 8
 """On one graph of so many each pipeline goes its whole way alone, as in a compile."""

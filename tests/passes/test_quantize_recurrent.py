@@ -193,3 +193,21 @@ def test_it_is_counted_as_before(graphs: ModuleType) -> None:
     shapes = bound_shapes(bench.model, sizes)
     assert shapes["y"] == (STEPS, 1, BATCH, HIDDEN)
     assert shapes["yh"] == shapes["yc"] == (1, BATCH, HIDDEN)
+
+
+def test_two_layers_of_one_module_become_integers(graphs: ModuleType) -> None:
+    """As PyTorch exports LSTM(num_layers=2): once the first is lowered, the name is free."""
+    body = (
+        "y1, yh1, yc1 = LSTM<hidden_size=64>(x, w, r, bias, , h, c) "
+        "z = Squeeze(y1, ways) y2 = LSTM<hidden_size=64>(z, w2, r2, bias2)"
+    )
+    made = weights() | {f"{n}2": a for n, a in weights(inputs=HIDDEN).items()}
+    made["ways"] = np.array([1])
+    text = HEAD.format("float[t, 1, b, 64] y2") + "{ " + body + " }"
+    model = graphs.parse(text, **made)
+    for node, name in zip((n for n in model.graph if n.op_type == "LSTM"), "ab", strict=True):
+        node.name = f"/rnn/LSTM_{name}"
+    bench = graphs.Bench(model, FEEDS)
+    edits = bench.run("quantize-recurrent").edits
+    assert [edit.site for edit in edits] == ["rnn", "/rnn/LSTM_b"]
+    assert [node.op_type for node in bench.model.graph].count(OP) == 2
