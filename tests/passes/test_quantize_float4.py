@@ -12,6 +12,7 @@ from planish.ir.blocked import blocked_weights, rounded_values
 from planish.ir.facts import QUANTIZED
 from planish.ir.graph import constant_array, scalar
 from planish.ir.sites import find_sites
+from planish.passes.api import Candidate
 from planish.passes.math.float4 import REACH, dequantize_float4, round_float4, round_rows
 from planish.passes.quantize_float4 import QuantizeFloat4, QuantizeFloat4Options
 
@@ -42,7 +43,8 @@ def test_a_layer_is_rounded_on_both_sides(graphs: ModuleType, scales: str) -> No
     bench = layer(graphs)
     outcome = bench.run("quantize-float4", scales=scales, codes="round")
     (site,) = find_sites(bench.model)
-    assert (site.name, site.facts) == ("linear1", {QUANTIZED})
+    assert site.name == "linear1"
+    assert site.facts == {QUANTIZED}
     (activation,), (weight,) = rounded_values(bench.model), blocked_weights(bench.model)
     assert scalar(activation.scale) == np.float32(PEAK / REACH)
     seen = np.concatenate([feed["x"] for feed in FEEDS]).astype(np.float64)
@@ -185,6 +187,7 @@ def test_a_plan_needs_no_weights(graphs: ModuleType) -> None:
     bench = layer(graphs)
     pass_ = QuantizeFloat4(QuantizeFloat4Options())
     (candidate,) = pass_.candidates(bench.model, bench.context)
+    assert isinstance(candidate, Candidate)
     made = pass_.outline(bench.model, candidate, bench.context).payload.weight
     real = pass_.perturb(bench.model, candidate, bench.context).payload.weight
     assert made.codes.shape == real.codes.shape

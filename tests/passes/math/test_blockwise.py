@@ -256,7 +256,7 @@ def test_no_method_makes_scales_below_zero_where_none_are_taken(bits: int) -> No
     rng = np.random.default_rng(bits)
     w = sample(48, 40, seed=bits)
     x = rng.normal(size=(200, 1)) + 0.02 * rng.normal(size=(200, 48))
-    form = {"bits": bits, "block": 16, "symmetric": True}
+    form: dict[str, Any] = {"bits": bits, "block": 16, "symmetric": True}
     signed = gptq_blocks(w, x.T @ x, **form)
     assert np.any(signed.scale < 0)
     for coded in (

@@ -72,11 +72,13 @@ def findings(folder: Path, target: str) -> list[str]:
 
 
 def maker(model: onnx.ModelProto, name: str) -> onnx.NodeProto:
+    found: onnx.NodeProto
     (found,) = [node for node in model.graph.node if name in node.output]
     return found
 
 
 def stored(model: onnx.ModelProto, name: str) -> onnx.TensorProto:
+    found: onnx.TensorProto
     (found,) = [tensor for tensor in model.graph.initializer if tensor.name == name]
     return found
 
@@ -171,7 +173,7 @@ def test_the_twin_computes_what_the_codes_mean(float4: Any) -> None:
             value = np.maximum(value + TENSORS["b"].astype(np.float16), 0)
         elif value.shape[-1] == 128:
             value = value + x
-    session = open_session(str(float4.folder / "reference.onnx"), threads=1)
+    session = open_session(float4.folder / "reference.onnx", threads=1)
     (got,) = session.run({"x": x})
     apart = np.square(got - value).sum() / np.square(value).sum()
     assert apart < 1e-4  # a rounding here and there falls to the other side
@@ -286,9 +288,7 @@ def test_the_twin_rounds_no_activations(int4: Any) -> None:
     assert T.INT4 not in {tensor.data_type for tensor in model.graph.initializer}
     x = DATA[0]["x"]
     outputs = [
-        open_session(str(int4.folder / "reference.onnx"), threads=1, optimize=level).run({"x": x})[
-            0
-        ]
+        open_session(int4.folder / "reference.onnx", threads=1, optimize=level).run({"x": x})[0]
         for level in ("none", "all")
     ]
     np.testing.assert_allclose(outputs[0], outputs[1], rtol=1e-4, atol=1e-4)
@@ -354,7 +354,7 @@ def test_packed_weights_of_others_are_written_anew(tmp_path: Path) -> None:
     assert "MatMulNBits" not in {n.op_type for n in model.graph.node}
     assert findings(made.folder, A100) == []
     coded = round_blocks(TENSORS["v"], bits=4, block=128, symmetric=True, signed=False)
-    session = open_session(str(made.folder / "reference.onnx"), threads=1)
+    session = open_session(made.folder / "reference.onnx", threads=1)
     expected = ROWS[0]["x"].astype(np.float64) @ dequantize_blocks(coded)
     np.testing.assert_allclose(session.run(ROWS[0])[0], expected, rtol=1e-3, atol=1e-2)
 
