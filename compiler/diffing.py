@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,23 +14,30 @@ import onnx_ir as ir
 from ..ir.diff.changes import GraphDiff, Hunk, TensorChange, Totals
 from ..ir.diff.hunks import diff_models
 from ..ir.diff.lineage import Lineage, lineage_of, nodes_of_sites
+from ..ir.diff.patterns import pattern_of
 from ..ir.diff.pool import Pool
+from ..ir.diff.weights import WeightChange, weight_changes
 from ..ir.sites import find_sites
+from ..targets.loader import load_target
+from ..targets.schema import Target
+from .difffigures import Figures, figures
 from .garbage import rarely_collecting
 from .sides import Side, side_of
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of the JSON document; it grows with every change that a reader could notice."""
 
 
 @dataclass(frozen=True)
 class ModelDiff:
-    """A difference with its sides. edits: by id, what the manifest says of those in hunks."""
+    """A difference with its sides. edits: by id, what the manifest says of those in hunks.
+    figures: operations and times, as far as they were asked for."""
 
     before: Side
     after: Side
     graph: GraphDiff
     edits: Mapping[str, Mapping[str, Any]]
+    figures: Figures = field(default_factory=Figures)
 
     def passes(self, hunk: Hunk) -> tuple[str, ...]:
         """The passes that made a hunk, those of the compiler's own spellings last."""
@@ -41,6 +48,16 @@ class ModelDiff:
         """The measured loss of each edit in a hunk that has one."""
         known = ((edit, self.edits.get(edit, {}).get("loss")) for edit in hunk.edits)
         return {edit: float(loss) for edit, loss in known if loss is not None}
+
+    def weights(self, hunk: Hunk) -> list[WeightChange]:
+        """What became of the weights of a hunk. Reads them."""
+        return weight_changes(self.graph, hunk)
+
+    def remarks(self, hunk: Hunk) -> list[Mapping[str, Any]]:
+        """What the manifest remarks on the sites of a hunk."""
+        sites = {self.edits[e].get("site") for e in hunk.edits if e in self.edits} - {None, "graph"}
+        known = self.after.manifest.get("remarks", ())
+        return [r for r in known if r.get("site") in sites and r.get("kind") != "applied"]
 
     def __str__(self) -> str:
         from .reporting.difftext import Shown, lines  # which reads this module
@@ -55,9 +72,12 @@ class ModelDiff:
         one, other = self.graph.totals
         return {
             "schema": SCHEMA,
-            "before": {"path": self.before.label, **_totals(one)},
-            "after": {"path": self.after.label, **_totals(other)},
+            "before": {**_side(self.before), **_totals(one), **self.figures.before.to_json()},
+            "after": {**_side(self.after), **_totals(other), **self.figures.after.to_json()},
+            "target": self.figures.target,
+            "workload": self.figures.workload,
             "same": not self.graph,
+            "unknown_weights": [list(names) for names in self.graph.unknown],
             "unchanged_nodes": self.graph.unchanged,
             "signature": list(self.graph.face),
             "opsets": list(self.graph.opsets),
@@ -68,16 +88,22 @@ class ModelDiff:
 
     def _hunk(self, index: int, hunk: Hunk) -> dict[str, Any]:
         before, after = self.graph.before.nodes, self.graph.after.nodes
+        pattern = pattern_of(self.graph, hunk)
         return {
             "id": f"h{index:04d}",
             "kind": hunk.kind,
+            "pattern": pattern.code,
+            "title": pattern.title,
             "module": hunk.module,
             "before": [_node(before[n]) for n in hunk.before],
             "after": [_node(after[n]) for n in hunk.after],
             "changed": [[str(before[a].name), str(after[b].name)] for a, b in hunk.changed],
             "details": list(hunk.details),
             "bytes": hunk.bytes,
+            **self.figures.of(hunk.before, hunk.after),
             "tensors": [_tensor(change) for change in hunk.tensors],
+            "weights": [change.to_json() for change in self.weights(hunk)],
+            "remarks": [dict(remark) for remark in self.remarks(hunk)],
             "edits": [
                 {"id": edit, "pass": pass_of(edit, self.edits), **_about(self.edits.get(edit))}
                 for edit in hunk.edits
@@ -85,19 +111,30 @@ class ModelDiff:
         }
 
 
-def compare(before: str | Path, after: str | Path) -> ModelDiff:
+def compare(
+    before: str | Path,
+    after: str | Path,
+    *,
+    target: str | Path | Target | None = None,
+    workload: str = "",
+    threads: int = 0,
+) -> ModelDiff:
     """What is different between two models: files, folders of artifacts, ``FOLDER@STAGE``.
 
     Where ``after`` was compiled from ``before`` its stamps tell which node came from which, and
     its manifest by which pass; otherwise nodes are matched by what surrounds them.
-    Raises InputError for a path that holds no model.
+    target, workload, threads: what times are predicted and operations counted for.
+    Raises InputError for a path that holds no model, TargetError and UsageError for the others.
     """
+    named = load_target(target) if isinstance(target, str | Path) else target
     with rarely_collecting():
-        return compare_sides(side_of(before), side_of(after))
+        found = compare_sides(side_of(before), side_of(after))
+        sides = (found.before, found.after)
+        return replace(found, figures=figures(found.graph, sides, named, workload, threads))
 
 
 def compare_sides(before: Side, after: Side) -> ModelDiff:
-    """``compare`` for two sides that are read already."""
+    """``compare`` for two sides that are read already, without operations and times."""
     sides = before, after
     with rarely_collecting():
         edits = after.edits_since(before)
@@ -171,17 +208,20 @@ def _totals(totals: Totals) -> dict[str, Any]:
     }
 
 
+def _side(side: Side) -> dict[str, Any]:
+    return {"path": side.label, "stage": side.stage}
+
+
 def _node(node: ir.Node) -> dict[str, Any]:
     return {"name": str(node.name), "op": node.op_type, "domain": node.domain}
 
 
 def _tensor(change: TensorChange) -> dict[str, Any]:
-    def plain(facts: Any) -> dict[str, Any] | None:
-        return None if facts is None else {**vars(facts), "shape": list(facts.shape)}
-
+    sides = (change.before, change.after)
+    before, after = (None if facts is None else facts.to_json() for facts in sides)
     return {
-        "node": change.node, "input": change.slot, "before": plain(change.before),
-        "after": plain(change.after), "relative_error": change.error,
+        "node": change.node, "input": change.slot, "before": before, "after": after,
+        "relative_error": change.error,
     }  # fmt: skip
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import onnx_ir as ir
 
@@ -29,6 +29,13 @@ class TensorFacts:
     bytes: int
     digest: str
     known: bool = True
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values; no digest where it is not known."""
+        return {
+            "name": self.name, "dtype": self.dtype, "shape": list(self.shape),
+            "bytes": self.bytes, "digest": self.digest if self.known else None,
+        }  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,10 @@ from .pool import Pool, Q, Reader, Source
 
 _SIZES = (ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL)
 
+MANY = 3
+"""Readers of a node beyond which it goes with the first alone: a mask ties no layers together,
+what queries, keys and values read does tie them."""
+
 Item = tuple[str, int]
 """A node that changed: ("-", number before), ("+", number after) or ("~", number before)."""
 Bounds = tuple[set[tuple[int, int]], set[tuple[int, int]]]
@@ -121,7 +125,9 @@ def _chains(
                 continue
             if _shared_size(pool, other, source.output) or not _kin(sign, number, other, told):
                 continue
-            if not pool.folds(other) or _first(pool.readers[other], number, known):
+            readers = pool.readers[other]
+            many = pool.folds(other) or len({r.node for r in readers}) > MANY
+            if not many or _first(readers, number, known):
                 yield (sign, number), (sign, other)
 
 

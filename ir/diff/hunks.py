@@ -109,7 +109,7 @@ def _module(found: Matching, before: Sequence[int], after: Sequence[int]) -> str
         paths = [path for n in numbers if (path := module_of(pool.nodes[n]))]
         if paths:
             return common_path(paths) or paths[0]
-    return _around(found.after, after) if after else _around(found.before, before)
+    return _around(found.before, before) if before else _around(found.after, after)
 
 
 def _around(pool: Pool, numbers: Sequence[int]) -> str:

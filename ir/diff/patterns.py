@@ -14,15 +14,9 @@ from .changes import GraphDiff, Hunk, TensorChange
 from .pool import DQ, Q
 
 ROUNDING = frozenset((Q, DQ))
-AT_RUN_TIME = frozenset(
-    (
-        "DynamicQuantizeLinear",
-        "DynamicQuantizeMatMul",
-        "MatMulIntegerToFloat",
-        "DynamicQuantizeLSTM",
-    )
-)
-INTEGER = frozenset(("MatMulInteger", "ConvInteger", "QGemm", "QAttention"))
+AT_RUN_TIME = frozenset(("DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"))
+INTEGER = frozenset(("MatMulInteger", "MatMulIntegerToFloat", "ConvInteger", "QGemm", "QAttention"))
+ATTENTION = frozenset(("Attention", "MultiHeadAttention", "GroupQueryAttention", "QAttention"))
 FEW_BITS = frozenset(("MatMulNBits", "MatMulBnb4", "GatherBlockQuantized"))
 PRODUCTS = frozenset(("MatMul", "Gemm", "Conv"))
 
@@ -126,9 +120,18 @@ def _few_bits(change: Change) -> str:
 def _dynamic(change: Change) -> str:
     if not change.new.keys() & (AT_RUN_TIME | INTEGER) or change.gone.keys() & INTEGER:
         return ""
-    dynamic = change.new.keys() & (AT_RUN_TIME | frozenset(("MatMulInteger", "ConvInteger")))
-    rounded = ", inputs rounded at run time" if dynamic else ""
-    return f"computed in 8-bit integers{rounded}"
+    return ", ".join(filter(None, (
+        "computed in 8-bit integers",
+        "inputs rounded at run time" if _rounds_at_run_time(change) else "",
+        "attention fused" if change.new.keys() & ATTENTION - change.gone.keys() else "",
+    )))  # fmt: skip
+
+
+def _rounds_at_run_time(change: Change) -> bool:
+    """Whether a new node rounds its inputs by ranges of theirs, or reads what one rounded so."""
+    pool = change.diff.after
+    read = {int(s.of) for n in change.hunk.after for s in pool.sources[n] if s.kind == "node"}
+    return any(pool.nodes[n].op_type in AT_RUN_TIME for n in {*change.hunk.after, *read})
 
 
 def _integer(change: Change) -> str:
@@ -139,6 +142,10 @@ def _integer(change: Change) -> str:
 def _stored(change: Change) -> str:
     """Weights behind a DequantizeLinear that was not there."""
     left = change.new - Counter({name: change.new[name] for name in ROUNDING})
+    if change.gone.keys() == {"Gather"} and change.new.keys() >= {"Gather", "Mul"}:
+        read = (v for n in change.hunk.after for v in change.diff.after.nodes[n].inputs)
+        tables = [t for v in read if (t := constant_tensor(v)) is not None and _is_code(t)]
+        return f"weights stored as {tables[0].dtype.name}" if tables else ""
     if left != change.gone or not (change.same or change.gone):
         return ""
     stored = sorted(_stored_codes(change), key=lambda dtype: dtype.bitwidth)
@@ -199,7 +206,10 @@ def _reweighted(change: Change) -> str:
 
 def _fused(change: Change) -> str:
     many = change.gone.total() > 1 and change.new.total() == 1 and not change.same
-    return f"fused into {next(iter(change.new))}" if many else ""
+    if not many:
+        names = sorted(change.new.keys() & ATTENTION - change.gone.keys())
+        return f"fused into {names[0]}" if names and change.gone.total() > 1 else ""
+    return f"fused into {next(iter(change.new))}"
 
 
 def _folded(change: Change) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from rich.console import Console
 from rich.text import Text
 
 from ..compiler.diffing import ModelDiff, compare
+from ..compiler.modelexplorer import export as write_model_explorer
 from ..compiler.reporting.difftext import Line, Shown, lines, markdown
 from ..compiler.reporting.html.compared import compared
 from ..compiler.reporting.html.writing import checked_output, write_page
@@ -23,6 +25,12 @@ DIFFERENT = 12
 _COLOURS = {"title": "bold", "old": "red", "new": "green", "changed": "yellow", "quiet": "dim"}
 _FIGURES = ("nodes", "parameters", "bytes")
 _CONDITION = re.compile(r"(\w+)\s*(>=|<=|>|<)\s*([+-]?\d+(?:\.\d+)?)\s*(%?)")
+
+
+class Export(enum.StrEnum):
+    """Formats of other viewers."""
+
+    model_explorer = "model-explorer"
 
 
 @dataclass(frozen=True)
@@ -50,7 +58,12 @@ class Condition:
 def diff_command(
     ctx: typer.Context,
     before: Annotated[
-        str, typer.Argument(metavar="BEFORE", help="An ONNX file, or an artifact's folder.")
+        str,
+        typer.Argument(
+            metavar="BEFORE",
+            help="An ONNX file, an artifact's folder, or DIR@STAGE: the graph of a compile after "
+            "a pass (out@quantize, out@2).",
+        ),
     ],
     after: Annotated[str, typer.Argument(metavar="AFTER", help="Another one.")],
     stat: Annotated[
@@ -84,6 +97,30 @@ def diff_command(
             "(repeatable).",
         ),
     ] = None,
+    target: Annotated[
+        str,
+        typer.Option(metavar="TARGET", help="Predict milliseconds on this target, or TOML file."),
+    ] = "",
+    workload: Annotated[
+        str,
+        typer.Option(
+            metavar="AXES", help="Sizes of symbolic axes, batch=1,seq=128: for times and FLOPs."
+        ),
+    ] = "",
+    threads: Annotated[
+        int,
+        typer.Option(
+            metavar="N", min=0, max=4096, help="Threads of the prediction; 0: one a core."
+        ),
+    ] = 0,
+    export: Annotated[
+        tuple[Export, Path] | None,
+        typer.Option(
+            metavar="FORMAT DIR",
+            help="Also write both graphs and what became of each node as files; FORMAT: "
+            "model-explorer.",
+        ),
+    ] = None,
     json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:
@@ -96,9 +133,11 @@ def diff_command(
     terminal = terminal_of(ctx)
     conditions = [parse_condition(text) for text in fail_on or ()]
     page = None if html is None else checked_output(html)
-    found = compare(Path(before), Path(after))
+    found = compare(before, after, target=target or None, workload=workload, threads=threads)
     shown = Shown(stat, tuple(only or ()), every, context)
     _check_passes(found, shown.only)
+    if export is not None:
+        write_model_explorer(found, export[1])
     if page is not None:
         write_page(compared(found), page)
     if terminal.json:

@@ -62,7 +62,7 @@ one.onnx -> other.onnx
   1 x other weights: MatMul
   1 nodes are the same
 
-@@ second  replaced 1 -> 1
+@@ first  replaced 1 -> 1
  - Relu([batch, 64]) -> [batch, 64]
  + Sigmoid([batch, 64]) -> [batch, 64]
 
@@ -83,7 +83,7 @@ def test_a_compile_names_its_passes(planish: Planish, tmp_path: Path) -> None:
                    "--calibration", "data.npz", "--max-drift", "cosine=0.5")  # fmt: skip
     assert (tmp_path / "out" / "manifest.json").is_file(), done.stderr
     found = json.loads(planish("diff", one.name, "out", "--json").stdout)
-    assert found["schema"] == 1
+    assert found["schema"] == 2
     by = [[edit["pass"] for edit in hunk["edits"]] for hunk in found["hunks"]]
     assert by
     assert all("quantize" in names for names in by)
