@@ -41,7 +41,7 @@ def rounded(x: np.ndarray, peak: float) -> np.ndarray:
 
 def test_a_layer_becomes_a_product_between_pairs(graphs: ModuleType) -> None:
     bench = layer(graphs)
-    outcome = bench.run("quantize-float8")
+    outcome = bench.run("quantize-float8", codes="round")
     assert graphs.ops(bench.model) == [
         "QuantizeLinear", "DequantizeLinear", "DequantizeLinear", "MatMul", "Add", "Relu",
     ]  # fmt: skip
@@ -121,3 +121,31 @@ def test_excluded_layers_stay(graphs: ModuleType) -> None:
     bench = layer(graphs)
     bench.run("quantize-float8", exclude=("linear1",))
     assert bench.refusals() == {"linear1": "excluded"}
+
+
+CORRELATED = [{"x": array(400, 8) @ array(8, 64) + 1} for _ in range(2)]
+
+
+def test_codes_chosen_together_lose_less_and_the_bias_keeps_the_mean(graphs: ModuleType) -> None:
+    """On inputs that are nearly of rank 8, and whose mean is not zero."""
+    losses, means = {}, {}
+    for codes in ("round", "gptq"):
+        bench = graphs.Bench(
+            graphs.parse(LAYER.replace("y = Relu(b)", "y = Identity(b)"), w=W, c=C),
+            CORRELATED, target="nvidia-h100",
+        )  # fmt: skip
+        (edit,) = bench.run("quantize-float8", codes=codes).edits
+        losses[codes] = edit.loss
+        x = np.concatenate([feed["x"] for feed in CORRELATED])
+        kept = rounded(x, float(np.abs(x).max())).astype(np.float32)
+        wanted = kept.astype(np.float64) @ W + C
+        means[codes] = np.abs((bench.outputs({"x": x})["y"] - wanted).mean(axis=0)).max()
+    assert losses["gptq"] < 0.8 * losses["round"]
+    assert means["gptq"] < 0.2 * means["round"]
+
+
+def test_a_layer_without_a_bias(graphs: ModuleType) -> None:
+    text = head("float[n, 64] x", "float[n, 48] y") + "{ y = MatMul(x, w) }"
+    bench = graphs.Bench(graphs.parse(text, w=W), CORRELATED, target="nvidia-h100")
+    (edit,) = bench.run("quantize-float8").edits
+    assert 0 < edit.loss < 1e-2
