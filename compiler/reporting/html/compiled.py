@@ -74,8 +74,9 @@ def _graphs(
     if original is None and not stages:
         return None
     before = side_of(original or f"{folder}{AT}{stages[0]['id']}")
-    after = [(str(stage["id"]), f"{folder}{AT}{stage['id']}") for stage in stages[1:]]
-    if not any(name == EMITTED for name, _ in after):
-        after.append((EMITTED, str(folder)))
+    after = {str(stage["id"]): f"{folder}{AT}{stage['id']}" for stage in stages[1:]}
+    last = next(reversed(after), EMITTED)
+    after[last] = str(folder)  # the model itself, which has weights
     edits = {str(edit["id"]): place for place, edit in enumerate(manifest.get("edits", ()))}
-    return graph_rows([(name, compare_sides(before, side_of(at))) for name, at in after], edits)
+    diffs = [(name, compare_sides(before, side_of(at))) for name, at in after.items()]
+    return graph_rows(diffs, edits)
