@@ -26,7 +26,7 @@ from ..targets.schema import Target
 from .available import parse_size
 from .backends.kernels import UNEXPLAINED, count_kernels
 from .backends.spellings import SPELLINGS
-from .backends.table import backend_for
+from .backends.table import backend_for, finished_by
 from .choose import (
     ACCEPTABLE,
     Choice,
@@ -140,7 +140,7 @@ def compile_model(
         kernels = _kernels(finished, prepared, folder)
         result = describe(finished, prepared, kernels, folder, time.perf_counter() - start)
         prepared.workshop.context.progress.phase("finishing the artifact")
-        result = prepared.workshop.backend.finish(result, folder)
+        result = finished_by(prepared.workshop.backend, result, folder)
         write_artifact(result, folder, known)
         result = with_page(result, folder, prepared.source.baseline)
         check_unchanged(prepared.source.imported.stamps)

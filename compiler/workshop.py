@@ -25,7 +25,7 @@ from ..ir.verify import verify
 from ..passes.api import Pass, pass_class
 from ..targets.runtime import Session, open_session
 from .backends.backend import SITE, Backend, Emitter
-from .backends.table import backend_for
+from .backends.table import backend_for, blamed
 from .context import CompileContext
 from .giving_back import Given, grouped, loss_per_saving, out_of_proportion
 from .instruments import Instrument
@@ -129,7 +129,8 @@ class Workshop:
         judge = self.bench
         original, holdout = (judge.original, judge.holdout) if judge else (None, ())
         self.backend = backend_for(self.context.target)
-        self._emitter = self.backend.emitter(self.context, original, holdout)
+        with blamed(self.backend, "emitter"):
+            self._emitter = self.backend.emitter(self.context, original, holdout)
         self.context.weighs_outputs = bool(self.backend.narrows) and judge is not None
 
     @property
@@ -284,7 +285,7 @@ class Workshop:
         return best
 
     def _legalise(self) -> None:
-        with self.rewriter.edit("legalise"):
+        with self.rewriter.edit("legalise"), blamed(self.backend, "legalise"):
             done = self.backend.legalise(self.rewriter, self.context.target)
         for item in done:
             self.context.remarks.append(
@@ -296,7 +297,8 @@ class Workshop:
         self, text: str, edits: Sequence[Edit], back: GivenBack, floating: ir.Model | None
     ) -> Build:
         lowered = self._sound(self.rewriter.model).clone()
-        made = self._emitter.emit(lowered, wide=SITE in back.get(self.backend.narrows, ()))
+        with blamed(self.backend, "emit"):
+            made = self._emitter.emit(lowered, wide=SITE in back.get(self.backend.narrows, ()))
         for model in (made.model, made.reference):
             if model is not None and model is not lowered:
                 verify(model, self._signature, where="the emitted graph")

@@ -29,6 +29,7 @@ DOCUMENTS = (
     "CONTRIBUTING.md",
     "docs/calibration-and-evaluation.md",
     "docs/python-api.md",
+    "docs/writing-a-backend.md",
     "docs/writing-a-pass.md",
     "docs/writing-a-target.md",
 )

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import TypeVar
 
-from ...ir.errors import UsageError
+from ...ir.errors import PlanishError, TargetError, UsageError
 from ...targets.loader import require_backend
 from ...targets.runtimes import backend_name, check_offers, offered, register_runtime
 from ...targets.schema import Target
+from ..result import CompileResult
 from .backend import Backend
 from .onnxruntime_cpu import OnnxRuntimeCpu
 from .onnxruntime_cuda import OnnxRuntimeCuda
@@ -53,6 +58,37 @@ def register(backend: B) -> B:
     register_runtime(backend.name, backend.served, _place(backend))
     _KNOWN[backend.name] = backend
     return backend
+
+
+@contextmanager
+def blamed(backend: Backend, step: str) -> Iterator[None]:
+    """Around a call of a backend that is none of planish's own: what it raises names it.
+
+    Raises TargetError, with file and line, for anything but planish's own errors.
+    """
+    if backend in _OWN:
+        yield
+        return
+    try:
+        yield
+    except PlanishError:
+        raise
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        raise TargetError(
+            f"the backend {backend.name!r} failed in {step}: {type(error).__name__}: {error}",
+            where=f"{last.filename}:{last.lineno}",
+            hint="this is a fault of the backend: tell who wrote it",
+        ) from error
+
+
+def finished_by(backend: Backend, result: CompileResult, folder: Path) -> CompileResult:
+    """What ``finish`` of a backend returns. Raises TargetError where that is no result."""
+    with blamed(backend, "finish"):
+        found = backend.finish(result, folder)
+        if not isinstance(found, CompileResult):
+            raise TypeError(f"it returns {type(found).__name__}, not the result")
+    return found
 
 
 def _sound(backend: object) -> Backend:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,6 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 
@@ -204,3 +208,68 @@ def test_the_least_backend_hands_the_graph_over_as_it_is() -> None:
     assert made.model is model
     assert made.reference is None
     assert "does not run" in Mine().elsewhere(load_target("host"))
+
+
+BUILT = """
+from pathlib import Path
+
+from planish.compiler.backends.backend import Backend
+
+
+class Mine(Backend):
+    name, runtime = "other", "other-runtime"
+
+    def legalise(self, rewriter, target):
+        {legalise}
+
+    def finish(self, result, folder):
+        (folder / "model.other").write_text("written by the backend")
+        {finish}
+
+
+MINE = Mine()
+"""
+
+
+def compiled(folder: Path, legalise: str, finish: str) -> subprocess.CompletedProcess[str]:
+    """``planish compile`` beside an installed backend, in a process of its own."""
+    install(folder, "one", "other = module_of_one:MINE",
+            BUILT.format(legalise=legalise, finish=finish))  # fmt: skip
+    (folder / "mine.toml").write_text(TOML.format(runtime="other-runtime", provider=""))
+    weight = onnx.numpy_helper.from_array(np.eye(32, dtype=np.float32), "w")
+    body = "g (float[n, 32] x) => (float[n, 32] y) { y = MatMul(x, w) }"
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 17]> {body}')
+    model.graph.initializer.append(weight)
+    onnx.save(model, folder / "model.onnx")
+    words = [sys.executable, "-m", "planish", "compile", "model.onnx", "--target", "mine.toml",
+             "-o", "out", "--passes", "canonicalize"]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True)
+
+
+def test_the_command_line_compiles_with_an_installed_backend(tmp_path: Path) -> None:
+    done = compiled(tmp_path, "return ()", "return result")
+    assert "not run on the target mine (other-runtime does not run" in done.stdout, done.stderr
+    assert (tmp_path / "out/model.other").read_text() == "written by the backend"
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    assert "model.other" in manifest["files"]
+    verify = [sys.executable, str(tmp_path / "out/verify.py")]
+    assert subprocess.run(verify, capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("legalise", "finish", "said"),
+    [
+        ("return 1 / 0", "return result", "failed in legalise: ZeroDivisionError"),
+        ("return ()", "return result.nothing", "failed in finish: AttributeError"),
+        ("return ()", "return None", "failed in finish: TypeError: it returns NoneType"),
+    ],
+)
+def test_a_backend_that_fails_is_named_and_leaves_nothing(
+    tmp_path: Path, legalise: str, finish: str, said: str
+) -> None:
+    done = compiled(tmp_path, legalise, finish)
+    assert done.returncode == 4
+    assert f"the backend 'other' {said}" in done.stderr
+    assert ("module_of_one.py:" in done.stderr) is ("NoneType" not in said)
+    assert not (tmp_path / "out").exists()
