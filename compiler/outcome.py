@@ -242,11 +242,11 @@ def _notes(finished: Finished, prepared: Prepared, sums: str) -> tuple[str, ...]
     dear = disproportionate(build.remarks)
     given_back = sum(map(len, build.given_back.values())) - dear
     notes = [*finished.notes, *finished.judged.quality.apart]
+    if dear:
+        notes.append(f"{dear} layers that {DEAR}: the report has each, and what it would lose")
     if finished.judged.quality.warning:
         notes.append(finished.judged.quality.warning)
     if given_back:
-    if dear:
-        notes.append(f"{dear} layers that {DEAR}: the report has each, and what it would lose")
         quality = finished.judged.quality
         own = "" if quality.rows else OWN_BOUND
         sites = f"{given_back} site{'s were' if given_back > 1 else ' was'} given back to float"
