@@ -23,6 +23,7 @@ from .commands import (
     doctor,
     explain_match,
     inspect,
+    new,
     passes,
     plan,
     report,
@@ -46,7 +47,8 @@ EXIT_CODES = {
     4: "the target or its backend cannot do what was asked",
     5: "quality over budget",
     6: "slower than the original",
-    7: "undecided: too few samples; the message says how many would do",
+    7: "undecided: too few samples, the message says how many would do; test-pass: a pass found "
+    "nothing to edit",
     8: "no gain in speed: unless a pipeline was given, the lossless model is handed over",
     test_pass.BROKEN: "test-pass: a pass broke a promise",
     check.BROKEN: "targets check, doctor: the model holds errors or layers that are slow on the "
@@ -80,6 +82,7 @@ app.command("verify")(verify.verify_command)
 app.command("bench")(bench.bench_command)
 app.command("explain-match")(explain_match.explain_match_command)
 app.command("test-pass")(test_pass.pass_test_command)
+app.add_typer(new.app, name="new")
 app.add_typer(passes.app, name="passes")
 app.add_typer(targets.app, name="targets")
 
