@@ -17,7 +17,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ....ir.blocked import BlockedWeight, Rounded, blocked_weights, rounded_values
-from ....ir.graph import constant_array, dims, producer
+from ....ir.graph import constant_array, consumers, dims, operator, producer
 from ....ir.opset import raised
 from ....ir.rewriter import Rewriter
 from ....targets.tensorrt.table import DOMAIN
@@ -28,6 +28,7 @@ INT4_IR, FLOAT4_IR = 10, 11
 """The IR versions that have the types."""
 FLOAT4 = ir.DataType.FLOAT4E2M1
 E4M3 = ir.DataType.FLOAT8E4M3FN
+HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
 def holds_few_bits(model: ir.Model) -> bool:
@@ -58,7 +59,7 @@ def in_few_bits(model: ir.Model) -> ir.Model:
 def _quantized(rewriter: Rewriter, found: Rounded) -> None:
     """TRT_FP4DynamicQuantize and two DequantizeLinear in the place of a rounding."""
     rewriter.require_opset(DOMAIN, 1)
-    x, shape, first = _uncast(found.x), found.x.shape, found.nodes[0]
+    x, shape, first = _half(found.x), found.x.shape, found.nodes[0]
     sizes = [*(dims(found.x) or ())]
     assert shape is not None and isinstance(sizes[-1], int)
     node = rewriter.insert(
@@ -130,9 +131,12 @@ def _dequantized(
     return node.outputs[0]
 
 
-def _uncast(value: ir.Value) -> ir.Value:
-    """The value in half precision, where it was cast for the spelling only."""
+def _half(value: ir.Value) -> ir.Value:
+    """The value in half precision where there is such: it was cast for the spelling only, or is
+    cast for other readers. NVIDIA's exporter hands over nothing else."""
     node = producer(value, "Cast")
     source = node.inputs[0] if node is not None else None
-    halves = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
-    return source if source is not None and source.dtype in halves else value
+    if source is not None and source.dtype in HALVES:
+        return source
+    casts = [n.outputs[0] for n in consumers(value) if operator(n) == ("", "Cast")]
+    return next((cast for cast in casts if cast.dtype in HALVES), value)
