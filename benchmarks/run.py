@@ -60,12 +60,15 @@ BENCHMARKS = {
     "net-cost": "scaling:net_cost",
     "coupling": "scaling:coupling",
     "diff": "diffing:diff",
+    "diff-minilm": "diff_minilm:diff_minilm",
+    "diff-tools": "diff_pairs:diff_tools",
     "doctor": "doctor:doctor",
     "breadth-transformers": "breadth_transformers:breadth",
     "scaling": "scaling:scaling",
     "scaling-sites": "scaling:sites",
     "big-model": "large:large",
     "tensorrt": "tensorrt:everything",
+    "tensorrt-builders": "tensorrt:builders",
     "tasks": "tasks:everything",
     "peers": "results:peers",
 }
@@ -103,7 +106,7 @@ def command(name: str, settings: Settings) -> str:
         value = getattr(settings, option)
         if value != getattr(default, option):
             words += [f"--{option}", str(value)]
-    if name in ("tasks", "peers", "tensorrt"):
+    if name in ("tasks", "peers", "tensorrt", "tensorrt-builders"):
         words += [word for task in settings.tasks for word in ("--task", task)]
     if name == "tasks":
         words += ["--lossless-only"] if settings.lossless_only else []
