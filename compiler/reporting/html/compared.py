@@ -25,9 +25,8 @@ def compared(diff: ModelDiff) -> dict[str, Any]:
         "edits": [{key: edit[key] for key in kept if key in edit} for edit in edits],
         "families": _families(diff),
         "unchanged": diff.graph.unchanged,
-        "graph": graph_rows([("after", diff)], places),
     }
-    return encode(found)
+    return {**encode(found), "graph": graph_rows([("after", diff)], places)}
 
 
 def _families(diff: ModelDiff) -> list[dict[str, Any]]:

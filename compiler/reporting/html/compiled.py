@@ -39,14 +39,12 @@ def compiled(
         "title": f"{source} for {manifest.get('target', '')}",
         "compile": _told(manifest),
         "passes": timeline(manifest),
-        "graph": None,
-        "no_graph": "",
     }
     try:
-        document["graph"] = _graphs(folder, manifest, original)
+        graph, why = _graphs(folder, manifest, original), ""
     except PlanishError as error:
-        document["no_graph"] = str(error)
-    return encode(document)
+        graph, why = None, str(error)
+    return {**encode(document), "graph": graph, "no_graph": why}
 
 
 def original_of(manifest: Mapping[str, Any], given: Path | None) -> Path | None:

@@ -18,6 +18,7 @@ from ....ir.graph import constant_tensor
 from ....ir.shown import clipped
 from ....ir.signature import shape_of, shape_text, type_name
 from ...diffing import ModelDiff
+from ..manifest import encode
 from .places import places_after, places_before
 from .tables import Table
 from .weights import Tensors
@@ -39,14 +40,16 @@ class Graphs:
     nodes: Table = field(default_factory=Table)
     values: Table = field(default_factory=Table)
     tensors: Tensors = field(default_factory=Tensors)
+    _known: dict[ir.Value, int] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
-        """All rows."""
+        """All rows, as plain JSON values."""
         return {
             "texts": self.texts.rows,
             "nodes": [[list(x) if isinstance(x, tuple) else x for x in r] for r in self.nodes.rows],
             "values": [list(row) for row in self.values.rows],
-            "tensors": self.tensors.to_json(),
+            "tensors": encode(self.tensors.to_json()),
+            "kinds": list(KINDS),
         }
 
     def stage(self, pool: Pool, places: Sequence[str]) -> list[int]:
@@ -71,6 +74,11 @@ class Graphs:
     def _value(self, value: ir.Value | None) -> int:
         if value is None:
             return -1
+        if value not in self._known:
+            self._known[value] = self._new(value)
+        return self._known[value]
+
+    def _new(self, value: ir.Value) -> int:
         tensor = constant_tensor(value)
         weight = NO_WEIGHT if tensor is None else self.tensors.add(value, tensor)
         return self.values.add((
@@ -137,7 +145,7 @@ def graph_rows(diffs: Sequence[tuple[str, ModelDiff]], edits: Mapping[str, int])
     places = places_before(before)
     first = {"name": "original", "nodes": graphs.stage(before, places), **_sums(diffs[0][1], 0)}
     stages = [first, *(_stage(graphs, name, diff, places, edits) for name, diff in diffs)]
-    return {**graphs.to_json(), "kinds": list(KINDS), "stages": stages}
+    return {**graphs.to_json(), "stages": stages}
 
 
 def _stage(
@@ -153,7 +161,7 @@ def _stage(
         "name": name,
         "nodes": nodes,
         "pairs": [[a, b] for a, b in sorted(found.matching.pairs.items())],
-        "hunks": [graphs.hunk(hunk, diff, edits) for hunk in found.hunks],
+        "hunks": [encode(graphs.hunk(hunk, diff, edits)) for hunk in found.hunks],
         "face": [*found.face, *found.opsets, *found.stores],
         **_sums(diff, 1),
     }

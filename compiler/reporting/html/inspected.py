@@ -20,7 +20,7 @@ from ..manifest import encode
 from ..modules import ModuleRow
 from ..report import base
 from .compiled import SCHEMA
-from .graphs import KINDS, Graphs
+from .graphs import Graphs
 from .places import places_before
 
 
@@ -48,9 +48,8 @@ def inspected(
         "sites": list(rows),
         "modules": list(modules),
         "targets": opinions(model, workloads),
-        "graph": _graph(model),
     }
-    return encode(found)
+    return {**encode(found), "graph": _graph(model)}
 
 
 def opinions(model: ir.Model, workloads: Sequence[Workload]) -> list[dict[str, Any]]:
@@ -81,4 +80,4 @@ def _graph(model: ir.Model) -> dict[str, Any]:
     sums = Sums.of(pool)
     stage = {"name": "model", "nodes": nodes, "bytes": sums.bytes, "parameters": sums.parameters,
              "operators": dict(sums.operators), "dtypes": dict(sums.dtypes)}  # fmt: skip
-    return {**graphs.to_json(), "kinds": list(KINDS), "stages": [stage]}
+    return {**graphs.to_json(), "stages": [stage]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ....ir.errors import UsageError
 from ...pipeline import parse
 
 Row = dict[str, Any]
@@ -42,10 +43,21 @@ def _by_step(manifest: Manifest) -> Iterator[Row]:
     """From the pipeline and its edits, where an older compile kept no stages."""
     left = int(manifest.get("bytes_before") or 0)
     yield _row(manifest, "imported", "", []) | _estimated(left)
-    for step in parse(manifest["plan"]["pipeline"]) if manifest["plan"]["pipeline"] else ():
-        own = [edit for edit in manifest.get("edits", ()) if edit["pass"] == step.name]
+    for name, step in _steps(manifest):
+        own = [edit for edit in manifest.get("edits", ()) if edit["pass"] == name]
         left -= sum(int(edit.get("saving_bytes") or 0) for edit in own)
-        yield _row(manifest, step.name, str(step), own) | _estimated(left)
+        yield _row(manifest, name, step, own) | _estimated(left)
+
+
+def _steps(manifest: Manifest) -> list[tuple[str, str]]:
+    """Names and texts of the steps; of a pipeline that this version does not read, what its edits
+    tell."""
+    text = str(manifest.get("plan", {}).get("pipeline") or "")
+    try:
+        return [(step.name, str(step)) for step in parse(text)] if text else []
+    except UsageError:
+        names = dict.fromkeys(str(edit["pass"]) for edit in manifest.get("edits", ()))
+        return [(name, "") for name in names]
 
 
 def _estimated(left: int) -> Row:

@@ -3,6 +3,14 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 
+// Signs that nobody sees, and those that turn a line around: a name must look like what it is.
+const UNSEEN = /[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g;
+
+/** A text whose every character can be seen: others are written out. */
+function plain(text) {
+  return String(text).replace(UNSEEN, (sign) => `\\u${sign.charCodeAt(0).toString(16).padStart(4, "0")}`);
+}
+
 /** An HTML element. on…: listeners; style: an object; null, undefined and false are left out. */
 function h(tag, attributes, ...children) {
   return filled(document.createElement(tag), attributes, children);
@@ -18,15 +26,16 @@ function filled(element, attributes, children) {
     if (value === null || value === undefined || value === false) continue;
     if (typeof value === "function") element.addEventListener(name.replace(/^on/, ""), value);
     else if (name === "style") for (const [key, text] of Object.entries(value)) element.style.setProperty(key, text);
-    else element.setAttribute(name, value === true ? "" : String(value));
+    else element.setAttribute(name, value === true ? "" : plain(value));
   }
-  element.append(...children.flat(Infinity).filter((c) => c !== null && c !== undefined && c !== false));
+  const kept = children.flat(Infinity).filter((c) => c !== null && c !== undefined && c !== false);
+  element.append(...kept.map((child) => (child instanceof Node ? child : plain(child))));
   return element;
 }
 
 /** Say something to who listens to the page instead of looking at it. */
 function say(text) {
-  document.getElementById("said").textContent = text;
+  document.getElementById("said").textContent = plain(text);
 }
 
 /** A section with its heading and a line under it. */
@@ -41,7 +50,7 @@ function tipped(element, text) {
   const show = () => {
     const box = element.getBoundingClientRect();
     const tip = tipBox();
-    tip.textContent = text();
+    tip.textContent = plain(text());
     tip.hidden = false;
     const width = tip.offsetWidth, height = tip.offsetHeight;
     const left = Math.min(Math.max(8, box.left + box.width / 2 - width / 2), innerWidth - width - 8);

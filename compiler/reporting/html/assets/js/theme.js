@@ -21,7 +21,7 @@ function topBar(title, links) {
     h("div", { class: "brand" }, mark, "planish"),
     h("nav", { "aria-label": "Parts of this page" }, links.map(([id, text]) => h("a", { href: `#${id}` }, text))),
     button);
-  document.title = `${title} · planish`;
+  document.title = plain(`${title} · planish`);
 }
 
 // A page from a disk may be denied any storage.

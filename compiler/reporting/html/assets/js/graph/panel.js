@@ -87,7 +87,7 @@ class Panel {
     return leaf;
   }
 
-  /** Close everything but what holds changes, the smallest first, as long as there is room. */
+  /** Close everything but what holds changes, one after the other down to the nodes, while there is room. */
   openChanges() {
     this.open = new Set([this.tree.root.id]);
     let seen = this.tree.root.children.length;
@@ -98,7 +98,7 @@ class Panel {
       if (seen + box.children.length > MOST_BOXES / 2) continue;
       this.open.add(box.id);
       seen += box.children.length;
-      queue.push(...box.children);
+      queue.unshift(...box.children);
     }
     this.draw();
     return this.tree.root.changes;

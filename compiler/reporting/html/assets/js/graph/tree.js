@@ -36,11 +36,11 @@ class Tree {
     let at = this.root, path = "";
     for (const part of item.module ? item.module.split(".") : []) {
       path = path ? `${path}.${part}` : part;
-      const id = `m:${path}`;
+      const id = plain(`m:${path}`);
       if (!this.boxes.has(id)) at.children.push(this.box(id, part, at));
       at = this.boxes.get(id);
     }
-    const leaf = this.box(item.face ? `f:${item.face}:${item.name}` : `n:${item.row}`, item.op, at);
+    const leaf = this.box(plain(item.face ? `f:${item.face}:${item.name}` : `n:${item.row}`), item.op, at);
     leaf.item = item;
     leaf.detail = item.face ? "" : weightText(this.stage.weight(item));
     this.leaves.set(item.place, leaf);
