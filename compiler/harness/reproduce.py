@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 import onnx
@@ -33,9 +34,10 @@ def write_reproducer(folder: Path, case: Case, failure: Failure, command: str) -
     return folder
 
 
-def command_for(subject: Subject, folder: Path) -> str:
-    """The command line that checks the reproducer in a folder."""
+def command_for(subject: Subject, folder: Path, files: Sequence[Path] = ()) -> str:
+    """The command line that checks the reproducer in a folder. files: with passes of users."""
     words = ["planish", "test-pass", subject.pipeline]
+    words += [word for file in files for word in ("--pass-file", str(file))]
     words += ["--model", str(folder / MODEL), "--feeds", str(folder / FEEDS)]
     words += ["--target", subject.target] if subject.target != DEFAULT_TARGET else []
     return shlex.join([*words, *(["--exact"] if subject.exact else [])])

@@ -52,7 +52,10 @@ class Report:
 
 @dataclass
 class Run:
-    """A run in progress. keep: where reproducers go; None: nowhere. budget: see ``shrink``."""
+    """A run in progress. keep: where reproducers go; None: nowhere. budget: see ``shrink``.
+
+    files: with the passes of users that the subject names, for the commands.
+    """
 
     subject: Subject
     keep: Path | None = None
@@ -65,6 +68,7 @@ class Run:
     failures: list[Failure] = field(default_factory=list)
     skipped: Counter[str] = field(default_factory=Counter)
     shrunk: dict[tuple[str, str], Shrunk] = field(default_factory=dict)
+    files: tuple[Path, ...] = ()
 
     def over(self, cases: Iterable[Case]) -> Report:
         """Check every case. Raises UsageError where the subject does not exist."""
@@ -110,7 +114,7 @@ class Run:
             return shrunk
         number = len(self.shrunk) + 1
         folder = self.keep / f"{number:02d}-{shrunk.failure.rule}"
-        command = command_for(self.subject, folder)
+        command = command_for(self.subject, folder, self.files)
         write_reproducer(folder, shrunk.case, shrunk.failure, command)
         return Shrunk(shrunk.failure, shrunk.case, shrunk.nodes_before, command)
 

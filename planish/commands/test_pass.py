@@ -3,33 +3,43 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from ..compiler.harness.authored import Asked, asked, default_cases, untried
 from ..compiler.harness.case import Case, Suite
 from ..compiler.harness.check import Outcome
 from ..compiler.harness.feedfile import read_feeds
 from ..compiler.harness.report import document, headline, screen
-from ..compiler.harness.run import Run
+from ..compiler.harness.run import Report, Run
 from ..compiler.harness.shrink import DEFAULT_BUDGET
 from ..compiler.harness.subject import DEFAULT_TARGET, Subject
 from ..compiler.progress import progress_on
+from ..compiler.userpasses import using
 from ..ir.errors import UsageError, near
-from ..terminal import JsonOption, VerboseOption, terminal_of
+from ..terminal import JsonOption, Terminal, VerboseOption, terminal_of
+from .options import PassFileOption, pass_files
 
-BROKEN = 9
-"""Exit code: a promise was broken."""
+BROKEN, UNTRIED = 9, 7
+"""Exit codes: a promise was broken; a pass found nothing to edit, so that nothing is known."""
 DEFAULT_SUITE = "onnx-models"
 
 
 def pass_test_command(
     ctx: typer.Context,
     pipeline: Annotated[
-        str, typer.Argument(metavar="PIPELINE", help="One pass or several: canonicalize,quantize.")
+        str,
+        typer.Argument(
+            metavar="PASS",
+            help="A file of your own with passes, one of them as file.py:name, or a pipeline: "
+            "canonicalize,quantize.",
+        ),
     ],
+    pass_file: PassFileOption = None,
     suite: Annotated[
         list[str] | None,
         typer.Option(metavar="NAME", help="A suite; repeatable, 'all' for every one."),
@@ -66,13 +76,42 @@ def pass_test_command(
 ) -> int:
     """Test a pass: run it over many models and check everything it promises.
 
-    Without --suite, --model and --generated the suite of small models with stored outputs is run.
+    A file stands for each of its passes, behind canonicalize. Without --suite, --model and
+    --generated they meet small stored models and generated graphs; a pipeline the former alone.
     """
     terminal = terminal_of(ctx)
-    subject = Subject(pipeline, target, exact)
-    subject.passes(), subject.load_target()
-    cases = _chosen(case or [], _cases(suite or [], model or [], feeds, generated, seed))
+    files = pass_files(pass_file, terminal, project=True)
+    wanted = asked(pipeline, files, target, exact)
+    chosen = partial(_chosen, case or [])
+    with using(wanted.files):
+        for subject in wanted.subjects:
+            subject.passes(), subject.load_target()
+        own = pipeline not in {subject.pipeline for subject in wanted.subjects}
+        ask = partial(_cases, suite or [], model or [], feeds, generated, seed, own)
+        results = [
+            _tested(each, wanted, chosen(ask()), keep, budget, terminal) for each in wanted.subjects
+        ]
+        if not any(report.seen for report, _ in results):
+            none = f"no case is called {', '.join(case or [])}"
+            raise UsageError(none, hint="run with -v for names")
+        _show(results, terminal)
+    if any(report.failures for report, _ in results):
+        return BROKEN
+    return UNTRIED if any(idle for _, idle in results) else 0
 
+
+Result = tuple[Report, list[str]]
+"""What was found, and the passes that edited nothing though they should have."""
+
+
+def _tested(
+    subject: Subject,
+    wanted: Asked,
+    cases: Iterator[Case],
+    keep: Path | None,
+    budget: int,
+    terminal: Terminal,
+) -> Result:
     console = terminal.stderr()
     with progress_on(console, live=console.is_terminal, verbose=terminal.verbose) as progress:
 
@@ -81,18 +120,24 @@ def pass_test_command(
                 progress.note(f"{case.name}: {_said(outcome)}")
             progress.advance()
 
-        run = Run(subject, keep, budget, advance)
-        progress.phase("checking")
+        many = len(wanted.subjects) > 1
+        folder = keep / subject.pipeline.rpartition(",")[2] if keep and many else keep
+        run = Run(subject, folder, budget, advance, files=tuple(f.path for f in wanted.files))
+        progress.phase(f"checking {subject.pipeline}" if many else "checking")
         report = run.over(cases)
-    if not report.seen:
-        raise UsageError(f"no case is called {', '.join(case or [])}", hint="run with -v for names")
-    if terminal.json:
-        terminal.document(document(report))
-    else:
-        screen(report, terminal.stdout())
-    if report.failures and terminal.json:
-        terminal.stderr().print(headline(report), markup=False)
-    return BROKEN if report.failures else 0
+    return report, untried(report, wanted.mine)
+
+
+def _show(results: Sequence[Result], terminal: Terminal) -> None:
+    if not terminal.json:
+        for report, idle in results:
+            screen(report, terminal.stdout(), idle)
+        return
+    documents = [document(report, idle) for report, idle in results]
+    terminal.document(documents[0] if len(documents) == 1 else {"passes": documents})
+    for report, _ in results:
+        if report.failures:
+            terminal.stderr().print(headline(report), markup=False)
 
 
 def _said(outcome: Outcome) -> str:
@@ -100,13 +145,21 @@ def _said(outcome: Outcome) -> str:
 
 
 def _cases(
-    suites: list[str], models: list[Path], feeds: Path | None, generated: int, seed: int
+    suites: list[str],
+    models: list[Path],
+    feeds: Path | None,
+    generated: int,
+    seed: int,
+    own: bool,
 ) -> Iterator[Case]:
+    """own: passes of the user's are tested, for which some graphs are always made."""
     if feeds is not None and not models:
         raise UsageError("--feeds goes with --model", hint="name the model that it feeds")
     parts = [suite.cases() for suite in _suites(suites, bool(models) or generated > 0)]
     parts += [_model_cases(path, feeds) for path in models]
     parts += [_generated(generated, seed)] if generated else []
+    if own and not (suites or models or generated):
+        parts.append(default_cases())
     return itertools.chain.from_iterable(parts)
 
 
