@@ -51,9 +51,11 @@ def read_trace(path: Path, *, skip: int, feeds: int) -> Trace:
     runs = list(_runs(json.loads(path.read_text(encoding="utf8", errors="replace"))))[skip:]
     runs = runs[: len(runs) // feeds * feeds]
     rounds = len(runs) // feeds
+    if not rounds:
+        return Trace((), 0.0, 0)
     keys = dict.fromkeys(key for times, _ in runs for key in times)
     table = np.array([[times.get(key, 0.0) for times, _ in runs] for key in keys])
-    each = _typical(table.reshape(len(keys), rounds, feeds)) if runs else np.zeros(len(keys))
+    each = _typical(table.reshape(len(keys), rounds, feeds))
     whole = _typical(np.array([[total for _, total in runs]]).reshape(1, rounds, feeds))
     nodes = (NodeTime(*key, float(ms)) for key, ms in zip(keys, each, strict=True))
     return Trace(tuple(nodes), float(whole[0]), rounds)
