@@ -257,23 +257,18 @@ def _are_rows(width: int, rows: Any) -> bool:
     return all(len(row) == width and min(row) > 0 for row in rows)
 
 
-def _runtimes() -> str:
-    known = " or ".join(repr(name) for name in runtime_names())
-    return f"{known}, for which there are backends"
-
-
 def _is_runtime(value: Any) -> bool:
     return value in runtime_names()
 
 
 # Limits that a type cannot say, by field path: (check, what the value must be).
-LIMITS: Mapping[str, tuple[Callable[[Any], bool], str | Callable[[], str]]] = {
+LIMITS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "kind": (lambda value: value != "host", "'class' or 'machine': the host is probed"),
     "name": (lambda value: _NAME.fullmatch(value) is not None,
              "lower-case letters, digits, dots and hyphens"),
     "min_gemm": (_at_least_one, "at least 1"),
     "min_conv_channels": (_at_least_one, "at least 1"),
-    "runtime.name": (_is_runtime, _runtimes),
+    "runtime.name": (_is_runtime, "a runtime that a backend serves"),
     "runtime.min_version": (_is_version, "a version such as '1.31'"),
     "runtime.max_version": (_is_version, "a version such as '1.31'"),
     "runtime.max_opset": (lambda value: value >= 7, "7 or more"),
@@ -312,6 +307,11 @@ LIMITS: Mapping[str, tuple[Callable[[Any], bool], str | Callable[[], str]]] = {
     "measured.correction": (lambda rows: all(len(r) == 3 and min(r) >= 0 < r[2] for r in rows),
                             "rows of 3 numbers, none below 0 and the last above it"),
 }  # fmt: skip
+
+HINTS: Mapping[str, Callable[[], str]] = {
+    "runtime.name": lambda: f"backends serve {', '.join(runtime_names())}",
+}
+"""What helps where a value is refused, by field path."""
 
 
 def _plain(value: Any) -> Any:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..ir.errors import TargetError, UsageError, near
-from .schema import HOST, LIMITS, NAMING, Target
+from .schema import HINTS, HOST, LIMITS, NAMING, Target
 from .tomltypes import build, hints_of, quoted, row_class, table_class, unsuitable
 
 CATALOG = Path(__file__).resolve().parent / "catalog"
@@ -194,9 +194,10 @@ def _check_value(link: TargetFile, key: tuple[str, ...], value: Any, hint: Any) 
     wanted = unsuitable(value, hint)
     if wanted is None and dotted in LIMITS:
         holds, what = LIMITS[dotted]
-        wanted = None if holds(value) else what if isinstance(what, str) else what()
+        wanted = None if holds(value) else what
     if wanted is not None:
-        raise link.wrong(f"{dotted!r} is {quoted(value)}, must be {wanted}", key)
+        hint = HINTS[dotted]() if dotted in HINTS else ""
+        raise link.wrong(f"{dotted!r} is {quoted(value)}, must be {wanted}", key, hint)
 
 
 def _tables_in(value: Any, hint: Any) -> list[tuple[Table, Any]]:

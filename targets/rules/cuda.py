@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
+from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -119,9 +120,10 @@ def _other_float(view: View) -> Iterator[Finding]:
         if known is None:
             continue
         values = (v for v in (*node.inputs[:1], *node.outputs[:1]) if v is not None)
-        found = {v.dtype for v in values if v.dtype in (FLOAT, HALF, BRAIN)} - known
+        lacking = {FLOAT, HALF, BRAIN} - known
+        found = [v.dtype for v in values if v.dtype in lacking]
         if found and node.op_type not in ("Cast", "QuantizeLinear", "DequantizeLinear"):
-            yield Finding(node, ", ".join(sorted(d.name.lower() for d in found if d is not None)))
+            yield Finding(node, found[0].name.lower())
 
 
 def _integer_operators(view: View) -> Iterator[Finding]:
@@ -165,7 +167,7 @@ def _kind(node: ir.Node) -> str:
 def _is_function(domain: str, op: str, version: int) -> bool:
     """Whether the runtime writes out an operator that it has no kernel for."""
     try:
-        schema = onnx.defs.get_schema(op, version, domain)
+        schema: Any = onnx.defs.get_schema(op, version, domain)
     except onnx.defs.SchemaError:
         return False
     return bool(schema.has_function or schema.has_context_dependent_function)

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from ....ir.graph import constant_array, consumers, operator
 from ....ir.rewriter import Rewriter
-from ..legalise import Legalised
+from ..backend import Legalised
 
 MASKED = -3e4
 """exp of it is 0 beside any score; half of what float16 holds, so that sums with scores fit."""

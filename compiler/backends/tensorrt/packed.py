@@ -17,7 +17,7 @@ from ....ir.errors import TargetError
 from ....ir.graph import attribute, constant_array, given, operator
 from ....ir.rewriter import Rewriter
 from ....targets.schema import Target
-from ..legalise import Legalised
+from ..backend import Legalised
 
 BITS, MIDDLE = 4, 8
 _EXTRA = {3: "zero points", 4: "a group index", 5: "a bias"}

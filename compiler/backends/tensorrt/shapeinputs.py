@@ -138,5 +138,8 @@ def _objection(value: ir.Value) -> str:
 
 
 def _length(value: ir.Value) -> int:
+    """How many numbers it holds; 0 where that is open."""
     shape = dims(value)
-    return int(shape[0]) if shape else 1
+    if not shape:
+        return 1
+    return shape[0] if isinstance(shape[0], int) else 0

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from ....ir.graph import attribute, given, operator, opset
 from ....ir.rewriter import Rewriter
-from ..legalise import Legalised
+from ..backend import Legalised
 
 CONTRIB, FLOAT = "com.microsoft", ir.DataType.FLOAT
 Writer = Callable[[Rewriter, ir.Node], list[ir.Value] | None]

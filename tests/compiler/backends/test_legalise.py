@@ -10,7 +10,8 @@ import onnx
 import onnx_ir as ir
 import pytest
 
-from planish.compiler.backends.legalise import Legalised, legalise
+from planish.compiler.backends.backend import Legalised
+from planish.compiler.backends.legalise import legalise
 from planish.ir.digest import contents_digest
 from planish.ir.errors import TargetError
 from planish.ir.graph import constant_array, producer

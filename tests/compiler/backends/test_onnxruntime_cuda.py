@@ -131,7 +131,7 @@ def test_what_float16_does_not_hold_stays_float32(tmp_path: Path) -> None:
     model = parsed(
         "a = MatMul(x, w) big = Mul(a, k) r = Mul(big, back) y = MatMul(r, w)",
         "(float[n, 32] x) => (float[n, 32] y)",
-        {"w": weight, "k": np.float32([3e4]), "back": np.float32([1 / 3e4])},
+        {"w": weight, "k": np.array([3e4], np.float32), "back": np.array([1 / 3e4], np.float32)},
     )
     feeds = [{"x": normal(4, 32, seed=i)} for i in range(6)]
     built = make(tmp_path, model, feeds, pipeline="canonicalize")

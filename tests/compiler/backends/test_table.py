@@ -196,7 +196,8 @@ def test_a_misspelt_runtime_in_a_file_lists_the_known_ones(tmp_path: Path) -> No
     words = [sys.executable, "-m", "planish", "targets", "show", str(path)]
     run = subprocess.run(words, capture_output=True, text=True)
     assert run.returncode == 4
-    assert "'runtime.name' is 'tensort', must be 'onnxruntime' or 'tensorrt'" in run.stderr
+    assert "'runtime.name' is 'tensort', must be a runtime that a backend serves" in run.stderr
+    assert "backends serve onnxruntime, tensorrt" in run.stderr
     assert "mine.toml:8" in run.stderr
 
 

@@ -126,7 +126,7 @@ def test_an_engine_is_built_where_both_are_there_and_fit(
     monkeypatch: pytest.MonkeyPatch, package: bool, gpu: Gpu | None, target: str, said: str
 ) -> None:
     found = object() if package else None
-    monkeypatch.setattr(presence.importlib.util, "find_spec", lambda name: found)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: found)
     monkeypatch.setattr(presence, "find_gpu", lambda: gpu)
     sentence = how_to_build(load_target(target))
     assert said in sentence
@@ -191,7 +191,7 @@ def compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
         for module in (presence, backend):
             monkeypatch.setattr(module, "find_gpu", lambda: A100)
-        monkeypatch.setattr(presence.importlib.util, "find_spec", lambda name: object())
+        monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
         monkeypatch.setattr(building, "script", stand_in)
         return compile_model(
             model, "nvidia-a100", output=tmp_path / "out", calibration=feeds, threads=1,
@@ -211,7 +211,8 @@ def answering(shift: float = 0.0, **left_out: Any) -> Any:
     """What run.py does with --answers, by the reference model."""
 
     def answer(folder: Path, words: Any) -> str:
-        session, found = open_session(folder / "reference.onnx"), {"milliseconds": np.float64(0.25)}
+        session = open_session(folder / "reference.onnx")
+        found: dict[str, Any] = {"milliseconds": np.float64(0.25)}
         output = Path(words[words.index("--answers") + 1])
         for number, path in enumerate(words[words.index("--answers") + 2 :]):
             with np.load(path) as sample:

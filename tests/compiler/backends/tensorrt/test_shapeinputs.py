@@ -46,9 +46,8 @@ def feed(*size: int, batch: int = 2) -> dict[str, np.ndarray]:
 def test_those_whose_numbers_a_shape_is_computed_of_are_found(
     build: Any, body: str, ports: str, wanted: dict[str, str]
 ) -> None:
-    numbers = {
-        "two": np.int64([1, 1]), "zero": np.array(0, np.int64), "one": np.array(1, np.int64),
-    }  # fmt: skip
+    numbers = {name: np.array(n, np.int64) for name, n in (("zero", 0), ("one", 1))}
+    numbers["two"] = np.array([1, 1], np.int64)
     used = {name: array for name, array in numbers.items() if name in body}
     found = shape_inputs(build(body, used, ports, "float y"))
     assert found.keys() == wanted.keys()
@@ -66,7 +65,7 @@ def test_those_whose_numbers_a_shape_is_computed_of_are_found(
 )
 def test_what_tensorrt_takes_no_shape_from_is_refused(build: Any, ports: str, said: str) -> None:
     body = "c = Cast<to=7>(s) f = Reshape(c, flat) y = Reshape(x, f)"
-    model = build(body, {"flat": np.int64([-1])}, ports, "float y")
+    model = build(body, {"flat": np.array([-1], np.int64)}, ports, "float y")
     with pytest.raises(TargetError, match=said) as caught:
         shape_inputs(model)
     assert "'s' decide the shape of Reshape" in caught.value.what
