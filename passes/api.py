@@ -84,7 +84,7 @@ class FakeQuant:
     Static: ``scale`` (float32) and ``zero_point`` are given. Dynamic (both None): range and
     zero point are taken per tensor at run time, as ONNX ``DynamicQuantizeLinear`` does. block: not
     0 where so many values along the last axis share a scale that is taken at run time, a multiple
-    of ``scale`` (``ir.blocked``).
+    of ``scale``, or without one a power of two (``ir.rounded``).
     """
 
     dtype: str = "uint8"

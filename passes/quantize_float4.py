@@ -16,12 +16,13 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 
-from ..ir.blocked import RANKS, blocked_weight, rounded_view
+from ..ir.blocked import blocked_weight
 from ..ir.errors import InputError
 from ..ir.facts import FLOAT, QUANTIZED, SPARSE
 from ..ir.graph import constant_tensor, opset
 from ..ir.opset import raised
 from ..ir.rewriter import Rewriter
+from ..ir.rounded import RANKS, rounded_view
 from ..ir.sites import Site
 from ..ir.storage.tensors import tensor_digest
 from .api import (

@@ -17,11 +17,11 @@ import numpy as np
 import onnx_ir as ir
 
 from ...ir import nbits, recurrent
-from ...ir.blocked import rounded_view
 from ...ir.errors import PassError
 from ...ir.graph import consumers
 from ...ir.region import extract, lift_weights
 from ...ir.rewriter import Rewriter
+from ...ir.rounded import rounded_view
 from ...ir.storage.stream import array_of
 from ...passes.api import FakeQuant, Perturbation
 from ...passes.math.affine import fake_quantize
@@ -229,7 +229,7 @@ def rounded(
     after: ir.Node | None = None,
 ) -> ir.Value:
     """The value as ``quant`` rounds it, by nodes that are put before or after another."""
-    if quant.block and quant.scale is not None:
+    if quant.block:
         return rounded_view(rewriter, value, quant.scale, quant.block)
     if quant.dynamic:
         node = rewriter.insert(

@@ -10,11 +10,13 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-from planish.ir.blocked import blocked_weight, blocked_weights, rounded_values, rounded_view
+from planish.ir.blocked import blocked_weight, blocked_weights
 from planish.ir.facts import QUANTIZED
 from planish.ir.rewriter import Rewriter
+from planish.ir.rounded import rounded_values, rounded_view
 from planish.ir.sites import find_sites
 from planish.passes.math.float4 import dequantize_float4, round_float4, round_rows
+from planish.passes.math.mxfp8 import dequantize_mx, round_mx, round_rows_mx
 
 RNG = np.random.default_rng(3)
 F8 = ml_dtypes.float8_e4m3fn
@@ -133,3 +135,38 @@ def test_codes_that_int4_does_not_hold_are_no_int4(graphs: ModuleType) -> None:
     codes = np.full((16, 32), 9, np.int8)
     model = stored(graphs, codes, np.ones((16, 2), np.float32))
     assert list(blocked_weights(model)) == []
+
+
+# -- powers of two -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimize", ["none", "all"])
+def test_the_runtime_finds_the_power_of_two_exactly(graphs: ModuleType, optimize: str) -> None:
+    """Also where the largest number of a block makes a power, or is the next float to one."""
+    model = graphs.parse(text("(float[n, 32] x) => (float[n, 32] y)", "y = Identity(x)"))
+    node = next(iter(model.graph))
+    rewriter = Rewriter(model)
+    rewriter.set_input(node, 0, rounded_view(rewriter, node.inputs[0], None, 32))
+    (found,) = rounded_values(model)
+    assert (found.scale, found.block) == (None, 32)
+    peaks = np.float32(448) * np.ldexp(np.float32(1), np.arange(-120, 100)).astype(np.float32)
+    edges = np.concatenate([np.nextafter(peaks, np.float32(0)), peaks,
+                            np.nextafter(peaks, np.float32(np.inf))])  # fmt: skip
+    x = normal(len(edges), 32)
+    x *= edges[:, None] / np.abs(x).max(axis=1, keepdims=True)
+    x[np.arange(len(x)), np.abs(x).argmax(axis=1)] = edges
+    x = np.concatenate([x, np.zeros((1, 32), np.float32)])
+    got = graphs.run(model, {"x": x}, optimize)["y"]
+    np.testing.assert_array_equal(got, round_rows_mx(x))
+
+
+def test_weights_with_powers_of_two(graphs: ModuleType) -> None:
+    coded = round_mx(normal(32, 16))
+    model = stored(graphs, coded.codes.T, coded.scales.T)
+    (found,) = blocked_weights(model)
+    assert (found.kind, found.sizes, found.block) == ("mxfp8", (16, 32), 32)
+    x = normal(4, 32)
+    got = graphs.run(model, {"x": x})["y"]
+    np.testing.assert_allclose(got, x.astype(np.float64) @ dequantize_mx(coded), atol=1e-4)
+    other = stored(graphs, coded.codes.T, 1.5 * coded.scales.T)
+    assert list(blocked_weights(other)) == []

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from planish.ir.blocked import blocked_weights, rounded_values
+from planish.ir.blocked import blocked_weights
 from planish.ir.facts import QUANTIZED
 from planish.ir.graph import constant_array, scalar
+from planish.ir.rounded import rounded_values
 from planish.ir.sites import find_sites
 from planish.passes.api import Candidate
 from planish.passes.math.float4 import REACH, dequantize_float4, round_float4, round_rows

@@ -186,7 +186,7 @@ _RAN = (
     "between operators: {}"
 )
 _ITSELF = "model.onnx itself"
-_SPELLED = "model.onnx, with codes of 4 bits spelled in standard operators,"
+_SPELLED = "model.onnx, with rounding in blocks spelled in standard operators,"
 _RANGE = "it stays float32, as its values come too near to an end of {}'s range"
 
 

@@ -1,14 +1,15 @@
 """What is spelled in standard operators, as TensorRT has it: codes of 4 bits and its own operators.
 
-A typed model still says operator by operator how 4-bit floats are rounded, and stores codes of 4
-bits in 8, so that ONNX Runtime can run it. Here both become what TensorRT's parser reads.
+A typed model still says operator by operator how floats are rounded in blocks, and stores codes of
+4 bits in 8, so that ONNX Runtime can run it. Here both become what TensorRT's parser reads.
 
+MXFP8: TRT_MXFP8DynamicQuantize and TRT_MXFP8DequantizeLinear, scales as bytes that hold exponents.
 NVFP4: TRT_FP4DynamicQuantize gives codes and E4M3 scales of an activation, two DequantizeLinear
 widen them; a weight is two DequantizeLinear of constants, [N, K] in blocks along K, and Transpose.
 Scales are float32, and a Cast stands in front of a product in half precision. int4: one
 DequantizeLinear of a weight [K, N] in blocks along K, of the product's type, right in front of it.
-Sources: onnx/onnx-tensorrt (onnxOpImporters.cpp, TRT_FP4DynamicQuantize); NVIDIA Model-Optimizer
-(modelopt/onnx/export/nvfp4_exporter.py, int4_exporter.py); ONNX, DequantizeLinear 21 and 23.
+Sources: onnx/onnx-tensorrt (onnxOpImporters.cpp); NVIDIA Model-Optimizer (modelopt/onnx/export:
+nvfp4_exporter.py, mxfp8_exporter.py, int4_exporter.py); ONNX, DequantizeLinear 21 and 23.
 """
 
 from __future__ import annotations
@@ -16,43 +17,46 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from ....ir.blocked import BlockedWeight, Rounded, blocked_weights, rounded_values
+from ....ir.blocked import BlockedWeight, blocked_weights
 from ....ir.graph import constant_array, consumers, dims, operator, producer
 from ....ir.opset import raised
 from ....ir.rewriter import Rewriter
+from ....ir.rounded import Rounded, rounded_values
 from ....targets.tensorrt.table import DOMAIN
 
-INT4_OPSET, FLOAT4_OPSET = 21, 23
-"""The first in which DequantizeLinear takes blocks of int4, and 4-bit floats."""
-INT4_IR, FLOAT4_IR = 10, 11
+_OPSETS = {"int4": 21, "float4": 23, "mxfp8": 19}
+"""The first in which DequantizeLinear takes blocks of int4, and 4-bit floats; that has E4M3."""
+_IRS = {"int4": 10, "float4": 11, "mxfp8": 9}
 """The IR versions that have the types."""
+BIAS = 127
+"""Of exponents in bytes (E8M0)."""
 FLOAT4 = ir.DataType.FLOAT4E2M1
 E4M3 = ir.DataType.FLOAT8E4M3FN
 HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
 def holds_few_bits(model: ir.Model) -> bool:
-    """Whether anything in it becomes codes of 4 bits."""
+    """Whether anything in it is spelled that TensorRT has in a form of its own."""
     return any(True for _ in rounded_values(model)) or any(True for _ in blocked_weights(model))
 
 
 def in_few_bits(model: ir.Model) -> ir.Model:
-    """The typed model in TensorRT's own form; itself where nothing in it has 4 bits, else a copy.
+    """The typed model in TensorRT's own form; itself where it has one already, else a copy.
 
     Raises InputError where the opset that has the types cannot be reached.
     """
     if not holds_few_bits(model):
         return model
-    floats = any(weight.inner is not None for weight in blocked_weights(model))
-    floats = floats or any(True for _ in rounded_values(model))
-    newer = raised(model, FLOAT4_OPSET if floats else INT4_OPSET)
+    kinds = {weight.kind for weight in blocked_weights(model)}
+    newer = raised(model, max(_OPSETS[kind] for kind in kinds)) if kinds else model
     made = model.clone() if newer is model else newer
-    made.ir_version = max(made.ir_version or 0, FLOAT4_IR if floats else INT4_IR)
+    made.ir_version = max([made.ir_version or 0, *(_IRS[kind] for kind in kinds)])
     rewriter = Rewriter(made)
     for activation in list(rounded_values(made)):
-        _quantized(rewriter, activation)
+        (_float8 if activation.scale is None else _quantized)(rewriter, activation)
+    write = {"float4": _float4, "int4": _int4, "mxfp8": _mxfp8}
     for weight in list(blocked_weights(made)):
-        (_int4 if weight.inner is None else _float4)(rewriter, weight)
+        write[weight.kind](rewriter, weight)
     return made
 
 
@@ -79,6 +83,84 @@ def _quantized(rewriter: Rewriter, found: Rounded) -> None:
     rewriter.set_type(back, ir.DataType.FLOAT, shape)
     rewriter.take_over(found.y, back)
     rewriter.sweep([found.y, found.x])
+
+
+def _float8(rewriter: Rewriter, found: Rounded) -> None:
+    """TRT_MXFP8DynamicQuantize and TRT_MXFP8DequantizeLinear in the place of a rounding."""
+    rewriter.require_opset(DOMAIN, 1)
+    x, shape, first = _half(found.x), found.x.shape, found.nodes[0]
+    sizes = [*(dims(found.x) or ())]
+    assert shape is not None and isinstance(sizes[-1], int)
+    node = rewriter.insert(
+        "TRT_MXFP8DynamicQuantize", [x], before=first, domain=DOMAIN, outputs=2,
+        attributes={"axis": -1, "block_size": found.block, "output_dtype": int(E4M3)},
+        name=f"{found.x.name}_float8", origins=[first],
+    )  # fmt: skip
+    codes, scales = node.outputs
+    rewriter.set_type(codes, E4M3, shape)
+    blocks = ir.Shape([*sizes[:-1], sizes[-1] // found.block])
+    rewriter.set_type(scales, ir.DataType.UINT8, blocks)
+    name = f"{found.x.name}_rounded"
+    back = _widened(rewriter, first, name, codes, scales, found.block, _wanted(found.y))
+    _stand_for(rewriter, found.y, back)
+    rewriter.sweep([found.x])
+
+
+def _mxfp8(rewriter: Rewriter, weight: BlockedWeight) -> None:
+    """Codes of E4M3 [N, K] and exponents in bytes behind TRT_MXFP8DequantizeLinear, turned."""
+    rewriter.require_opset(DOMAIN, 1)
+    turn, (outputs, inputs) = weight.nodes[-1], weight.sizes
+    array, steps = constant_array(weight.codes), constant_array(weight.scales)
+    assert array is not None and steps is not None
+    exponents = (np.frexp(steps)[1] - 1 + BIAS).astype(np.uint8).reshape(outputs, -1)
+    codes = rewriter.initializer(str(weight.codes.name), array.reshape(outputs, inputs))
+    scales = rewriter.initializer(str(weight.scales.name), exponents)
+    dtype, name = _wanted(weight.y), f"{weight.y.name}_wide"
+    wide = _widened(rewriter, turn, name, codes, scales, weight.block, dtype)
+    made = rewriter.insert(
+        "Transpose", [wide], before=turn, attributes={"perm": (1, 0)}, name=str(turn.name),
+        origins=[turn],
+    )  # fmt: skip
+    rewriter.set_type(made.outputs[0], dtype, ir.Shape([inputs, outputs]))
+    _stand_for(rewriter, weight.y, made.outputs[0])
+
+
+def _widened(
+    rewriter: Rewriter,
+    before: ir.Node,
+    name: str,
+    codes: ir.Value,
+    scales: ir.Value,
+    block: int,
+    dtype: ir.DataType,
+) -> ir.Value:
+    node = rewriter.insert(
+        "TRT_MXFP8DequantizeLinear", [codes, scales], before=before, domain=DOMAIN, name=name,
+        attributes={"axis": -1, "block_size": block, "output_dtype": int(dtype)}, origins=[before],
+    )  # fmt: skip
+    rewriter.set_type(node.outputs[0], dtype, codes.shape)
+    return node.outputs[0]
+
+
+def _wanted(value: ir.Value) -> ir.DataType:
+    """The half type that all readers of a value cast it to, else float32."""
+    readers = consumers(value)
+    made = {n.outputs[0].dtype for n in readers if operator(n) == ("", "Cast")}
+    casts = all(operator(n) == ("", "Cast") for n in readers)
+    found = made.pop() if casts and len(made) == 1 else None
+    return found if found in HALVES and found is not None else ir.DataType.FLOAT
+
+
+def _stand_for(rewriter: Rewriter, old: ir.Value, new: ir.Value) -> None:
+    """The new value in the place of the old one, or of what it was cast to."""
+    if new.dtype == ir.DataType.FLOAT:
+        rewriter.take_over(old, new)
+        rewriter.sweep([old])
+        return
+    casts = [node.outputs[0] for node in consumers(old)]
+    for cast in casts:
+        rewriter.replace_uses(cast, new)
+    rewriter.sweep(casts)
 
 
 def _float4(rewriter: Rewriter, weight: BlockedWeight) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from ....ir.blocked import blocked_weights, rounded_values
+from ....ir.blocked import blocked_weights
 from ....ir.graph import (
     attribute,
     constant_array,
@@ -27,6 +27,7 @@ from ....ir.graph import (
     producer,
     subgraphs,
 )
+from ....ir.rounded import rounded_values
 from ....targets.schema import Target
 
 FLOAT = ir.DataType.FLOAT
@@ -107,7 +108,8 @@ def _with(model: ir.Model, dtype: ir.DataType, peaks: Peaks) -> Precision:
         and (scale := node.inputs[1]) is not None
         and _holds(constant_array(scale), dtype)
     )
-    wide = [w for w in blocked_weights(model) if w.inner is None and w.scale_name not in scales]
+    ints = [weight for weight in blocked_weights(model) if weight.kind == "int4"]
+    wide = [weight for weight in ints if weight.scale_name not in scales]
     inner = {str(node.name) for weight in wide for node in weight.nodes}
     values = {weight.y for weight in wide}
     kept, spelled = {}, spelled_nodes(model) | inner
@@ -123,9 +125,9 @@ def _with(model: ir.Model, dtype: ir.DataType, peaks: Peaks) -> Precision:
 
 
 def spelled_nodes(model: ir.Model) -> frozenset[str]:
-    """Names of the nodes that round activations to 4-bit floats, or widen weights in them."""
+    """Names of the nodes that round activations in blocks, or widen weights of floats in them."""
     found = [rounded.nodes for rounded in rounded_values(model)]
-    found += [weight.nodes for weight in blocked_weights(model) if weight.inner is not None]
+    found += [weight.nodes for weight in blocked_weights(model) if weight.kind != "int4"]
     return frozenset(str(node.name) for nodes in found for node in nodes)
 
 

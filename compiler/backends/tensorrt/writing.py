@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from ....ir.blocked import rounded_values
 from ....ir.graph import (
     all_nodes,
     attribute,
@@ -30,6 +29,7 @@ from ....ir.graph import (
     producer,
 )
 from ....ir.rewriter import Rewriter
+from ....ir.rounded import rounded_values
 from .precision import NUMPY, Precision, reads
 
 FLOAT = ir.DataType.FLOAT

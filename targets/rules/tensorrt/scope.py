@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from ...schema import Target
 from ...techniques import runtime_label
-from ...tensorrt.table import Version, version
+from ...tensorrt.table import DOMAIN, LATEST, Version, table, version
 
 RUNTIME = "tensorrt"
 
@@ -46,3 +46,12 @@ def capability(target: Target) -> int | None:
 def spoken(found: Version) -> str:
     """A version as messages say it."""
     return ".".join(map(str, found))
+
+
+def runs(target: Target, op: str) -> bool:
+    """Whether TensorRT on the target has kernels for an operator of its own domain."""
+    found, here = table().operators.get((DOMAIN, op)), capability(target)
+    if on_tensorrt(target) or found is None or not found.supported or found.since > newest(target):
+        return False
+    low, high = found.capability or (0, LATEST[0])
+    return here is not None and low <= here <= high

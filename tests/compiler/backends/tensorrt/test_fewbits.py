@@ -25,6 +25,7 @@ from planish.ir.load import load_as_written
 from planish.passes.math.blockcodes import dequantize_blocks
 from planish.passes.math.blockwise import round_blocks
 from planish.passes.math.float4 import round_rows
+from planish.passes.math.mxfp8 import round_rows_mx
 from planish.passes.math.packing import pack_nbits
 from planish.targets.loader import load_target
 from planish.targets.rules.table import check_model
@@ -188,7 +189,7 @@ def test_the_reference_is_standard(float4: Any) -> None:
 
 def test_half_precision_is_tried_with_the_codes_spelled(float4: Any) -> None:
     checks = json.loads((float4.folder / "manifest.json").read_text())["engine"]["checks"]
-    assert "codes of 4 bits spelled in standard operators, was run" in checks[-1]
+    assert "rounding in blocks spelled in standard operators, was run" in checks[-1]
     (edit,) = [e for e in float4.result.edits if e.pass_name == "tensorrt"]
     assert 0 < edit.loss < 1e-4
     assert edit.details == {}
@@ -225,6 +226,46 @@ def test_policy_offers_4_bit_floats_behind_8_bit_ones(tmp_path: Path) -> None:
     at = {name: next(i for i, p in enumerate(pipelines) if name in p)
           for name in ("quantize-float8", "quantize-float4")}  # fmt: skip
     assert at["quantize-float8"] < at["quantize-float4"]
+
+
+# -- MXFP8 ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("calibration", [DATA, None], ids=["half", "float32"])
+def test_blocks_of_8_bit_floats(calibration: Any, tmp_path: Path) -> None:
+    made = make(tmp_path, "canonicalize,quantize-mxfp8", B200, calibration=calibration,
+                holdout=DATA[:2], profile="n=1:4:8,s=1:6:8")  # fmt: skip
+    model, wanted = onnx.load(made.folder / "model.onnx"), T.FLOAT16 if calibration else T.FLOAT
+    assert findings(made.folder, B200) == []
+    onnx.checker.check_model(model, full_check=True)
+    done = subprocess.run([sys.executable, str(made.folder / "verify.py")], capture_output=True)
+    assert done.returncode == 0, done.stdout
+    products = [node for node in model.graph.node if node.op_type == "MatMul"]
+    assert len(products) == 3
+    value = DATA[0]["x"].astype(np.float64)
+    for product in products:
+        wide = maker(model, product.input[0])
+        turn = maker(model, product.input[1])
+        weight = maker(model, turn.input[0])
+        assert (wide.op_type, turn.op_type) == ("TRT_MXFP8DequantizeLinear", "Transpose")
+        for node in (wide, weight):
+            assert node.domain == "trt"
+            assert attributes(node) == {"axis": -1, "block_size": 32, "output_dtype": wanted}
+        codes = maker(model, wide.input[0])
+        assert list(codes.output) == list(wide.input)
+        assert attributes(codes) == {"axis": -1, "block_size": 32, "output_dtype": T.FLOAT8E4M3FN}
+        numbers, bytes_ = (onnx.numpy_helper.to_array(stored(model, n)) for n in weight.input)
+        assert bytes_.dtype == np.uint8
+        scales = np.repeat(np.exp2(bytes_.astype(np.float64) - 127), 32, axis=1)
+        matrix = (numbers.astype(np.float64) * scales).T
+        value = round_rows_mx(value.astype(np.float32)).astype(np.float64) @ matrix
+        if value.shape[-1] == 256:
+            value = np.maximum(value + TENSORS["b"], 0)
+        elif value.shape[-1] == 128:
+            value = value + DATA[0]["x"]
+    session = open_session(made.folder / "reference.onnx", threads=1)
+    (got,) = session.run({"x": DATA[0]["x"]})
+    assert np.square(got - value).sum() < 1e-5 * np.square(value).sum()
 
 
 # -- int4 ----------------------------------------------------------------------------------
