@@ -67,13 +67,16 @@ BENCHMARKS = {
     "scaling": "scaling:scaling",
     "scaling-sites": "scaling:sites",
     "big-model": "large:large",
+    "onnxruntime-cuda": "cuda:everything",
     "tensorrt": "tensorrt:everything",
     "tensorrt-builders": "tensorrt:builders",
+    "polygraphy": "polygraphy:everything",
     "tasks": "tasks:everything",
     "peers": "results:peers",
 }
 """Name on the command line -> module and function; each takes Settings, returns an Outcome."""
 
+TAKES_TASKS = ("tasks", "peers", "tensorrt", "tensorrt-builders", "polygraphy")
 COMMAND = ".venv/bin/python benchmarks/run.py"
 
 
@@ -106,7 +109,7 @@ def command(name: str, settings: Settings) -> str:
         value = getattr(settings, option)
         if value != getattr(default, option):
             words += [f"--{option}", str(value)]
-    if name in ("tasks", "peers", "tensorrt", "tensorrt-builders"):
+    if name in ("tasks", "peers", "tensorrt", "tensorrt-builders", "onnxruntime-cuda"):
         words += [word for task in settings.tasks for word in ("--task", task)]
     if name == "tasks":
         words += ["--lossless-only"] if settings.lossless_only else []
@@ -161,7 +164,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         action="append",
         default=[],
         metavar="NAME",
-        help="a task of the benchmarks tasks and peers, repeatable; none: all",
+        help=f"a task of {', '.join(TAKES_TASKS)}, repeatable; none: all",
     )
     parser.add_argument(
         "--lossless-only", action="store_true", help="of tasks, the lossless pipeline only"
