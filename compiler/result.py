@@ -193,7 +193,8 @@ class Provider:
 
     options: of the execution provider, weak: those to add where it does not build typed networks.
     entries: of the session. tolerance: how far outputs may be from the recorded ones there.
-    checks: what was checked of the model here, and by what. missing: why there is none.
+    checks: what was checked of the model here, and by what. missing: why there is none. ran:
+    whether it was run with the provider where it was compiled.
     """
 
     name: str = ""
@@ -203,6 +204,7 @@ class Provider:
     tolerance: Mapping[str, float] = field(default_factory=dict)
     checks: tuple[str, ...] = ()
     missing: str = ""
+    ran: bool = False
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from ...ir.graph import attribute, given, operator
+from ...ir.errors import TargetError
+from ...ir.graph import all_nodes, attribute, given, is_constant, operator
 from ...ir.nbits import GATHER, MATMUL
 from ...ir.rewriter import Rewriter
 from ...targets.schema import Target
 from ..reporting.provider import with_cuda
 from .backend import Backend, Emitter, Legalised
+from .providers import tried
 from .tensorrt.emission import Emitter as TypedEmitter
 from .tensorrt.masks import bounded_masks
 from .tensorrt.precision import MICROSOFT, QDQ_OPSET
@@ -43,6 +45,7 @@ class OnnxRuntimeCuda(Backend):
     narrows = PASS
 
     def legalise(self, rewriter: Rewriter, target: Target) -> Sequence[Legalised]:
+        refuse_rounding(rewriter.model, target)
         state_types(rewriter)
         return tuple(bounded_masks(rewriter)) if target.floats.float16 == "native" else ()
 
@@ -53,7 +56,26 @@ class OnnxRuntimeCuda(Backend):
         return f"models for {target.name} are run there, by verify.py of the artifact"
 
     def finish(self, result: CompileResult, folder: Path) -> CompileResult:
-        return replace(result, provider=with_cuda(result, folder))
+        return tried(replace(result, provider=with_cuda(result, folder)), folder)
+
+
+def refuse_rounding(model: ir.Model, target: Target) -> None:
+    """Raise TargetError where the model that came in rounds activations to 8 bits."""
+    found = [
+        node
+        for node in all_nodes(model)
+        if operator(node) == ("", "QuantizeLinear") and not is_constant(node.inputs[0])
+    ]
+    if not found:
+        return
+    raise TargetError(
+        f"the model rounds activations ({len(found)} QuantizeLinear, the first is "
+        f"{found[0].name!r}), and the CUDA provider multiplies no 8-bit integers: on {target.name} "
+        "it would run slower than the float model",
+        where=f"node {found[0].name!r}",
+        hint="compile the float model that it was made of; int8 on NVIDIA GPUs takes TensorRT: "
+        "compile for a target without -onnxruntime",
+    )
 
 
 def state_types(rewriter: Rewriter) -> None:

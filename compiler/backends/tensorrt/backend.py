@@ -12,6 +12,7 @@ from ....targets.schema import Target
 from ...reporting.kit import write_kit
 from ...reporting.provider import with_tensorrt
 from ..backend import Backend, Emitter, Legalised
+from ..providers import tried
 from .building import with_engine
 from .emission import PASS
 from .emission import Emitter as TypedEmitter
@@ -47,5 +48,5 @@ class TensorRT(Backend):
     def finish(self, result: CompileResult, folder: Path) -> CompileResult:
         assert result.engine is not None, "TensorRT builds engines"
         write_kit(result.engine, folder)
-        found = replace(result, provider=with_tensorrt(result, folder))
+        found = tried(replace(result, provider=with_tensorrt(result, folder)), folder)
         return found if result.engine.built else with_engine(found, folder, str(find_gpu()))

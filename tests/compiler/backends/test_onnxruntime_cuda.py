@@ -17,6 +17,7 @@ import numpy as np
 import onnx
 import pytest
 
+from planish.compiler.backends import providers
 from planish.compiler.driver import compile_model
 from planish.compiler.prepare import _profile
 from planish.compiler.reporting.headline import headline
@@ -124,6 +125,17 @@ def test_8_bit_pairs_are_refused_with_a_code(words: Any, tmp_path: Path) -> None
         assert all("no integer kernels" in r.sentence for r in refused)
         ops = {n.op_type for n in onnx.load(built.folder / "model.onnx").graph.node}
         assert not ops & {"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"}
+
+
+def test_a_model_that_is_quantized_already_is_refused(words: Any, tmp_path: Path) -> None:
+    built = compile_model(
+        words[0], "x86-avx512-vnni", output=tmp_path / "int8", calibration=words[1], threads=1,
+        pipeline="canonicalize,quantize{scheme=static}", max_drift="sqnr=5",
+    )  # fmt: skip
+    with pytest.raises(TargetError, match="multiplies no 8-bit integers") as caught:
+        make(tmp_path, built.folder / "model.onnx", words[1], pipeline="canonicalize")
+    assert "compile the float model" in caught.value.hint
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_float16_does_not_hold_stays_float32(tmp_path: Path) -> None:
@@ -251,6 +263,31 @@ def test_where_the_provider_is_the_model_runs_with_it(
     verified = script(packed.folder, "verify.py", str(tmp_path))
     assert verified.returncode == (1 if status == 1 else 0), verified.stdout + verified.stderr
     assert ("checked instead" in verified.stdout) is (status == 2)
+
+
+@pytest.mark.parametrize(
+    ("starts", "shift", "said", "ran"),
+    [
+        (True, 0.0, "with CUDAExecutionProvider was run on", True),
+        (True, 1.0, "differs by", True),
+        (False, 0.0, "was not run here: run_onnxruntime.py ended with 2", False),
+    ],
+)
+def test_a_compile_where_the_provider_is_runs_the_model_with_it(
+    words: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, starts: bool, shift: float,
+    said: str, ran: bool,
+) -> None:  # fmt: skip
+    text = STAND_IN.replace("{version}", "1.31.1").replace("{starts}", str(starts))
+    (tmp_path / "onnxruntime.py").write_text(text.replace("{shift}", str(shift)))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(providers, "available_providers", lambda: ("CUDAExecutionProvider",))
+    made = make(tmp_path, *words, pipeline="canonicalize")
+    result = made.result
+    assert result.provider.ran is ran
+    assert any(said in text for text in (*result.provider.checks, *result.notes))
+    assert ("failed with its provider" in headline(result)) is bool(shift)
+    card = (made.folder / "README.md").read_text()
+    assert ("it was not run on a GPU" in card) is not ran
 
 
 @pytest.mark.parametrize(

@@ -16,8 +16,9 @@ import numpy as np
 import onnx
 import pytest
 
+from planish.compiler.backends import scripts
+from planish.compiler.backends.scripts import ScriptError, compared, script
 from planish.compiler.backends.tensorrt import backend, building, presence
-from planish.compiler.backends.tensorrt.building import ScriptError, compared, script
 from planish.compiler.backends.tensorrt.inspection import read_layers
 from planish.compiler.backends.tensorrt.presence import Gpu, find_gpu, how_to_build
 from planish.compiler.driver import compile_model
@@ -192,7 +193,8 @@ def compiled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         for module in (presence, backend):
             monkeypatch.setattr(module, "find_gpu", lambda: A100)
         monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
-        monkeypatch.setattr(building, "script", stand_in)
+        for module in (building, scripts):
+            monkeypatch.setattr(module, "script", stand_in)
         return compile_model(
             model, "nvidia-a100", output=tmp_path / "out", calibration=feeds, threads=1,
             pipeline="canonicalize",
@@ -296,7 +298,7 @@ def sample(y: np.ndarray, original: np.ndarray) -> Sample:
 def test_answers_are_held_to_the_record_and_to_the_original() -> None:
     original = normal(64, 64)
     reference = original + 1e-3 * normal(64, 64, seed=1)
-    engine = Engine({}, False, "10", tolerance={"y": 0.5})
+    engine = {"y": 0.5}
     known = [sample(reference, original)]
     assert compared(engine, known, [{"y": reference}]).failures == ()
     (missing,) = compared(engine, known, [{}]).failures
