@@ -26,6 +26,7 @@ from .commands import (
     new,
     passes,
     plan,
+    reduce,
     report,
     targets,
     test_pass,
@@ -82,6 +83,7 @@ app.command("verify")(verify.verify_command)
 app.command("bench")(bench.bench_command)
 app.command("explain-match")(explain_match.explain_match_command)
 app.command("test-pass")(test_pass.pass_test_command)
+app.command("reduce")(reduce.reduce_command)
 app.add_typer(new.app, name="new")
 app.add_typer(passes.app, name="passes")
 app.add_typer(targets.app, name="targets")

@@ -24,13 +24,13 @@ _NOT_FETCHED = frozenset(
 
 
 @dataclass(frozen=True)
-class _Types:
+class Types:
     """What is known of every value of the main graph, by name."""
 
     infos: Mapping[str, ValueInfoProto]
 
     @classmethod
-    def of(cls, model: ModelProto) -> _Types:
+    def of(cls, model: ModelProto) -> Types:
         try:
             graph = infer(model, strict=False).graph
         except Exception:  # what cannot be inferred is not known
@@ -76,7 +76,9 @@ def bodies(node: NodeProto) -> Iterator[GraphProto]:
 
 def recorded(case: Case) -> Recorded | None:
     """The value of everything that the main graph computes, for each feed; None if it cannot."""
-    types = _Types.of(case.model).infos
+    if not case.feeds:
+        return ()
+    types = Types.of(case.model).infos
     names = [n for node in case.model.graph.node for n in node.output if n]
     wanted = [n for n in names if n not in types or _fetchable(types[n])]
 
@@ -92,17 +94,20 @@ def recorded(case: Case) -> Recorded | None:
     return tuple({**feed, **run} for feed, run in zip(case.feeds, runs, strict=True))
 
 
-def induced(case: Case, kept: frozenset[int], values: Recorded) -> Case | None:
+def induced(
+    case: Case, kept: frozenset[int], values: Recorded, known: Types | None = None
+) -> Case | None:
     """The chosen nodes as a model of their own; None where what they read was not recorded.
 
-    Outputs: those of the whole that are still computed, and what no chosen node reads.
+    Outputs: those of the whole that are still computed, and what no chosen node reads. known: the
+    types of the whole, where somebody inferred them.
     """
     graph = case.model.graph
     nodes = [node for index, node in enumerate(graph.node) if index in kept]
     made = {name for node in nodes for name in node.output if name}
     read = {name for node in nodes for name in reads(node)}
     stored = {t.name for t in graph.initializer} | {s.values.name for s in graph.sparse_initializer}
-    types = _Types.of(case.model).infos
+    types = (known or Types.of(case.model)).infos
     listed = {i.name for i in graph.input}
     open_ = [i.name for i in graph.input if i.name in read]
     open_ += sorted(name for name in read - made - stored if name not in listed)
@@ -188,9 +193,14 @@ def prune(model: ModelProto, read: Iterable[str]) -> None:
 def _described(
     name: str, types: Mapping[str, ValueInfoProto], values: Recorded
 ) -> ValueInfoProto | None:
-    """The type of a value, as inferred, else as recorded; None where neither is known."""
+    """The type of a value, as inferred, else as recorded; None where neither is known.
+
+    Of a case that nobody runs it may be guessed: float32, of any shape.
+    """
     if name in types:
         return types[name]
+    if not values:
+        return helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
     array = values[0].get(name) if values else None
     if not isinstance(array, np.ndarray):
         return None

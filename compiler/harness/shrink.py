@@ -7,7 +7,7 @@ runtime runs on its feeds. Nothing is drawn at random, so the same case shrinks 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -15,40 +15,52 @@ import onnx
 
 from .bodies import smaller_bodies
 from .case import Case
-from .cuts import Recorded, bypassed, induced, node_count, recorded, with_outputs
+from .cuts import Types, bypassed, induced, node_count, recorded, with_outputs
 from .execute import run_all
 from .sizes import plainer_nodes, smaller_sizes, tidier
 
 T = TypeVar("T")
 Interesting = Callable[[Case], bool]
+Changes = Callable[[Case], Iterator[Case]]
+"""Cases that are smaller in some way."""
 
 DEFAULT_BUDGET = 600
 """Cases tried; a case takes some tenths of a second."""
 
 
-def shrink(case: Case, interesting: Interesting, budget: int = DEFAULT_BUDGET) -> Case:
+def shrink(
+    case: Case,
+    interesting: Interesting,
+    budget: int = DEFAULT_BUDGET,
+    more: Sequence[Changes] = (),
+) -> Case:
     """The smallest case found that is still interesting; ``case`` itself where none is.
 
     interesting: whether a case shows the same failure; it is asked at most ``budget`` times, and
-    only about models that the runtime runs. Stored outputs are dropped with the first change.
+    only about models that the runtime runs, where it runs the first one. Stored outputs are
+    dropped with the first change. more: further ways to make a case smaller, tried last.
     """
-    search = _Search(case, interesting, budget, _checked(case.model))
+    search = _Search(case, interesting, budget, _checked(case.model), _runs(case))
     size = None
     while search.left > 0 and size != _size(search.case):
         size = _size(search.case)
-        for step in STEPS:
+        for step in (*STEPS, *map(_each, more)):
             step(search)
     return search.case
 
 
 @dataclass
 class _Search:
-    """The smallest case so far. left: how often ``interesting`` may still be asked."""
+    """The smallest case so far. left: how often ``interesting`` may still be asked.
+
+    strict, runs: whether ONNX's checker and the runtime have to accept every case.
+    """
 
     case: Case
     interesting: Interesting
     left: int
     strict: bool
+    runs: bool
 
     def take(self, candidate: Case | None) -> bool:
         """Whether the candidate is valid and interesting; it is then the case to go on from."""
@@ -63,11 +75,7 @@ class _Search:
     def _valid(self, case: Case) -> bool:
         if self.strict and not _checked(case.model):
             return False
-        try:
-            run_all(case.model.SerializeToString(), case.feeds)
-        except Exception:  # the runtime's Python side raises what it likes
-            return False
-        return True
+        return not self.runs or _runs(case)
 
 
 def minimized(items: list[T], keep: Callable[[list[T]], bool]) -> list[T]:
@@ -95,11 +103,11 @@ def _fewer_nodes(search: _Search) -> None:
     case, values = search.case, recorded(search.case)
     if values is None:
         return
-    minimized(list(range(node_count(case))), lambda kept: search.take(_part(case, kept, values)))
-
-
-def _part(case: Case, kept: list[int], values: Recorded) -> Case | None:
-    return induced(case, frozenset(kept), values)
+    types = Types.of(case.model)
+    minimized(
+        list(range(node_count(case))),
+        lambda kept: search.take(induced(case, frozenset(kept), values, types)),
+    )
 
 
 def _fewer_outputs(search: _Search) -> None:
@@ -115,7 +123,7 @@ def _bypasses(search: _Search) -> None:
         index += 0 if tried else 1
 
 
-def _each(make: Callable[[Case], Iterator[Case]]) -> Callable[[_Search], None]:
+def _each(make: Changes) -> Callable[[_Search], None]:
     """A step that takes the first candidate that will do, and asks for candidates anew."""
 
     def step(search: _Search) -> None:
@@ -141,6 +149,15 @@ def _checked(model: onnx.ModelProto) -> bool:
     try:
         onnx.checker.check_model(model)
     except Exception:
+        return False
+    return True
+
+
+def _runs(case: Case) -> bool:
+    """Whether the runtime takes the model and its feeds."""
+    try:
+        run_all(case.model.SerializeToString(), case.feeds)
+    except Exception:  # the runtime's Python side raises what it likes
         return False
     return True
 
