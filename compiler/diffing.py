@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ from ..ir.diff.lineage import Lineage, lineage_of, nodes_of_sites
 from ..ir.diff.patterns import pattern_of
 from ..ir.diff.pool import Pool
 from ..ir.diff.weights import WeightChange, weight_changes
+from ..ir.errors import InputError
 from ..ir.sites import find_sites
 from ..targets.loader import load_target
 from ..targets.schema import Target
@@ -161,10 +163,12 @@ def repeated(diff: ModelDiff) -> list[tuple[tuple[Any, ...], list[Hunk]]]:
 
 
 def family(diff: ModelDiff, hunk: Hunk) -> tuple[Any, ...]:
-    """What hunks have in common that did the same: kind, operators of both sides, passes."""
+    """What hunks have in common that did the same: kind, what was done, operators of both sides,
+    passes."""
     before, after = diff.graph.before.nodes, diff.graph.after.nodes
     return (
         hunk.kind,
+        pattern_of(diff.graph, hunk).title,
         tuple(sorted(Counter(before[n].op_type for n in hunk.before).items())),
         tuple(sorted(Counter(after[n].op_type for n in hunk.after).items())),
         diff.passes(hunk),
@@ -178,14 +182,15 @@ def _lineage(
     after: Pool,
 ) -> Lineage | None:
     stamps = sides[1].stamps()
-    if not stamps or edits is None:
+    if edits is None:
         return None
-    sites = find_sites(sides[0].model, nested=True)
-    edited = {
-        edit: [*known.get("origins", ()), *nodes_of_sites(sites, _sites(known))]
-        for edit, known in edits.items()
-    }
-    return lineage_of(before, after, stamps, edited, sides[0].stamps())
+    edited = {edit: list(known.get("origins", ())) for edit, known in edits.items()}
+    with contextlib.suppress(InputError):  # to find sites may take weights that are not here
+        sites = find_sites(sides[0].model, nested=True)
+        for edit, known in edits.items():
+            edited[edit] += nodes_of_sites(sites, _sites(known))
+    sure = sides[1].came_from(sides[0])
+    return lineage_of(before, after, stamps, edited, sides[0].stamps(), sure=sure)
 
 
 def _sites(edit: Mapping[str, Any]) -> list[str]:

@@ -43,6 +43,13 @@ class Side:
         ids = [str(stage["id"]) for stage in stages_of(self.manifest)]
         return ids.index(self.stage) if self.stage in ids else -1
 
+    def came_from(self, before: Side) -> bool:
+        """Whether the compile that made this one began with the other, or came by it."""
+        source = self.manifest.get("digests", {}).get("source")
+        if source and before.imported.file_digest == source:
+            return True
+        return 0 <= before.place <= self.place and before.manifest == self.manifest
+
     def edits_since(self, before: Side) -> dict[str, Mapping[str, Any]] | None:
         """By id what the manifest says of the edits that lie between two sides; None where this
         one cannot have come from the other."""

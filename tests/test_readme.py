@@ -28,6 +28,7 @@ DOCUMENTS = (
     "README.md",
     "CONTRIBUTING.md",
     "docs/calibration-and-evaluation.md",
+    "docs/diff.md",
     "docs/python-api.md",
     "docs/writing-a-backend.md",
     "docs/writing-a-pass.md",

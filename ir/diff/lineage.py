@@ -40,14 +40,17 @@ def lineage_of(
     stamps: Mapping[str, Stamp],
     edited: Mapping[str, Sequence[str]] | None = None,
     earlier: Mapping[str, Stamp] | None = None,
+    *,
+    sure: bool = False,
 ) -> Lineage | None:
     """What stamps tell, None where they are not about the graph before.
 
     stamps: of the nodes after, by name; nodes without one are still their own. edited: by id, the
     names of the nodes before that an edit touched, from the record of the compile. earlier: stamps
-    of the nodes before, where that is a stage of the same compile.
+    of the nodes before, where that is a stage of the same compile. sure: whether it is known that
+    the graph after came from the one before, so that nodes without a stamp are their own.
     """
-    if not stamps:
+    if not stamps and not sure:
         return None
     older = earlier or {}
     place = {str(node.name): number for number, node in enumerate(before.nodes)}

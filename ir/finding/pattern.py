@@ -116,5 +116,7 @@ def _zero_is_zero(layer: Layer) -> bool:
     points = [given(node, 2) for node in layer.weight.path if node.op_type in rounding]
     where = _INTEGER_ZEROS.get(operator(layer.node)[1])
     points += [given(layer.node, where)] if where is not None else []
+    if any(is_absent(constant_tensor(point)) for point in points):
+        return False
     arrays = [constant_array(point) for point in points if point is not None]
     return all(array is not None and not np.any(array) for array in arrays)
