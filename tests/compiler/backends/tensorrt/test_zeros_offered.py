@@ -1,4 +1,4 @@
-"""Whole compiles that ask for zeros in the pattern 2:4: where there are none, and what they gain."""
+"""Compiles that ask for zeros in the pattern 2:4: where there are none, and what they gain."""
 
 from __future__ import annotations
 
