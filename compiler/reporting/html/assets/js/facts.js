@@ -12,6 +12,8 @@ function factsPart(m) {
     kernelBlock(m.kernels, block, list),
     m.engine ? block("Engine", h("p", null, `An engine is ${m.engine.built}.`), h("ul", null, (m.engine.checks ?? []).map((check) => h("li", null, check))),
       list(Object.entries(m.engine.profile ?? {}).map(([name, shapes]) => [name, Object.entries(shapes).map(([k, v]) => `${k} ${v.join("×") || "scalar"}`).join(", ")]))) : null,
+    m.provider?.name && !m.engine ? block("ONNX Runtime on the GPU", h("p", null, `provider.json asks for ${m.provider.name}.`),
+      h("ul", null, (m.provider.checks ?? []).map((check) => h("li", null, check)))) : null,
     m.session_options?.length ? block("Session options", h("p", null, m.session_options.join(", "))) : null,
     block("Where and when", list(Object.entries(m.environment ?? {})), m.peak_rss_bytes ? h("p", { class: "small" }, `Peak memory ${bytes(m.peak_rss_bytes)}.`) : null,
       list(Object.entries(m.seconds ?? {}).map(([name, value]) => [name, `${three(number(value))} s`]))),
