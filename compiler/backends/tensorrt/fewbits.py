@@ -35,9 +35,11 @@ E4M3 = ir.DataType.FLOAT8E4M3FN
 HALVES = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 
-def holds_few_bits(model: ir.Model) -> bool:
-    """Whether anything in it is spelled that TensorRT has in a form of its own."""
-    return any(True for _ in rounded_values(model)) or any(True for _ in blocked_weights(model))
+def kinds_in(model: ir.Model) -> set[str]:
+    """What is spelled in it that TensorRT has in a form of its own: float4, mxfp8, int4."""
+    kinds: set[str] = {weight.kind for weight in blocked_weights(model)}
+    known = [found for found in rounded_values(model) if _known(found)]
+    return kinds | {"mxfp8" if found.scale is None else "float4" for found in known}
 
 
 def in_few_bits(model: ir.Model) -> ir.Model:
@@ -45,19 +47,24 @@ def in_few_bits(model: ir.Model) -> ir.Model:
 
     Raises InputError where the opset that has the types cannot be reached.
     """
-    if not holds_few_bits(model):
+    kinds = kinds_in(model)
+    if not kinds:
         return model
-    kinds = {weight.kind for weight in blocked_weights(model)}
-    newer = raised(model, max(_OPSETS[kind] for kind in kinds)) if kinds else model
+    newer = raised(model, max(_OPSETS[kind] for kind in kinds))
     made = model.clone() if newer is model else newer
-    made.ir_version = max([made.ir_version or 0, *(_IRS[kind] for kind in kinds)])
+    made.ir_version = max(made.ir_version or 0, *(_IRS[kind] for kind in kinds))
     rewriter = Rewriter(made)
-    for activation in list(rounded_values(made)):
+    for activation in [found for found in rounded_values(made) if _known(found)]:
         (_float8 if activation.scale is None else _quantized)(rewriter, activation)
     write = {"float4": _float4, "int4": _int4, "mxfp8": _mxfp8}
     for weight in list(blocked_weights(made)):
         write[weight.kind](rewriter, weight)
     return made
+
+
+def _known(found: Rounded) -> bool:
+    """Whether the size that falls in blocks is known; else the rounding stays as it is spelled."""
+    return isinstance((dims(found.x) or (None,))[-1], int)
 
 
 def _quantized(rewriter: Rewriter, found: Rounded) -> None:
