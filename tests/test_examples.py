@@ -137,3 +137,14 @@ def test_the_demo_says_what_is_missing(root: Path, tmp_path: Path) -> None:
     assert done.returncode == 3
     assert "needs the package torch" in done.stdout
     assert not done.stderr
+
+
+def test_passes_of_ones_own(root: Path, tmp_path: Path) -> None:
+    words = [sys.executable, str(root / "examples" / "own_passes.py")]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert "only-once: 1 edits, inferred lineage" in lines
+    assert "div-to-mul: 1 edits, exact lineage" in lines
+    (cluster,) = (line for line in lines if line.startswith("cluster: 2 edits"))
+    assert float(cluster.rpartition(" ")[2]) < 1e-2

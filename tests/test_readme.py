@@ -4,9 +4,11 @@ A fenced block of ``console`` or ``python`` is run when an HTML comment precedes
 
     <!-- test -->            runs it; every command must succeed
     <!-- test: exit 0 8 -->  the last command may also end with another of these statuses
+    <!-- file: name.py -->   writes it to that file in the folder
 
 In a console block the lines that start with ``$ `` are the commands (a trailing backslash goes on);
-all others are output, which is not compared. The blocks run one after another in one empty folder
+all others are output, which is not compared, but for the tutorials: there every line of it must be
+printed, in any order, with ``…`` for anything. The blocks run one after another in one empty folder
 that holds ``model.onnx`` (a classifier of three layers) and ``data.npz`` (feeds for it).
 """
 
@@ -30,27 +32,31 @@ DOCUMENTS = (
     "docs/calibration-and-evaluation.md",
     "docs/diff.md",
     "docs/python-api.md",
+    "docs/tutorial-pass.md",
+    "docs/tutorial-target.md",
     "docs/writing-a-backend.md",
     "docs/writing-a-pass.md",
     "docs/writing-a-target.md",
 )
 ROOT = Path(__file__).resolve().parent.parent
 FENCE = re.compile(
-    r"^<!-- test(?:: exit (?P<statuses>[\d ]+))? -->\n+"
+    r"^<!-- (?:test(?:: exit (?P<statuses>[\d ]+))?|file: (?P<file>[\w.]+)) -->\n+"
     r"```(?P<language>\w+)\n(?P<body>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
-MARK = re.compile(r"^<!-- test\b", re.MULTILINE)
+MARK = re.compile(r"^<!-- (?:test|file)\b", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Block:
-    """A runnable block: its language, its text, the statuses it may end with, its line."""
+    """A runnable block: its language, its text, the statuses it may end with, its line; the file
+    that it is written to instead."""
 
     language: str
     body: str
     statuses: tuple[int, ...]
     line: int
+    file: str = ""
 
 
 def blocks(text: str) -> list[Block]:
@@ -61,6 +67,7 @@ def blocks(text: str) -> list[Block]:
             match["body"],
             tuple(map(int, (match["statuses"] or "0").split())),
             text.count("\n", 0, match.start()) + 1,
+            match["file"] or "",
         )
         for match in FENCE.finditer(text)
     ]
@@ -77,6 +84,19 @@ def commands(body: str) -> str:
             lines.append(line.removeprefix("$ "))
             going_on = line.endswith("\\")
     return "\n".join(lines)
+
+
+def unsaid(body: str, printed: str) -> list[str]:
+    """The lines of output that a console block shows and that were not printed."""
+    said = [" ".join(line.split()) for line in printed.splitlines()]
+    missing, going_on = [], False
+    for line in body.splitlines():
+        command = line.startswith("$ ") or going_on
+        going_on = command and line.endswith("\\")
+        pattern = ".*".join(map(re.escape, " ".join(line.split()).split("…")))
+        if not command and not any(re.search(pattern, other) for other in said):
+            missing.append(line)
+    return missing
 
 
 def run(block: Block, folder: Path) -> subprocess.CompletedProcess[str]:
@@ -123,9 +143,22 @@ def write_model(folder: Path) -> None:
 def test_the_marked_blocks_work(document: str, root: Path, tmp_path: Path) -> None:
     write_model(tmp_path)
     for block in blocks((root / document).read_text("utf8")):
+        if block.file:
+            (tmp_path / block.file).write_text(block.body, "utf8")
+            continue
         done = run(block, tmp_path)
         shown = f"{document}, line {block.line}, ended with {done.returncode}:\n{block.body}"
         assert done.returncode in block.statuses, shown + done.stdout + done.stderr
+        if "tutorial" in document and block.language == "console":
+            missing = unsaid(block.body, done.stdout + done.stderr)
+            assert missing == [], shown + done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", ["cluster.py", "only_once.py"])
+def test_the_tutorial_shows_the_examples(root: Path, name: str) -> None:
+    shown = blocks((root / "docs" / "tutorial-pass.md").read_text("utf8"))
+    (block,) = (block for block in shown if block.file == name)
+    assert block.body == (root / "examples" / "passes" / name).read_text("utf8")
 
 
 def test_the_readme_has_marked_blocks(root: Path) -> None:
