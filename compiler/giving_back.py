@@ -59,7 +59,6 @@ def out_of_proportion(edits: Sequence[Edit]) -> dict[Given, str]:
     return found
 
 
-DEAR = "cost more accuracy than they bring were left as they were"
 SENTENCE = (
     "left as it was: {} would have {:.1f} % of its loss at the outputs here, for {:.1f} % of what "
     "it brings; with a bound of your own (--max-drop, --max-drift) that decides instead"
@@ -69,6 +68,14 @@ SENTENCE = (
 def disproportionate(remarks: Sequence[Remark]) -> int:
     """How many of the sites that a build left alone are so for ``out_of_proportion``."""
     return sum(r.code == GIVEN_BACK and r.sentence != HELD_BACK for r in remarks)
+
+
+def dear(count: int) -> str:
+    """What is said of so many."""
+    if count == 1:
+        return "1 layer that costs more accuracy than it brings was left as it was: see the report"
+    said = "layers that cost more accuracy than they bring were left as they were: see the report"
+    return f"{count} {said}"
 
 
 def grouped(pairs: Sequence[Given]) -> dict[str, tuple[str, ...]]:

@@ -31,9 +31,9 @@ from .calibration.coverage import coverage, static_ranges
 from .choose import Choice
 from .context import head
 from .elsewhere import reference_runtime, sums_of
+from .giving_back import dear, disproportionate
 from .manager import FAILED
 from .pipeline import parse
-from .giving_back import DEAR, disproportionate
 from .planning.times import run_time
 from .policy import has_figures
 from .prepare import Prepared
@@ -239,13 +239,15 @@ def _session_options(build: Build, target: Target) -> tuple[str, ...]:
 
 def _notes(finished: Finished, prepared: Prepared, sums: str) -> tuple[str, ...]:
     build = finished.judged.build
-    dear = disproportionate(build.remarks)
-    given_back = sum(map(len, build.given_back.values())) - dear
+    costly = disproportionate(build.remarks)
+    given_back = sum(map(len, build.given_back.values())) - costly
     notes = [*finished.notes, *finished.judged.quality.apart]
-    if dear:
-        notes.append(f"{dear} layers that {DEAR}: the report has each, and what it would lose")
+    if costly:
+        notes.append(dear(costly))
     if finished.judged.quality.warning:
         notes.append(finished.judged.quality.warning)
+    for failed in (r for r in finished.judged.build.remarks if r.code == FAILED):
+        notes.append(f"{failed.pass_name} failed and was left out: {failed.sentence}")
     if given_back:
         quality = finished.judged.quality
         own = "" if quality.rows else OWN_BOUND

@@ -106,7 +106,7 @@ def test_a_layer_that_int8_ruins_stays_in_half_precision(
     assert result.plan.given_back == {"quantize": ("block4",)}
     (remark,) = (r for r in result.remarks if r.code == "given-back")
     assert "of its loss at the outputs" in remark.sentence
-    assert any("cost more accuracy than they bring" in note for note in result.notes)
+    assert any("costs more accuracy than it brings" in note for note in result.notes)
     again = compile_model(
         model, "nvidia-a100", output=tmp_path / "again", calibration=kit.feeds(), threads=1,
         plan=tmp_path / "out" / "manifest.json",
