@@ -18,6 +18,7 @@ from rich.text import Text
 from . import __version__
 from .commands import (
     bench,
+    bisect,
     check,
     diff,
     doctor,
@@ -84,6 +85,7 @@ app.command("bench")(bench.bench_command)
 app.command("explain-match")(explain_match.explain_match_command)
 app.command("test-pass")(test_pass.pass_test_command)
 app.command("reduce")(reduce.reduce_command)
+app.command("bisect")(bisect.bisect_command)
 app.add_typer(new.app, name="new")
 app.add_typer(passes.app, name="passes")
 app.add_typer(targets.app, name="targets")
