@@ -37,10 +37,11 @@ def shrink(
     """The smallest case found that is still interesting; ``case`` itself where none is.
 
     interesting: whether a case shows the same failure; it is asked at most ``budget`` times, and
-    only about models that the runtime runs, where it runs the first one. Stored outputs are
+    only about models that ONNX's checker and the runtime accept, where they accept the first one. Stored outputs are
     dropped with the first change. more: further ways to make a case smaller, tried last.
     """
-    search = _Search(case, interesting, budget, _checked(case.model), _runs(case))
+    runs = _runs(case)
+    search = _Search(case, interesting, budget, runs and _checked(case.model), runs)
     size = None
     while search.left > 0 and size != _size(search.case):
         size = _size(search.case)
