@@ -31,6 +31,7 @@ DOCUMENTS = (
     "CONTRIBUTING.md",
     "docs/calibration-and-evaluation.md",
     "docs/diff.md",
+    "docs/doctor.md",
     "docs/python-api.md",
     "docs/tutorial-pass.md",
     "docs/tutorial-target.md",
