@@ -37,7 +37,8 @@ def shrink(
     """The smallest case found that is still interesting; ``case`` itself where none is.
 
     interesting: whether a case shows the same failure; it is asked at most ``budget`` times, and
-    only about models that ONNX's checker and the runtime accept, where they accept the first one. Stored outputs are
+    only about models that ONNX's checker and the runtime accept, where they accept the first one.
+    Stored outputs are
     dropped with the first change. more: further ways to make a case smaller, tried last.
     """
     runs = _runs(case)
