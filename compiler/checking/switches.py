@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
+from ...ir.errors import PassError
 from ...ir.graph import consumers
 from ...ir.region import region_nodes
 from ...ir.rewriter import Rewriter
@@ -33,8 +34,8 @@ def output_changes(
 ) -> list[float]:
     """For each perturbation, alone, the relative squared error of the output that it moves most.
 
-    Infinity where an output is not finite any more. Raises PassError where a region is not closed,
-    TargetError where the runtime does not take the graph.
+    Infinity where an output is not finite any more. Raises PassError where a region is not closed
+    or not of the main graph, TargetError where the runtime does not take the graph.
     """
     board, switches = switchboard(model, perturbations)
     with running(board, threads=threads) as session:
@@ -67,7 +68,7 @@ def switchboard(
     """
     board = _Board(model.clone())
     regions = [
-        region_nodes([board.values[n] for n in p.inputs], [board.values[n] for n in p.outputs])
+        region_nodes([board.value(n) for n in p.inputs], [board.value(n) for n in p.outputs])
         for p in perturbations
     ]
     names = []
@@ -75,10 +76,10 @@ def switchboard(
         switch = board.switch(f"{PREFIX}.{number}")
         names.append(str(switch.name))
         for name, array in perturbation.tensors.items():
-            board.replace(board.stored[name], array, switch)
+            board.replace(name, array, switch)
         for name, quant in perturbation.fake_quants.items():
-            value = board.values[name]
-            board.round(value, quant, switch, region if name in perturbation.inputs else None)
+            inner = region if name in perturbation.inputs else None
+            board.round(board.value(name), quant, switch, inner)
     return board.model, tuple(names)
 
 
@@ -106,12 +107,21 @@ class _Board:
         self.model.graph.inputs.append(value)
         return value
 
-    def replace(self, stored: ir.Value, array: np.ndarray, switch: ir.Value) -> None:
+    def value(self, name: str) -> ir.Value:
+        """An input or a computed value of the main graph. Raises PassError for any other."""
+        if name not in self.values:
+            raise PassError(f"no value of the main graph is called {name!r}")
+        return self.values[name]
+
+    def replace(self, name: str, array: np.ndarray, switch: ir.Value) -> None:
         """All readers of a stored tensor get other contents where the switch is on."""
+        if name not in self.stored:
+            raise PassError(f"no tensor of the main graph is called {name!r}")
+        stored = self.stored[name]
         users, new = consumers(stored), self.rewriter.initializer("changed", array)
         node = self.rewriter.insert("Where", [switch, new, stored], before=self.first)
         self.rewriter.replace_uses(stored, node.outputs[0], only=users)
-        self.stored[str(stored.name)] = node.outputs[0]
+        self.stored[name] = node.outputs[0]
 
     def round(
         self,

@@ -105,5 +105,12 @@ def test_overflow_is_infinite_and_an_open_region_is_refused(
     broken = np.full((64, 64), 1e38, np.float32)
     edit = Perturbation(("r0",), ("p1",), {"block1.weight": broken})
     assert output_changes(chain, [edit], [({"x": kit.normal(8, 64)}, None)], 1) == [np.inf]
-    with pytest.raises(PassError):
-        switchboard(chain, [Perturbation((), ("p1",))])
+    unknown = FakeQuant("int8", SCALE, 0)
+    for wrong in (
+        Perturbation((), ("p1",)),
+        Perturbation(("nowhere",), ("p1",)),
+        Perturbation(("r0",), ("p1",), {"nothing": broken}),
+        Perturbation(("r0",), ("p1",), fake_quants={"nothing": unknown}),
+    ):
+        with pytest.raises(PassError):
+            switchboard(chain, [wrong])
