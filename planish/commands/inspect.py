@@ -141,7 +141,7 @@ def _shares(expected: Forecast | None) -> list[Share]:
     if expected is None:
         return []
     run = expected.runs[0][1]
-    whole = Share(ALL, len(run.nodes), run.ms, run.basis, "unknown")
+    whole = Share(ALL, len(run.nodes), run.ms, run.basis, "")
     return [whole, *by_module(run.nodes), *by_site(run.nodes)]
 
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
+from ....ir.diff.patterns import pattern_of
+from ....ir.diff.pool import Pool
 from ...diffing import ModelDiff, repeated
 from ..manifest import encode
 from ..report import base
 from .compiled import SCHEMA
 from .graphs import graph_rows
+
+SHOWN_OPERATORS = 6
 
 
 def compared(diff: ModelDiff) -> dict[str, Any]:
@@ -35,17 +41,21 @@ def _families(diff: ModelDiff) -> list[dict[str, Any]]:
     return [
         {
             "kind": hunks[0].kind,
-            "before": _counts(key[1]),
-            "after": _counts(key[2]),
+            "title": pattern_of(diff.graph, hunks[0]).title,
+            "before": _operators(diff.graph.before, hunks[0].before),
+            "after": _operators(diff.graph.after, hunks[0].after),
             "passes": list(diff.passes(hunks[0])),
             "bytes": sum(hunk.bytes for hunk in hunks),
             "hunks": [place[id(hunk)] for hunk in hunks],
             "modules": [hunk.module for hunk in hunks],
         }
-        for key, hunks in repeated(diff)
+        for _, hunks in repeated(diff)
     ]
 
 
-def _counts(operators: Any) -> str:
-    """``2 Add, MatMul``."""
-    return ", ".join(name if count == 1 else f"{count} {name}" for name, count in operators)
+def _operators(pool: Pool, numbers: Sequence[int]) -> str:
+    """``2 Add, MatMul``; of many the commonest."""
+    counts = Counter(pool.nodes[number].op_type for number in numbers).most_common()
+    shown = [name if count == 1 else f"{count} {name}" for name, count in counts[:SHOWN_OPERATORS]]
+    more = sum(count for _, count in counts[SHOWN_OPERATORS:])
+    return ", ".join([*shown, *([f"{more} more"] if more else [])])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,12 +69,23 @@ def _graphs(
     folder: Path, manifest: Mapping[str, Any], original: Path | None
 ) -> dict[str, Any] | None:
     stages = [stage for stage in manifest.get("stages") or () if stage.get("changed", True)]
-    if original is None and not stages:
+    bounded = bool(manifest.get("memory", {}).get("bounded"))
+    first = f"{folder}{AT}{stages[0]['id']}" if stages else None
+    before = first if bounded or original is None else str(original)
+    if before is None:
         return None
-    before = side_of(original or f"{folder}{AT}{stages[0]['id']}")
-    after = {str(stage["id"]): f"{folder}{AT}{stage['id']}" for stage in stages[1:]}
-    last = next(reversed(after), EMITTED)
-    after[last] = str(folder)  # the model itself, which has weights
+    after = _after(folder, stages, bounded)
     edits = {str(edit["id"]): place for place, edit in enumerate(manifest.get("edits", ()))}
-    diffs = [(name, compare_sides(before, side_of(at))) for name, at in after.items()]
-    return graph_rows(diffs, edits)
+    side = side_of(before)
+    return graph_rows([(n, compare_sides(side, side_of(at))) for n, at in after.items()], edits)
+
+
+def _after(folder: Path, stages: Sequence[Mapping[str, Any]], bounded: bool) -> dict[str, str]:
+    """What the graph before is compared with, by stage. The last one is the model itself, which
+    has weights; where memory is too small for those, all are graphs that were kept without."""
+    found = {str(stage["id"]): f"{folder}{AT}{stage['id']}" for stage in stages[1:]}
+    if bounded:
+        found.pop(EMITTED, None)
+        return found or {str(stages[0]["id"]): f"{folder}{AT}{stages[0]['id']}"}
+    found[next(reversed(found), EMITTED)] = str(folder)
+    return found

@@ -13,6 +13,7 @@ from typing import Any
 import onnx_ir as ir
 
 from ....ir.diff.changes import Hunk, TensorChange, Totals
+from ....ir.diff.patterns import pattern_of
 from ....ir.diff.pool import Pool
 from ....ir.graph import constant_tensor
 from ....ir.shown import clipped
@@ -89,6 +90,7 @@ class Graphs:
         """A hunk. edits: the place of each edit in the manifest, by id."""
         return {
             "kind": hunk.kind,
+            "title": pattern_of(diff.graph, hunk).title,
             "module": hunk.module,
             "before": list(hunk.before),
             "after": list(hunk.after),

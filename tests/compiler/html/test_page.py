@@ -171,6 +171,26 @@ def test_stages_that_are_gone_are_said(artifact: Path, tmp_path: Path) -> None:
     assert len(found["passes"]) == len(manifest["stages"])
 
 
+def test_where_memory_is_small_no_weights_are_read(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def small(tensor: Any) -> Any:
+        assert tensor.nbytes < 1024, tensor.name
+        return tensor.numpy()
+
+    monkeypatch.setattr("planish.compiler.reporting.html.weights.array_of", small)
+    manifest = manifests.read(artifact) | {"memory": {"bounded": True}}
+    found = compiled(artifact, manifest, artifact.parent / "model.onnx")["graph"]
+    assert [stage["name"] for stage in found["stages"][1:]] == [
+        stage["id"]
+        for stage in manifest["stages"][1:]
+        if stage["changed"] and stage["id"] != "model"
+    ]
+    large = [tensor for tensor in found["tensors"] if tensor["bytes"] >= 4096]
+    assert large
+    assert all(tensor["figures"] is None for tensor in large)
+
+
 def test_an_older_pipeline_is_told_by_its_edits(made: ModuleType, tmp_path: Path) -> None:
     manifest = manifests.to_json(made.result())
     rows = compiled(tmp_path, manifest)["passes"]

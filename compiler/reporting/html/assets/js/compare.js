@@ -32,7 +32,7 @@ function changedCounts(before, after) {
 function familiesPart(doc, tones, hub) {
   const table = sortable([
     { title: "Places", numeric: true, value: (f) => f.hunks.length, cell: (f) => whole(f.hunks.length) },
-    { title: "What", value: (f) => f.kind, cell: (f) => f.kind },
+    { title: "What", value: (f) => f.title, cell: (f) => h("div", { style: { "min-width": "170px" } }, capital(f.title), f.title === f.kind ? null : h("div", { class: "quiet small" }, f.kind)) },
     { title: "Operators", value: (f) => `${f.before} ${f.after}`, cell: (f) => h("span", { class: "mono small" }, f.kind === "modified" || f.kind === "moved" ? f.before : [f.before, f.after].filter(Boolean).join(" → ")) },
     { title: "By", value: (f) => f.passes.join(" ") || null, cell: (f) => h("div", { class: "chips" }, f.passes.map((name) => chip(tones, name))) },
     { title: "Weights", numeric: true, value: (f) => f.bytes || null, cell: (f) => (f.bytes ? `${f.bytes < 0 ? "−" : "+"}${bytes(Math.abs(f.bytes))}` : "") },

@@ -67,7 +67,7 @@ function heatMap(layers, hub) {
     if (!layer) return null;
     const value = measure.value(layer), share = value === null ? 0 : Math.sqrt(value / most);
     const button = h("button", {
-      class: value === null ? "none" : share > 0.72 ? "deep" : null, style: { "--heat": `${Math.round(8 + 84 * share)}%` },
+      class: value === null ? "none" : share > 0.8 ? "deep" : share > 0.5 ? "middle" : null, style: { "--heat": `${Math.round(8 + 84 * share)}%` },
       "aria-label": `${layer.name}: ${measure.title} ${measure.text(layer) || "none"}`, onclick: () => hub.layer(layer.name),
     }, measure.text(layer) || "–");
     return tipped(button, () => `${layer.name}\n${layerLine(layer)}`);
@@ -92,9 +92,9 @@ function headOf(name, all) {
   const parts = name.split(".");
   for (let count = 1; count < parts.length; count++) {
     const tail = parts.slice(-count).join(".");
-    if (all.filter((other) => other === tail || other.endsWith(`.${tail}`)).length === 1) return tailOf(tail, 18);
+    if (all.filter((other) => other === tail || other.endsWith(`.${tail}`)).length === 1) return tailOf(tail, 24);
   }
-  return tailOf(name, 18);
+  return tailOf(name, 24);
 }
 
 function layerLine(layer) {

@@ -49,11 +49,11 @@ function hunkAbout(hunk, item, manifest, tones) {
   const all = hunk.edits.map((at) => manifest?.edits?.[at]).filter(Boolean), near = all.filter((edit) => kin(edit.site, item.module));
   const edits = near.length ? near : all;
   return h("div", null,
-    h("p", { class: "small" }, h("b", null, `${capital(hunk.kind)}: `), `${many(hunk.before.length, "node")} before, ${many(hunk.after.length, "node")} after`, hunk.bytes ? `, ${hunk.bytes < 0 ? "−" : "+"}${bytes(Math.abs(hunk.bytes))}` : "",
+    h("p", { class: "small" }, hunk.title !== hunk.kind ? h("b", null, `${capital(hunk.title)}. `) : null, h("b", null, `${capital(hunk.kind)}: `), `${many(hunk.before.length, "node")} before, ${many(hunk.after.length, "node")} after`, hunk.bytes ? `, ${hunk.bytes < 0 ? "−" : "+"}${bytes(Math.abs(hunk.bytes))}` : "",
       hunk.passes.length ? " by " : "", hunk.passes.map((name) => [chip(tones, name), " "])),
     hunk.details.length ? h("ul", { class: "small" }, hunk.details.slice(0, 12).map((detail) => h("li", null, detail))) : null,
     edits.length ? h("dl", { class: "facts small" }, edits.map((edit) => [h("dt", null, `${edit.pass} ${edit.setting}`.trim()),
-      h("dd", null, [edit.site === item.module ? "" : tailOf(edit.site, 30), number(edit.loss) === null ? "no loss" : `loss ${lossText(number(edit.loss))}`, number(edit.saving_bytes) ? `${bytes(number(edit.saving_bytes))} saved` : ""].filter(Boolean).join(", "))])) : null,
+      h("dd", null, edit.site === item.module ? null : h("div", { class: "mono quiet", title: edit.site }, tailOf(edit.site, 24)), [number(edit.loss) === null ? "no loss" : `loss ${lossText(number(edit.loss))}`, number(edit.saving_bytes) ? `${bytes(number(edit.saving_bytes))} saved` : ""].filter(Boolean).join(", "))])) : null,
     all.length > edits.length ? h("p", { class: "quiet small" }, `and ${many(all.length - edits.length, "edit")} at other layers of this hunk`) : null);
 }
 

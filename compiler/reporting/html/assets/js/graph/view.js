@@ -97,6 +97,7 @@ class GraphView {
     other.choose("", mates);
     panel.redraw(leaf);
     other.draw();
+    if (quiet) panel.center(leaf.id);
     if (mates.length) other.center(mates[0]);
     this.about.replaceChildren(aboutNode(panel, leaf.item, this.comparison, this.manifest, this.tones, (side, place) => this.jump(side, place)));
     if (!quiet) say(`${saidOf(leaf, panel.marks.status(leaf.item.place), false)}; ${many(mates.length, "counterpart")}`);
