@@ -237,7 +237,8 @@ class Matcher:
             what = f"the pattern failed with {type(error).__name__}: {error}"
             raise UsageError(what, where=self.place) from error
         outputs = list(made) if isinstance(made, (list, tuple)) else [made]
-        if not outputs or not all(hasattr(output, "producer") for output in outputs):
+        made_by_nodes = [getattr(v, "producer", lambda: None)() is not None for v in outputs]
+        if not outputs or not all(made_by_nodes):
             what = "the pattern returns no value of an operator"
             raise UsageError(what, where=self.place, hint="return what op.… gives")
         return builder.nodes(), outputs
