@@ -63,6 +63,7 @@ BENCHMARKS = {
     "diff-minilm": "diff_minilm:diff_minilm",
     "diff-tools": "diff_pairs:diff_tools",
     "doctor": "doctor:doctor",
+    "report": "report:report",
     "breadth-transformers": "breadth_transformers:breadth",
     "scaling": "scaling:scaling",
     "scaling-sites": "scaling:sites",
