@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import onnx_ir as ir
@@ -53,7 +53,7 @@ class Guard:
 
     def __init__(self, pass_: Pass, rewriter: Rewriter, timeout: float) -> None:
         self.pass_, self.rewriter, self.timeout = pass_, rewriter, timeout
-        written = type(getattr(pass_, "inner", pass_))
+        written: type[Pass] = type(cast(Pass, getattr(pass_, "inner", pass_)))
         self.known = is_own(written) or not written.place
         self.trusted = self.known or type(pass_).__module__.startswith(f"{__package__}.harness")
         self.edited = False

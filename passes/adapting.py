@@ -168,9 +168,11 @@ def _forget_refinements(before: ir.Model, after: ir.Model) -> None:
             continue
         if value is not old and len(old.shape) == len(value.shape):
             pairs = zip(old.shape, value.shape, strict=True)
-            unknown = [not isinstance(o, int) and o.value is None for o, _ in pairs]
-            pairs = zip(old.shape, value.shape, unknown, strict=True)
-            value.shape = ir.Shape([None if hidden else n for _, n, hidden in pairs])
+            value.shape = ir.Shape([None if _is_unknown(one) else new for one, new in pairs])
+
+
+def _is_unknown(size: int | ir.SymbolicDim) -> bool:
+    return not isinstance(size, int) and size.value is None
 
 
 def _transform(thing: Any, place: str) -> tuple[Transform, str]:

@@ -151,14 +151,15 @@ def _taken(offer: Offer) -> type[Pass]:
     """The pass that an installed distribution offers; known by its name from now on."""
     found: Any = offer.load()
     name = getattr(found, "name", None)
+    made: type[Pass] = found
     if not inspect.isclass(found) or not hasattr(found, "candidates") or not _named(found):
         said = f"it is a {type(found).__name__}, not a pass"
     elif name != offer.name:
         said = f"the pass there is called {name!r}"
     else:
-        if not found.place:
-            found.place = offer.place
-        _REGISTRY.setdefault(offer.name, found)
+        if not made.place:
+            made.place = offer.place
+        _REGISTRY.setdefault(offer.name, made)
         return _REGISTRY[offer.name]
     raise UsageError(
         f"{offer.distribution} offers a pass {offer.name!r}, but {said}",

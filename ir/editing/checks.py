@@ -47,7 +47,8 @@ class _Checks(Rewriter):
 
 def checked(rewriter: Rewriter) -> Rewriter:
     """The same rewriter (it shares all state), with a look at each call."""
-    made = object.__new__(type("CheckedRewriter", (_Checks, type(rewriter)), {}))
+    kind: type[Rewriter] = type("CheckedRewriter", (_Checks, type(rewriter)), {})
+    made = object.__new__(kind)
     made.__dict__ = rewriter.__dict__
     return made
 
@@ -70,7 +71,8 @@ def check_operator(
         if name not in schema.attributes:
             what = f"{op_type} has no attribute {name!r} in opset {version}"
             raise PassError(what, hint=near(name, schema.attributes))
-        _check_kind(op_type, name, value, schema.attributes[name].type.name)
+        kind: Any = schema.attributes[name].type
+        _check_kind(op_type, name, value, kind.name)
     missing = [n for n, a in schema.attributes.items() if a.required and n not in attributes]
     if missing:
         raise PassError(f"{op_type} needs the attribute {missing[0]!r}", hint="give it")
@@ -111,7 +113,7 @@ def _around(record: EditRecord) -> Iterable[ir.Node]:
 
 def _check_kind(op_type: str, name: str, value: Any, wanted: str) -> None:
     attribute = ir.convenience.convert_attribute(name, value)
-    if attribute is None or attribute.is_ref() or attribute.type.name == wanted:
+    if attribute.is_ref() or attribute.type.name == wanted:
         return
     if wanted.endswith("S") and isinstance(value, (list, tuple)) and not value:
         return

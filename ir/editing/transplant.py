@@ -136,23 +136,23 @@ class Transplant:
 
     def _connect(self, b: int, rewriter: Rewriter) -> None:
         """Let what reads a node in the graph after read it here."""
-        source = self._made.get(b)
-        if source is None:
-            a = self.diff.matching.inverse[b]
-            source = self._mine(a)
+        source = self._made.get(b) or self._mine(self.diff.matching.inverse[b])
         for reader in self.after.readers[b]:
             value = source.outputs[reader.output]
             if reader.node < 0:
                 self._hand_out(reader.owner, reader.slot, value, rewriter)
                 continue
-            node = self._made.get(reader.node)
-            a = self.diff.matching.inverse.get(reader.node)
-            if node is None and a is not None and a not in self._rebuilt and self._stands(a):
-                node = self._mine(a)
+            node = self._made.get(reader.node) or self._still(reader.node)
             if node is not None and len(node.inputs) > reader.slot:
                 old = node.inputs[reader.slot]
                 if old is not value:
                     self._read(node, reader.slot, value, rewriter)
+
+    def _still(self, b: int) -> ir.Node | None:
+        """The node of the graph that a node after is, None where it is a new one, or gone."""
+        a = self.diff.matching.inverse.get(b)
+        there = a is not None and a not in self._rebuilt and self._stands(a)
+        return self._mine(a) if a is not None and there else None
 
     def _bypass(self, a: int, rewriter: Rewriter) -> None:
         """Let what read a node that is gone read what its counterpart in the graph after reads."""
