@@ -20,6 +20,7 @@ from ...ir.types.bound import symbols
 from ...targets.loader import load_target
 from ...targets.schema import Target
 from ...targets.techniques import compiles
+from ..backends.tensorrt.fewbits import as_handed_over
 from ..context import CompileContext
 from ..data.feeds import available_memory
 from ..elsewhere import not_the_target
@@ -183,7 +184,8 @@ def _outlook(proposal: Proposal, stage: _Stage, before: Run) -> Outlook:
         kernels = kernels_of(done, stage.context.threads) if shown else {}
         after = Run(None, "unknown", "the model is too large to be rehearsed here")
         if done.model is not None:
-            after = run_time(done.model, stage.target, stage.workloads, stage.context.threads)
+            made = as_handed_over(done.model, stage.target)
+            after = run_time(made, stage.target, stage.workloads, stage.context.threads)
         return Outlook(
             proposal.pipeline,
             proposal.technique,
@@ -201,7 +203,8 @@ def _outlook(proposal: Proposal, stage: _Stage, before: Run) -> Outlook:
 def _size(done: Rehearsal, stage: _Stage) -> Size:
     if done.model is not None:
         with without_implied_origins(done.model):
-            return Size(stage.bytes_before, saved_bytes(done.model), "lowered")
+            made = as_handed_over(done.model, stage.target)
+            return Size(stage.bytes_before, saved_bytes(made), "lowered")
     saved = sum(c.saving for held in done.skipped.values() for c in held)
     return Size(stage.bytes_before, stage.bytes_before - saved, "savings")
 

@@ -20,6 +20,7 @@ from planish.compiler.backends.tensorrt.fewbits import in_few_bits
 from planish.compiler.backends.tensorrt.precision import WIDE
 from planish.compiler.backends.tensorrt.writing import typed
 from planish.compiler.driver import compile_model
+from planish.compiler.planning.plan import plan_model
 from planish.ir.errors import InputError, TargetError
 from planish.ir.load import load_as_written
 from planish.passes.math.blockcodes import dequantize_blocks
@@ -216,6 +217,17 @@ def test_a_plan_replays_to_the_same_bytes(float4: Any, tmp_path: Path) -> None:
     )  # fmt: skip
     for name in ("model.onnx", "reference.onnx"):
         assert (again.folder / name).read_bytes() == (float4.folder / name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("pipeline", "bits"), [(FLOAT4, 4.5), ("canonicalize,quantize-mxfp8", 8.25)]
+)
+def test_a_plan_counts_what_is_handed_over(pipeline: str, bits: float) -> None:
+    """Not the spelling, which is larger, and slower than what it stands for."""
+    plan = plan_model(graph(), B200, calibration=DATA, pipeline=pipeline).chosen
+    weights = sum(TENSORS[name].size for name in "wvu")
+    assert plan.size.after == pytest.approx(weights * bits / 8, abs=6000)
+    assert plan.time.after is None
 
 
 def test_policy_offers_4_bit_floats_behind_8_bit_ones(tmp_path: Path) -> None:
