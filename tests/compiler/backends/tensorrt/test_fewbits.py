@@ -226,7 +226,7 @@ def test_a_plan_counts_what_is_handed_over(pipeline: str, bits: float) -> None:
     """Not the spelling, which is larger, and slower than what it stands for."""
     plan = plan_model(graph(), B200, calibration=DATA, pipeline=pipeline).chosen
     weights = sum(TENSORS[name].size for name in "wvu")
-    assert plan.size.after == pytest.approx(weights * bits / 8, abs=6000)
+    assert weights * bits / 8 < plan.size.after < weights * bits / 8 + 8000  # names and nodes
     assert plan.time.after is None
 
 
