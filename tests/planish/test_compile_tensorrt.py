@@ -33,7 +33,8 @@ def test_a_compile_for_a_gpu(planish: Planish, tmp_path: Path) -> None:
     assert "not run on the target" in " ".join(done.stdout.split())
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         "README.md", "build.sh", "build_engine.py", "manifest.json", "model.onnx", "profiles.json",
-        "reference.onnx", "report.html", "report.md", "run.py", "samples", "stages", "verify.py",
+        "provider.json", "reference.onnx", "report.html", "report.md", "run.py",
+        "run_onnxruntime.py", "samples", "stages", "verify.py",
     }  # fmt: skip
     profile = json.loads((tmp_path / "out" / "profiles.json").read_text())
     assert profile == {"x": {"min": [2, 64], "opt": [4, 64], "max": [16, 64]}}
