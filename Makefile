@@ -74,7 +74,7 @@ bench: $(READY)
 lock:
 	rm -rf build/lock
 	$(INTERPRETER) -m venv build/lock
-	build/lock/bin/python -m pip install $(PIP_OPTIONS) '.[test,torch,workloads]'
+	build/lock/bin/python -m pip install $(PIP_OPTIONS) '.[dev,torch,workloads]'
 	(sed -n '/^#/p' requirements-dev.txt; \
 	 build/lock/bin/python -m pip freeze --all | grep -v -i -E '^(pip|planish|triton|nvidia-[^=]*|cuda-[^=]*)[= ]' \
 	 | sed 's/+.*//') > build/requirements-dev.txt

@@ -38,8 +38,8 @@ def shrink(
 
     interesting: whether a case shows the same failure; it is asked at most ``budget`` times, and
     only about models that ONNX's checker and the runtime accept, where they accept the first one.
-    Stored outputs are
-    dropped with the first change. more: further ways to make a case smaller, tried last.
+    Stored outputs are dropped with the first change. more: further ways to make a case smaller,
+    tried last.
     """
     runs = _runs(case)
     search = _Search(case, interesting, budget, runs and _checked(case.model), runs)
