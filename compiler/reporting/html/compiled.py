@@ -19,6 +19,10 @@ from .timeline import timeline
 SCHEMA = "planish-report/1"
 """Of the document in a page; it changes with every change that a reader could notice."""
 
+MOST_NODES = 100_000
+"""Nodes of all stages from which on only the first and the last are compared: it takes about half a
+minute."""
+
 _LEFT_OUT = frozenset({"files", "samples", "tolerance", "stages"})
 _NOT_OF_EDITS = frozenset({"before", "after", "origins"})
 
@@ -69,6 +73,8 @@ def _graphs(
     folder: Path, manifest: Mapping[str, Any], original: Path | None
 ) -> dict[str, Any] | None:
     stages = [stage for stage in manifest.get("stages") or () if stage.get("changed", True)]
+    if sum(int(stage.get("nodes") or 0) for stage in stages) > MOST_NODES:
+        stages = [stages[0], stages[-1]]
     bounded = bool(manifest.get("memory", {}).get("bounded"))
     first = f"{folder}{AT}{stages[0]['id']}" if stages else None
     before = first if bounded or original is None else str(original)

@@ -239,7 +239,7 @@ def luminance(report: Any, selector: str, key: str) -> float:
     )  # fmt: skip
     parts = [value / 255 for value in text[:3]]
     linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in parts]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return float(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2])
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

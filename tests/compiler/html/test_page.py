@@ -191,6 +191,15 @@ def test_where_memory_is_small_no_weights_are_read(
     assert all(tensor["figures"] is None for tensor in large)
 
 
+def test_of_very_large_graphs_the_first_and_the_last_are_compared(
+    artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("planish.compiler.reporting.html.compiled.MOST_NODES", 10)
+    found = compiled(artifact, manifests.read(artifact))["graph"]
+    assert len(found["stages"]) == 2
+    assert found["stages"][1]["hunks"]
+
+
 def test_an_older_pipeline_is_told_by_its_edits(made: ModuleType, tmp_path: Path) -> None:
     manifest = manifests.to_json(made.result())
     rows = compiled(tmp_path, manifest)["passes"]

@@ -149,7 +149,7 @@ def chain(pages: Any, path: Path, count: int, *, named: bool, other: str = "Tanh
         operator = other if index % 200 == 7 else ("Relu", "Neg", "Abs", "Tanh")[index % 4]
         nodes.append(helper.make_node(operator, [last], [made], name=name))
         last = made
-    return pages.save(path, nodes, [], 8)
+    return Path(pages.save(path, nodes, [], 8))
 
 
 @pytest.mark.parametrize("named", [True, False])

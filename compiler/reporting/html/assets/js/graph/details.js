@@ -71,7 +71,7 @@ function weightsOf(panel, item, comparison, hunk) {
   const [before, after] = [comparison.before, comparison.after].map((stage, side) => weightsIn(stage, sides[side]));
   const same = after.filter((tensor) => before.some((other) => other.digest === tensor.digest));
   const gone = before.filter((tensor) => !same.some((other) => other.digest === tensor.digest)), came = after.filter((tensor) => !same.includes(tensor));
-  const pairs = [...same.map((tensor) => [tensor, tensor]), ...Array.from({ length: Math.max(gone.length, came.length) }, (_, at) => [gone[at], came[at]])].slice(0, 4);
+  const pairs = [...same.map((tensor) => [tensor, tensor]), ...Array.from({ length: Math.max(gone.length, came.length) }, (_, at) => [gone[at], came[at]])].slice(0, 3);
   const hidden = [...before, ...after].some((tensor) => !tensor.figures);
   return pairs.length ? h("div", null, pairs.map(([one, other]) => weightPair(one ?? null, other ?? null, errorOf(hunk, one, other, comparison.before.graph))),
     hidden ? h("p", { class: "quiet small" }, "Where there is no histogram the values were not kept: between passes only with --keep-stages, before them only while the original is there.") : null) : null;
@@ -82,7 +82,8 @@ function weightsIn(stage, items) {
   const found = new Map();
   for (const item of items) for (const value of item.inputs) {
     const tensor = stage.value(value)?.tensor;
-    if (tensor && tensor.bytes > 64) found.set(tensor.digest, tensor);
+    const flat = tensor?.figures && tensor.figures.low === tensor.figures.high;
+    if (tensor && tensor.bytes > 64 && !flat) found.set(tensor.digest, tensor);
   }
   return [...found.values()].sort((a, b) => b.bytes - a.bytes);
 }

@@ -94,7 +94,8 @@ class Comparison {
         this.hunkOf[side].set(place, hunk);
         this.status[side].set(place, changed[side].has(place) ? "changed" : words[side]);
         if (this.mates[side].has(place)) continue;
-        const near = left.filter((other) => kin(items[side][place].module, items[1 - side][other].module));
+        const module = items[side][place].module, of = (other) => items[1 - side][other].module;
+        const inside = left.filter((other) => within(of(other), module)), near = inside.length ? inside : left.filter((other) => kin(of(other), module));
         this.mates[side].set(place, near.length ? near : left);
       }
     });
@@ -115,7 +116,12 @@ class Comparison {
   }
 }
 
+/** Whether a module is another one, or a part of it. */
+function within(part, whole) {
+  return whole !== "" && (part === whole || part.startsWith(`${whole}.`));
+}
+
 /** Whether two modules are one layer, or one of them a part of the other. */
 function kin(one, other) {
-  return one !== "" && other !== "" && (one === other || one.startsWith(`${other}.`) || other.startsWith(`${one}.`));
+  return within(one, other) || within(other, one);
 }
