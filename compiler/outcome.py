@@ -76,7 +76,7 @@ def describe(
     build, request = finished.judged.build, prepared.request
     target = request.target
     samples = _samples(finished.judged, prepared)
-    provider = _provider(build, samples)
+    provider = _provider(build, samples, target)
     sums = sums_of(build.model, target)
     return CompileResult(
         source=prepared.source.label,
@@ -133,11 +133,13 @@ def _stages(build: Build, prepared: Prepared, folder: Path) -> tuple[Stage, ...]
     return tuple(replace(stage, predicted_ms=times.get(stage.file)) for stage in stages)
 
 
-def _provider(build: Build, samples: Sequence[Sample]) -> Provider | None:
+def _provider(build: Build, samples: Sequence[Sample], target: Target) -> Provider | None:
     """What was found of a model that something else stands for here; the backend adds the rest."""
     if build.twin is None:
         return None
-    return Provider(tolerance=_engine_tolerance(build, samples), checks=build.checks)
+    found = Provider(tolerance=_engine_tolerance(build, samples), checks=build.checks)
+    own = target.runtime.name == "onnxruntime"
+    return replace(found, min_version=target.runtime.min_version) if own else found
 
 
 def _engine(judged: Judged, prepared: Prepared, provider: Provider | None) -> Engine | None:

@@ -191,13 +191,14 @@ class Engine:
 class Provider:
     """How ONNX Runtime is asked to run model.onnx on the target, as provider.json says it.
 
-    options: of the execution provider, weak: those to add where it does not build typed networks.
+    min_version: of ONNX Runtime. options: of the execution provider, weak: those to add where it does not build typed networks.
     entries: of the session. tolerance: how far outputs may be from the recorded ones there.
     checks: what was checked of the model here, and by what. missing: why there is none. ran:
     whether it was run with the provider where it was compiled.
     """
 
     name: str = ""
+    min_version: str = "1.31"
     options: Mapping[str, str] = field(default_factory=dict)
     weak: Mapping[str, str] = field(default_factory=dict)
     entries: Mapping[str, str] = field(default_factory=dict)

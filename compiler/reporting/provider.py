@@ -34,7 +34,7 @@ def with_cuda(result: CompileResult, folder: Path) -> Provider:
         search = "HEURISTIC" if _open_axes(folder) else "EXHAUSTIVE"
         options |= {"cudnn_conv_algo_search": search, "cudnn_conv_use_max_workspace": "1"}
     found = replace(result.provider or Provider(), name=CUDA, options=options)
-    _write(found, folder, "1.31")
+    _write(found, folder)
     return found
 
 
@@ -43,7 +43,7 @@ def with_tensorrt(result: CompileResult, folder: Path) -> Provider:
     engine, given = result.engine, result.provider or Provider()
     assert engine is not None
     graph = onnx.load(folder / selftest.MODEL, load_external_data=False)
-    foreign = sorted({o.domain for o in graph.opset_import} - STANDARD)
+    foreign = sorted({node.domain for node in graph.graph.node} - STANDARD)
     if foreign:
         missing = f"ONNX Runtime knows no operators of the domain {', '.join(foreign)}"
         return replace(given, missing=missing)
@@ -52,7 +52,7 @@ def with_tensorrt(result: CompileResult, folder: Path) -> Provider:
         given, name=TENSORRT, options=_tensorrt_options(engine), weak=_weak(graph.graph),
         entries=KEEP_PAIRS if pairs else {},
     )  # fmt: skip
-    _write(found, folder, "1.31")
+    _write(found, folder)
     return found
 
 
@@ -87,11 +87,11 @@ def _weak(graph: onnx.GraphProto) -> dict[str, str]:
     return {option: "1" for option, kind in kinds.items() if kind in types}
 
 
-def _write(provider: Provider, folder: Path, version: str) -> None:
+def _write(provider: Provider, folder: Path) -> None:
     document = {
         "schema": SCHEMA,
         "model": selftest.MODEL,
-        "min_version": version,
+        "min_version": provider.min_version,
         "provider": provider.name,
         "provider_options": dict(provider.options),
         "weakly_typed": dict(provider.weak),
