@@ -99,7 +99,7 @@ class Diagnosis:
     @property
     def counts(self) -> dict[str, int]:
         """How many causes of each severity."""
-        found = Counter(cause.severity for cause in self.causes)
+        found: Counter[str] = Counter(cause.severity for cause in self.causes)
         return {severity: found[severity] for severity in SEVERITIES}
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ from .executed import Executed, executed
 from .feeding import MOST_FEEDS, SIZES, feeds_for, too_large
 from .mend import check_output, mend
 from .process import record_alone
-from .remedies import with_command
+from .remedies import advice, with_command
 from .trace import Trace, read_trace
 
 SECONDS = 3.0
@@ -62,6 +62,8 @@ RESULTS = {
 WITHOUT_VNNI = "x86-avx2"
 REFUSED = "onnxruntime refuses the model"
 """How messages begin of models that do not load."""
+BUSY, NOTABLE = 1.5, 0.5
+"""Times that a run may take of what its nodes do, for runs of more than so many milliseconds."""
 CODED = frozenset({"QuantizeLinear", "DequantizeLinear", "MatMulNBits", "GatherBlockQuantized"})
 
 
@@ -118,7 +120,7 @@ def examine(
         )  # fmt: skip
     return Diagnosis(
         str(model), known, ordered(found, RESULTS), run, problem, _layers(ran), _quantized(graph),
-        tuple(_notes(view, graph)), mended,
+        tuple(_notes(view, graph, str(model), run)), mended,
     )  # fmt: skip
 
 
@@ -253,18 +255,24 @@ def _quantized(graph: ir.Model) -> bool:
     )
 
 
-def _notes(view: View, graph: ir.Model) -> list[str]:
-    """What is no finding, but good to know."""
-    if not len(graph.graph):
-        return ["the graph holds no node: there is nothing to compute"]
+def _notes(view: View, graph: ir.Model, model: str, run: Run | None) -> Iterator[str]:
+    """What is no cause, but good to know."""
     target = view.target
+    if not len(graph.graph):
+        yield "the graph holds no node: there is nothing to compute"
+    elif not _quantized(graph) and runs_on_cpu(target):
+        yield advice(model, target)
+    if run is not None and run.ms is not None and run.ms > BUSY * run.nodes_ms > BUSY * NOTABLE:
+        yield (
+            f"a run took {run.ms:.3g} ms, its nodes {run.nodes_ms:.3g} ms: this machine is busy "
+            "with something else; shares hold, whole times may not"
+        )
     if target.arch != "x86_64" or target.int8.saturates or not runs_on_cpu(target):
-        return []
+        return
     elsewhere: Callable[[View], Any] = rule_named("pair-sums-saturate").check
     count = len(list(elsewhere(replace(view, target=load_target(WITHOUT_VNNI), answers={}))))
-    if not count:
-        return []
-    return [
-        f"on CPUs without VNNI the 16-bit sums of {count} of its layers can saturate: before it "
-        f"goes there, run this with --target {WITHOUT_VNNI}"
-    ]
+    if count:
+        yield (
+            f"on CPUs without VNNI the 16-bit sums of {count} of its layers can saturate: before "
+            f"it goes there, run this with --target {WITHOUT_VNNI}"
+        )

@@ -133,9 +133,11 @@ def _measure(
     feeds, _ = feeds_for(model, calibration, workload)
     chosen = [feeds[index] for index in range(min(len(feeds), MOST_FEEDS))]
     sessions = [open_session(file, threads=threads) for file in (before, after)]
-    meter = DriftMeter(sessions[0].output_names)
+    names = sessions[0].output_names
+    meter = DriftMeter(names)
     for feed in chosen:
-        meter.add(*(session.run_outputs(sessions[0].output_names, feed) for session in sessions))
+        one, other = (session.run_outputs(names, feed) for session in sessions)
+        meter.add(one, other)
     drift: Drift = meter.result()
     verdict = judge_drift(drift, output_kinds(model.graph.outputs), None)
     paired = time_alternating(sessions, chosen, budget=2 * seconds)

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ...targets.rules import codes, integer, packed, results, static, weightonly
+from ...targets.rules.table import rule_named
 from ...targets.schema import Target
 from ...targets.techniques import runs_on_cpu
 from .diagnosis import Cause
@@ -26,12 +27,20 @@ def with_command(cause: Cause, model: str, target: Target) -> Cause:
     if not runs_on_cpu(target):
         return cause
     stem, name = Path(model).stem or "model", shlex.quote(target.name)
-    if cause.rule in REPAIRS and cause.severity != "note":
+    borne_out = bool(cause.rule) and rule_named(cause.rule).severity == cause.severity
+    if cause.rule in REPAIRS and borne_out:
         output = shlex.quote(f"{stem}-fixed.onnx")
         command = f"planish doctor {shlex.quote(model)} --target {name} --fix {output}"
-    elif cause.rule in QUANTIZING:
+    elif cause.rule in QUANTIZING and borne_out:
         output = shlex.quote(f"{stem}-compiled")
         command = f"planish compile FLOAT.onnx --target {name} --calibration DATA -o {output}"
     else:
         return cause
     return replace(cause, command=command)
+
+
+def advice(model: str, target: Target) -> str:
+    """What to do with a model of which nothing is quantized."""
+    stem, name = shlex.quote(f"{Path(model).stem or 'model'}-compiled"), shlex.quote(target.name)
+    command = f"planish compile {shlex.quote(model)} --target {name} --calibration DATA -o {stem}"
+    return f"nothing is quantized: {command}"

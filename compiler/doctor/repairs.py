@@ -193,6 +193,19 @@ def _folded(rewriter: Rewriter, nodes: Sequence[ir.Node]) -> None:
         rewriter.sweep(node.outputs)
 
 
+def _kept_apart(rewriter: Rewriter, nodes: Sequence[ir.Node]) -> None:
+    """The Add in front of a normalisation as a Sum, which the runtime does not merge with it."""
+    for node in nodes:
+        add = producer(node.inputs[0], "Add")
+        if add is None or add.graph is None:
+            continue
+        made = rewriter.insert(
+            "Sum", list(add.inputs), before=add, name=f"{add.name}_sum", origins=[add]
+        )
+        rewriter.take_over(add.outputs[0], made.outputs[0])
+        rewriter.remove(add)
+
+
 REPAIRS: Mapping[str, Repair] = MappingProxyType(
     {
         "softmax-range-blown": _bypass,
@@ -204,6 +217,7 @@ REPAIRS: Mapping[str, Repair] = MappingProxyType(
         "quantized-unasked": _integer_bias,
         "weight-only-shared": _own_pair,
         "weight-only-transposed": _untransposed,
+        "norm-merged-with-add": _kept_apart,
     }
 )
 """By rule; in the order in which they are made."""

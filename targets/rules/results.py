@@ -51,10 +51,11 @@ _PART = 1 << 22
 def _scores(view: View) -> Iterator[Finding]:
     for node in view.nodes:
         step = _step(node)
-        if step is None or not step > _WIDEST or not math.isfinite(step):
+        if step is None or not math.isfinite(step):
             continue
-        if _read_by_softmax(node.outputs[0], _STEPS):
-            yield Finding(node, f"steps of {step:.3g}")
+        read = step * _factor_to_softmax(node.outputs[0])
+        if read > _WIDEST:
+            yield Finding(node, f"steps of {read:.3g}")
 
 
 def _step(node: ir.Node) -> float | None:
@@ -63,15 +64,34 @@ def _step(node: ir.Node) -> float | None:
     return None if index is None else scalar(given(node, index))
 
 
-def _read_by_softmax(value: ir.Value, steps: int) -> bool:
-    for reader in consumers(value):
-        op = operator(reader)[1]
-        if op in _SOFTMAX and reader.inputs[0] is value:
-            return True
-        passed = steps and op in _SCORES and reader.outputs
-        if passed and _read_by_softmax(reader.outputs[0], steps - 1):
-            return True
-    return False
+def _factor_to_softmax(value: ir.Value) -> float:
+    """The largest factor by which a value is multiplied on its way into a Softmax, 0 where it
+    reaches none within a few operators on scores."""
+    found, seen = 0.0, {value}
+    todo = [(value, 1.0, 0)]
+    while todo:
+        each, factor, depth = todo.pop()
+        for reader in consumers(each):
+            op = operator(reader)[1]
+            if op in _SOFTMAX and reader.inputs[0] is each:
+                found = max(found, factor)
+            if op not in _SCORES or depth == _STEPS or not reader.outputs:
+                continue
+            behind = reader.outputs[0]
+            if behind not in seen:
+                seen.add(behind)
+                todo.append((behind, factor * _scaling(reader, each), depth + 1))
+    return found
+
+
+def _scaling(node: ir.Node, value: ir.Value) -> float:
+    """What a Mul or Div by a constant makes of a value's steps; 1 for other operators."""
+    if node.op_type not in ("Mul", "Div") or len(node.inputs) != 2 or node.inputs[0] is not value:
+        other = node.inputs[0] if node.op_type == "Mul" else None
+    else:
+        other = node.inputs[1]
+    number = abs(scalar(other) or 1.0)
+    return 1.0 / number if node.op_type == "Div" else number
 
 
 def _unusable(view: View) -> Iterator[Finding]:

@@ -13,11 +13,14 @@ import pytest
 from onnxruntime import quantization
 
 from benchmarks import doctor_models as made
-from planish.compiler.doctor import causes
+from planish.compiler.doctor import causes, repairs
 from planish.compiler.doctor.diagnosis import Diagnosis
 from planish.compiler.doctor.examine import examine
 from planish.compiler.progress import Silent
 from planish.ir.errors import UsageError
+from planish.ir.load import load_model
+from planish.ir.rewriter import Rewriter
+from planish.ir.save import save_model
 from planish.targets.census import runtime_census
 from planish.targets.runtime import open_session
 
@@ -302,6 +305,40 @@ def test_signed_codes_that_several_read(tmp_path: Path) -> None:
     again = look(tmp_path / "fixed.onnx", calibration=feeds)
     assert again.layers is not None
     assert again.layers[0] == again.layers[1]
+
+
+RESIDUAL = """
+<ir_version: 10, opset_import: ["" : 20]>
+g (float[B, T, 32] x) => (float[B, T, 32] y) {
+    h = MatMul(x, w)
+    s = Add(h, x)
+    y = LayerNormalization <axis = -1> (s, scale)
+}
+"""
+
+
+def test_an_addition_that_is_kept_from_the_normalisation(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    w, scale = rng.normal(size=(32, 32)).astype(np.float32), np.ones(32, np.float32)
+    path = save(RESIDUAL, tmp_path / "r.onnx", w=w, scale=scale)
+    found = look(path)
+    assert [(c.rule, c.severity) for c in found.causes] == [("norm-merged-with-add", "note")]
+    assert found.causes[0].places[0].runs_as == ("com.microsoft:SkipLayerNormalization",)
+    assert any(note.startswith("nothing is quantized: planish compile") for note in found.notes)
+    rewriter = Rewriter(load_model(path).model)
+    norms = [node for node in rewriter.graph if node.op_type == "LayerNormalization"]
+    repairs.REPAIRS["norm-merged-with-add"](rewriter, norms)
+    save_model(rewriter.model, tmp_path / "kept.onnx")
+    x = rng.normal(size=(2, 5, 32)).astype(np.float32)
+    total = x @ w + x
+    expected = (total - total.mean(-1, keepdims=True)) / np.sqrt(
+        total.var(-1, keepdims=True) + 1e-5
+    )
+    (y,) = open_session(tmp_path / "kept.onnx").run({"x": x})
+    assert np.allclose(y, expected, atol=1e-4)
+    assert (
+        "com.microsoft:SkipLayerNormalization" not in runtime_census(tmp_path / "kept.onnx").counts
+    )
 
 
 def test_a_mended_file_is_not_written_over_another(tmp_path: Path) -> None:

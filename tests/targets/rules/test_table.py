@@ -5,8 +5,10 @@ A failure of a proof after an update of the runtime means that a fact has change
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,6 +23,7 @@ from planish.passes.math.saturation import can_saturate, conv_rows
 from planish.targets.loader import load_target, target_names
 from planish.targets.rules.floats import BF16_KERNELS, FP16_KERNELS
 from planish.targets.rules.integer import filter_rows, pairs_beyond
+from planish.targets.rules.results import uneven
 from planish.targets.rules.rule import Violation
 from planish.targets.rules.table import ONNXRUNTIME, RULES, check_model, rule_named
 from planish.targets.runtime import open_session, optimized_graph
@@ -220,6 +223,14 @@ def fused_product(f: Any, *, fused: bool) -> Any:
     return form
 
 
+def residual_norm(f: Any, op: str) -> Any:
+    form = f.Form()
+    y = form.op(op, form.op("MatMul", "x", form.floats("w", f.K, f.K)), "x")
+    scale, bias = form.floats("scale", f.K), form.floats("bias", f.K)
+    form.op("LayerNormalization", y, scale, bias, axis=-1)
+    return form
+
+
 def subtracted(f: Any, *, coded: bool) -> Any:
     form = f.Form((f.K, f.K))
     value = form.weight((f.K, f.K), None) if coded else form.floats("w", f.K, f.K)
@@ -356,6 +367,10 @@ CASES: dict[str, Make] = {
     ),
     "layer-left-float": lambda f: Case(
         with_a_float_layer(f, there=True), with_a_float_layer(f, there=False), "float"
+    ),
+    "norm-merged-with-add": lambda f: Case(
+        residual_norm(f, "Add"), residual_norm(f, "Sum"),
+        "op:com.microsoft:SkipLayerNormalization",
     ),
     "constant-dequantized": lambda f: Case(
         subtracted(f, coded=True), subtracted(f, coded=False), "op:DequantizeLinear"
@@ -550,6 +565,47 @@ def test_pairs_that_saturate_are_those_of_an_emulation() -> None:
     columns = codes.T.tolist()
     pairs = [(column[i], column[i + 1]) for column in columns for i in range(0, 8, 2)]
     assert pairs_beyond(codes) == sum(map(saturates, pairs)) > 20
+
+
+@pytest.mark.parametrize(
+    ("op", "constant", "scale", "blown"),
+    [("Div", 8.0, 4.0, False), ("Div", 8.0, 10.0, True), ("Mul", 0.125, 4.0, False),
+     ("Mul", 0.125, 10.0, True), ("Tanh", None, 10.0, False), ("Neg", None, 10.0, False)],
+)  # fmt: skip
+def test_steps_are_those_that_the_softmax_reads(
+    op: str, constant: float | None, scale: float, blown: bool, forms: Any, tmp_path: Path
+) -> None:
+    form = forms.Form(forms.FLAT)
+    more = [] if constant is None else [form.const("factor", np.float32(constant))]
+    form.op("Softmax", form.op(op, form.pair("x", scale=scale), *more))
+    assert bool(found(form, tmp_path, VNNI, "softmax-range-blown")) is blown
+
+
+def test_channels_that_share_a_scale_badly_are_rounded_as_is_said() -> None:
+    """The error of one grid against a grid for each channel, by rounding twice."""
+    rng = np.random.default_rng(0)
+    w = rng.normal(size=(512, 24)) * np.r_[np.ones(3), np.full(21, 0.04)]
+    step, steps = np.abs(w).max() / 127, np.abs(w).max(0) / 127
+    codes = np.rint(w / step).astype(np.int8)
+    one = np.sqrt(((codes * step - w) ** 2).mean(0))
+    own = np.sqrt(((np.rint(w / steps) * steps - w) ** 2).mean(0))
+    said = uneven(codes, -1)
+    assert said.startswith("21 of 24 output channels keep 5 bits or fewer")
+    times = float(re.search(r"rounded ([\d.]+) times", said)[1])  # type: ignore[index]
+    assert times == pytest.approx(np.median(one / own), rel=0.2)
+    assert not uneven(np.rint(w[:, 3:] / np.abs(w[:, 3:]).max() * 127).astype(np.int8), -1)
+    assert uneven((codes.astype(np.int16) + 128).astype(np.uint8), 1) == said
+
+
+@pytest.mark.parametrize(
+    ("scale", "said"),
+    [(0.0, "a scale of 0"), (-0.1, "a scale of -0.1"), (np.inf, "not finite"),
+     (np.nan, "not finite"), (1e-40, "denormal"), (1e-30, "")],
+)  # fmt: skip
+def test_scales_that_are_no_use(scale: float, said: str, forms: Any, tmp_path: Path) -> None:
+    violations = found(rounded(forms, scale), tmp_path, VNNI, "scale-unusable")
+    assert bool(violations) is bool(said)
+    assert all(said in violation.value for violation in violations[:1])
 
 
 def test_the_order_of_filters_is_that_of_the_proof_in_the_passes() -> None:
