@@ -75,7 +75,8 @@ def figures(
     bindings = _bindings(workload, pools)
     asked = bool(workload) or target is not None
     if not asked and (len(pools[0]) + len(pools[1]) > AS_IT_IS or _open(pools)):
-        return Figures(*(SideFigures(measured_ms=_measured(*sides, i)) for i in (0, 1)))
+        timed = [SideFigures(measured_ms=_measured(*sides, i)) for i in (0, 1)]
+        return Figures(timed[0], timed[1])
     found = [
         _figures(pool, bindings, target, threads, _measured(*sides, i))
         for i, pool in enumerate(pools)

@@ -17,6 +17,8 @@ from ..ir.provenance import Edit, without_implied_origins
 from ..ir.save import save_content, save_model, total_bytes
 
 FOLDER = "stages"
+Content = bytes
+"""Of a file; the word itself is a field of a stage."""
 IMPORTED, LEGALISE, EMITTED = "imported", "legalise", "model"
 
 
@@ -44,7 +46,7 @@ class Stage:
     file: str
     weights: bool = False
     predicted_ms: float | None = None
-    content: bytes = field(default=b"", repr=False, compare=False)
+    content: Content = field(default=b"", repr=False, compare=False)
     model: ir.Model | None = field(default=None, repr=False, compare=False)
 
     def to_json(self) -> dict[str, Any]:

@@ -102,7 +102,7 @@ def _sums(diff: ModelDiff) -> Iterator[Line]:
         ("bytes", one.bytes, other.bytes),
     ):
         texts = [size(v) if name == "bytes" else f"{v:,}" for v in (x, y)]
-        yield _row(name, *texts, _percent(x, y))
+        yield _row(name, texts[0], texts[1], _percent(x, y))
     yield from _figures(diff)
     yield from _histogram("operators", one.operators, other.operators)
     stored = {k: size(v) for k, v in one.dtypes.items()}, other.dtypes

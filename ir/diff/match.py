@@ -255,14 +255,14 @@ def _neighbours(
     found: Matching, a: int, b: int, equal: Equal, seen: bool
 ) -> Iterator[tuple[int, int]]:
     """Pairs that may follow from a known one: what both read, and what reads both."""
-    ours, others = _wires(found.before, seen), _wires(found.after, seen)
-    for x, y in zip(ours[0][a], others[0][b], strict=False):
+    near, far = _wires(found.before, seen), _wires(found.after, seen)
+    for x, y in zip(near[0][a], far[0][b], strict=False):
         if x.kind == y.kind == "node" and x.output == y.output:
             one, other = int(x.of), int(y.of)
             if found.open(one, other) and equal(one, other):
                 yield one, other
-    mine = _open_readers(ours[1][a], found.pairs)
-    theirs = _open_readers(others[1][b], found.inverse)
+    mine = _open_readers(near[1][a], found.pairs)
+    theirs = _open_readers(far[1][b], found.inverse)
     for place, ones in mine.items():
         others = theirs.get(place, [])
         many = len(ones) * len(others) > GAP

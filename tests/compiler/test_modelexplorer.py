@@ -18,7 +18,7 @@ import pytest
 
 from planish.compiler.diffing import ModelDiff, compare
 from planish.compiler.modelexplorer import export
-from planish.ir.errors import UsageError
+from planish.ir.errors import PlanishError, UsageError
 
 NODE = {"id", "label", "namespace", "subgraphIds", "attrs", "incomingEdges", "inputsMetadata",
         "outputsMetadata", "style", "config"}  # fmt: skip
@@ -118,6 +118,8 @@ def test_a_folder_with_other_files_is_refused(diff: ModelDiff, tmp_path: Path) -
         export(diff, tmp_path)
     with pytest.raises(UsageError, match="is a file"):
         export(diff, tmp_path / "mine.txt")
+    with pytest.raises(PlanishError, match="cannot be written"):
+        export(diff, tmp_path / "mine.txt" / "below")
     again = tmp_path / "new"
     export(diff, again)
     export(diff, again)

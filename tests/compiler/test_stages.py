@@ -112,6 +112,19 @@ def test_a_folder_without_stages(folder: Path, tmp_path: Path) -> None:
         side_of(f"{tmp_path}@1")
 
 
+def test_each_build_has_stages_of_its_own(kit: ModuleType) -> None:
+    """What was tried and given back leaves nothing in those of the build that is handed over."""
+    recorder, model = Recorder(), load_model(kit.chain(1)).model
+    recorder.start(model)
+    recorder.add("low-rank", "low-rank{total=0.5}", model)
+    first = recorder.taken()
+    recorder.start(model)
+    recorder.add("quantize", "quantize", load_model(kit.chain(2)).model)
+    assert [stage.name for stage in recorder.taken()] == ["imported", "quantize"]
+    assert [stage.changed for stage in first] == [True, False]
+    assert [stage.changed for stage in recorder.taken()] == [True, True]
+
+
 def test_nothing_is_read_where_weights_are_only_passed_through(kit: ModuleType) -> None:
     """Digests of weights that were not read yet are left out, and then known to be unknown."""
     from planish.ir.storage.derived import Derived

@@ -94,6 +94,15 @@ def test_a_compile_names_its_passes(planish: Planish, tmp_path: Path) -> None:
     wrong = planish("diff", one.name, "out", "--only", "prune-heads")
     assert wrong.returncode == 2
     assert "quantize" in wrong.stderr
+    between = planish("diff", "out@canonicalize", "out@quantize", "--exit-code", "--stat",
+                      "--export", "model-explorer", "explorer")  # fmt: skip
+    assert (between.returncode, between.stderr) == (12, "")
+    assert "computed in 8-bit integers" in between.stdout
+    assert json.loads((tmp_path / "explorer" / "mapping.json").read_text())["mappingEntries"]
+    missing = planish("diff", one.name, "out@qantize")
+    assert missing.returncode == 3
+    assert "there are 00-imported, 01-canonicalize, 02-quantize" in missing.stderr
+    assert "did you mean 'quantize'" in missing.stderr
 
 
 @pytest.mark.parametrize(
