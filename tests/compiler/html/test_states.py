@@ -44,7 +44,7 @@ def test_nothing_was_done(page: Any, made: ModuleType, tmp_path: Path) -> None:
     shown(
         page, made, tmp_path, speed=speed, edits=(), remarks=(), trials=(), bytes_after=90_900_000
     )
-    assert page.texts("h1") == ["Same size"]
+    assert page.texts("h1") == ["Your own file, unchanged"]
     assert "No site was refused or missed." in page.texts("#left p")
     assert any("Nothing that loses anything" in text for text in page.texts(".notice"))
 

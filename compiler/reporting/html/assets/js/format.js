@@ -31,8 +31,20 @@ function whole(count) {
   return signed(Math.round(count).toLocaleString("en"));
 }
 
+/** A time in the unit in which it is read best. */
 function milliseconds(ms) {
-  return ms >= 1000 ? `${three(ms / 1000)} s` : `${three(ms)} ms`;
+  for (const [least, unit] of [[1000, "s"], [0.1, "ms"], [1e-4, "µs"]]) if (ms >= least) return `${three(ms / { s: 1000, ms: 1, µs: 1e-3 }[unit])} ${unit}`;
+  return ms > 0 ? `${three(ms * 1e6)} ns` : "0 ms";
+}
+
+/** How far outputs moved, the known measures first and in fixed units. */
+function driftText(measures) {
+  const value = (name) => number(measures[name] ?? null);
+  const moved = value("non_finite") || value("reshaped");
+  if (value("sqnr_db") === Infinity && !moved) return "equal to the original's";
+  const forms = { cosine: (v) => `cosine ${v.toFixed(4)}`, sqnr_db: (v) => `SQNR ${v.toFixed(1)} dB`, top1: (v) => `top-1 ${v.toFixed(1)} %` };
+  const shown = Object.entries(forms).filter(([name]) => value(name) !== null).map(([name, form]) => form(value(name)));
+  return (shown.length ? shown : Object.keys(measures).map((name) => `${name} ${three(value(name))}`)).join(", ");
 }
 
 /** A loss: `0.24`, `8.0e−4`. */

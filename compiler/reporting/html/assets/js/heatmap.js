@@ -38,6 +38,7 @@ const MEASURES = {
 
 /** hub.layer(name): a cell was chosen. */
 function heatMap(layers, hub) {
+  if (!layers.some((layer) => layer.edits.length)) return null;
   const cells = mapped(layers.filter((layer) => layer.name !== "graph")).map((layer) => ({ layer, ...placeOf(layer.name) }));
   const columns = common(cells.map((c) => c.column), MOST_COLUMNS);
   const kept = cells.filter((cell) => columns.includes(cell.column));

@@ -23,9 +23,15 @@ function lastPart(path) {
 function heroText(m) {
   const size = sizeChange(number(m.bytes_before), number(m.bytes_after));
   const ratio = number(m.speed.ratio);
+  if (untouched(m)) return "Your own file, unchanged";
   if (ratio === null) return capital(size);
   const speed = m.speed.verdict === "no-gain" ? "No faster" : ratio >= 1 ? `${three(ratio)}× faster` : `${three(1 / ratio)}× slower`;
   return `${speed}, ${size}`;
+}
+
+/** Whether what is handed over is the user's own file. */
+function untouched(m) {
+  return m.speed.verdict === "no-gain" && number(m.speed.ratio) === null && !(m.edits ?? []).length;
 }
 
 function capital(text) {
@@ -63,7 +69,7 @@ function speedCard(doc) {
       h("p", { class: "quiet small" }, `${predicted.basis}: ${predicted.note}`));
   }
   if (ratio === null) {
-    return card("Speed", ["not measured", ""], null, h("p", { class: "quiet small" }, speed.reason || "nothing was timed"));
+    return card("Speed", [untouched(doc.compile) ? "no change" : "not measured", ""], null, h("p", { class: "quiet small" }, speed.reason || "nothing was timed"));
   }
   const bounds = number(speed.low) === null ? "" : `95 %: ${three(number(speed.low))} to ${three(number(speed.high))}`;
   const lossless = (doc.compile.trials ?? []).find((t) => t.lossless && !t.chosen && number(t.speedup) !== null);
@@ -115,7 +121,7 @@ function allowedDrop(quality) {
 function driftList(drift) {
   return h("dl", { class: "facts small" }, Object.entries(drift).map(([name, measures]) => [
     h("dt", { class: "mono" }, clipped(name, 30)),
-    h("dd", null, Object.entries(measures).map(([key, value]) => `${key} ${three(number(value))}`).join(", ")),
+    h("dd", null, driftText(measures)),
   ]));
 }
 
