@@ -80,15 +80,11 @@ class Guard:
 
     def perturb(self, candidate: Candidate, ctx: Context) -> Perturbation | None:
         """The numeric half of an edit."""
-        model = self.rewriter.model
-        if self.known or type(self.pass_).perturb is Pass.perturb:
-            return self.pass_.perturb(model, candidate, ctx)
-        with self._call("perturb", ctx) as seen:
-            found = self.pass_.perturb(model, candidate, seen)
-            if not self.trusted:
-                self._check_perturbation(found, candidate)
-        self._check_untouched("perturb")
-        return found
+        return self._numbers("perturb", candidate, ctx)
+
+    def outline(self, candidate: Candidate, ctx: Context) -> Perturbation | None:
+        """The same with numbers that mean nothing, for a plan."""
+        return self._numbers("outline", candidate, ctx)
 
     def lower(self, candidate: Candidate, perturbation: Perturbation | None, ctx: Context) -> None:
         """Restructure the graph."""
@@ -139,6 +135,18 @@ class Guard:
         return place_of(self._written)
 
     # -- inside ------------------------------------------------------------------------
+
+    def _numbers(self, hook: str, candidate: Candidate, ctx: Context) -> Perturbation | None:
+        model, ask = self.rewriter.model, getattr(self.pass_, hook)
+        if self.known or type(self.pass_).perturb is Pass.perturb:
+            found: Perturbation | None = ask(model, candidate, ctx)
+            return found
+        with self._call(hook, ctx) as seen:
+            found = ask(model, candidate, seen)
+            if not self.trusted:
+                self._check_perturbation(found, candidate)
+        self._check_untouched(hook)
+        return found
 
     @contextmanager
     def _call(self, hook: str, ctx: Context) -> Iterator[Context]:

@@ -30,7 +30,6 @@ from ..ir.types.shapecheck import shape_conflicts
 from ..ir.verify import violations
 from .api import Candidate, Context, Pass, Perturbation, Refusal, Semantics
 from .registry import enter
-from .rewriting import NoOptions
 
 Transform = Callable[[ir.Model], Any]
 APPLIED, APPLIED_PER_NODE = 1_000, 10
@@ -40,7 +39,6 @@ APPLIED, APPLIED_PER_NODE = 1_000, 10
 class AdaptedPass(Pass):
     """What ``adapt`` makes a subclass of."""
 
-    Options = NoOptions
     by_node = True
     lineage = "inferred"
     transform: ClassVar[Transform]

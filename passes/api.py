@@ -303,6 +303,11 @@ class Context(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class NoOptions:
+    """A pass that has none."""
+
+
 class Pass:
     """Base of every pass; see the module docstring for the contract."""
 
@@ -321,7 +326,7 @@ class Pass:
     """How often it is asked for candidates at most; again as long as edits were made."""
     by_node: ClassVar[bool] = False
     """Whether its candidates bear names of nodes, which selectors then name."""
-    Options: ClassVar[type]
+    Options: ClassVar[type] = NoOptions
     place: ClassVar[str] = ""
     """``file:line`` where the pass is written; the decorator fills it in."""
 

@@ -8,6 +8,7 @@ name.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import inspect
 import pkgutil
@@ -47,6 +48,7 @@ def enter(cls: type[Pass], place: str) -> type[Pass]:
             where=place,
             hint="give it one: name = 'my-pass' (letters, digits, - and _)",
         )
+    _check_made(cls, place)
     cls.place = place
     collecting = _COLLECTING.get()
     if collecting is not None and _is_below(collecting[0], place):
@@ -166,6 +168,23 @@ def _taken(offer: Offer) -> type[Pass]:
         where=f"entry point {offer.place} of the group {offer.group}",
         hint=f"mend or uninstall {offer.distribution}",
     )
+
+
+def _check_made(cls: type[Pass], place: str) -> None:
+    """Raise UsageError for a class that lacks what every pass has."""
+    from .api import Pass, Semantics
+
+    if not (inspect.isclass(cls) and issubclass(cls, Pass)):
+        what, hint = "is no pass", "derive it from Pass"
+    elif not isinstance(getattr(cls, "semantics", None), Semantics):
+        what, hint = "promises nothing", "say semantics = Semantics.EXACT, REASSOCIATES or LOSSY"
+    elif not dataclasses.is_dataclass(cls.Options):
+        what, hint = "has Options that are no dataclass", "write @dataclass(frozen=True) above them"
+    elif missing := [h for h in ("candidates", "lower") if getattr(cls, h) is getattr(Pass, h)]:
+        what, hint = f"has no {missing[0]}()", "planish new pass NAME --kind lossy shows one"
+    else:
+        return
+    raise UsageError(f"{cls.__name__} {what}", where=place, hint=hint)
 
 
 def _import_own() -> None:

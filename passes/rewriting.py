@@ -39,11 +39,6 @@ ROUNDS = 1000
 
 
 @dataclass(frozen=True)
-class NoOptions:
-    """A rewrite has no options."""
-
-
-@dataclass(frozen=True)
 class Found:
     """A place where a pattern fits. nodes: the matched ones, from the last to the first; outputs:
     values that are replaced; values: what each variable of the pattern stands for."""
@@ -56,7 +51,6 @@ class Found:
 class RewritePass(Pass):
     """What ``rewrite_pass`` makes a subclass of."""
 
-    Options = NoOptions
     rounds = ROUNDS
     by_node = True
     matcher: ClassVar[Matcher]

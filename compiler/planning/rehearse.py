@@ -80,7 +80,7 @@ class _Rehearsing(PassManager):
 
     def _perturbed(self, pass_: Pass, candidate: Candidate) -> Perturbation | None:
         self._site = candidate.site
-        return pass_.outline(self.rewriter.model, candidate, self.context)
+        return self._guard.outline(candidate, self.context)
 
     def _is_new(self, candidate: Candidate) -> bool:
         return False

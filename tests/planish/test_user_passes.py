@@ -440,3 +440,30 @@ def test_an_interrupt_ends_a_pass_that_does_not_end(folder: Path) -> None:
     assert running.returncode == 130
     assert b"interrupted, nothing was written" in err
     assert not list(folder.glob("out*"))
+
+
+LACKING = {
+    "no promise": (mine().replace("    semantics = Semantics.LOSSY\n", ""), "promises nothing"),
+    "no lower": (mine().replace("def lower", "def lowers"), "has no lower()"),
+    "options": (mine().replace("Options = Nothing", "Options = dict"), "are no dataclass"),
+}
+
+
+@pytest.mark.parametrize("name", LACKING)
+def test_a_class_that_lacks_something(
+    folder: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    text, said = LACKING[name]
+    (folder / "passes.py").write_text(text)
+    assert compiled() == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert f"passes.py:{line_of(text, '@register')}" in err
+
+
+def test_a_plan_is_guarded_too(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = mine(perturb="raise ValueError('no numbers')")
+    (folder / "passes.py").write_text(text)
+    words = ["plan", "model.onnx", "-t", "generic", "--passes", "mine", "--pass-file", "passes.py"]
+    assert main(words) == 1
+    assert f"passes.py:{line_of(text, 'raise ValueError')}" in capsys.readouterr().err
