@@ -169,11 +169,11 @@ class Engine:
     """What an engine is built with where the target's runtime builds one of the model.
 
     profile: by input its ``min``, ``opt`` and ``max`` shape. open_axes: how many axes of inputs
-    have no fixed size. values: the same of the numbers of inputs that decide shapes. sparsity: whether sparse kernels may
-    be tried. min_version: of the runtime. checks: what was checked of the model here, and by what.
-    tolerance: how far the engine's outputs may be from the recorded ones. built: in words, ""
-    before it is tried. layers: of an engine that was built here, how many products compute in
-    each type, and how many layers took a sparse tactic.
+    have no fixed size. values: the same of the numbers of inputs that decide shapes. sparsity:
+    whether sparse kernels may be tried. min_version: of the runtime. checks: what was checked of
+    the model here, and by what. tolerance: how far the engine's outputs may be from the recorded
+    ones. built: in words, "" before it is tried. layers: of an engine that was built here, how
+    many products compute in each type, and how many layers took a sparse tactic.
     """
 
     profile: Mapping[str, Mapping[str, tuple[int, ...]]]
@@ -191,10 +191,10 @@ class Engine:
 class Provider:
     """How ONNX Runtime is asked to run model.onnx on the target, as provider.json says it.
 
-    min_version: of ONNX Runtime. options: of the execution provider, weak: those to add where it does not build typed networks.
-    entries: of the session. tolerance: how far outputs may be from the recorded ones there.
-    checks: what was checked of the model here, and by what. missing: why there is none. ran:
-    whether it was run with the provider where it was compiled.
+    min_version: of ONNX Runtime. options: of the execution provider, weak: those to add where it
+    does not build typed networks. entries: of the session. tolerance: how far outputs may be from
+    the recorded ones there. checks: what was checked of the model here, and by what. missing: why
+    there is none. ran: whether it was run with the provider where it was compiled.
     """
 
     name: str = ""
