@@ -42,12 +42,12 @@ def _operands_of(
 
 def shape_sources(model: ir.Model) -> Iterator[tuple[ir.Value, ir.Node]]:
     """Inputs whose numbers decide a shape, each once, with the first node whose shape it is."""
-    seen: set[ir.Value] = set()
+    left = {value for value in model.graph.inputs if not value.is_initializer()}
     deciding = (n for n in all_nodes(model) if not n.domain and n.op_type in _DECIDING)
     for node, value in _operands_of(deciding, _DECIDING):
         for source in _sources(value):
-            if source not in seen:
-                seen.add(source)
+            if source in left:  # not what a Loop hands to its body
+                left.remove(source)
                 yield source, node
 
 

@@ -54,6 +54,21 @@ def test_those_whose_numbers_a_shape_is_computed_of_are_found(
     assert all(wanted[name] in node for name, node in found.items())
 
 
+def test_what_a_loop_hands_to_its_body_is_no_input(build: Any) -> None:
+    body = """
+      y = Loop<body = turn (int64 i, bool c) => (bool d, float part) {
+        d = Identity(c) one = Constant<value = int64[1] {1}>() at = Unsqueeze(i, zeros)
+        end = Add(at, one) part = Slice(x, at, end)
+      }>(count, going)
+    """
+    numbers = {
+        "zeros": np.zeros(1, np.int64),
+        "count": np.array(3, np.int64),
+        "going": np.array(True),
+    }
+    assert shape_inputs(build(body, numbers, "float[n, 4] x", "float y")) == {}
+
+
 @pytest.mark.parametrize(
     ("ports", "said"),
     [
