@@ -19,7 +19,7 @@ from ...ir.storage.filesize import model_bytes
 from ...ir.types.bound import symbols
 from ...targets.loader import load_target
 from ...targets.schema import Target
-from ...targets.techniques import compiles
+from ...targets.techniques import compiles, runs_on_cpu
 from ..backends.tensorrt.fewbits import as_handed_over
 from ..context import CompileContext
 from ..data.feeds import available_memory
@@ -180,7 +180,7 @@ def _outlook(proposal: Proposal, stage: _Stage, before: Run) -> Outlook:
     mark = stage.rewriter.checkpoint()
     try:
         done = rehearse(proposal.pipeline, stage.rewriter, stage.context, lower=stage.room.fits)
-        shown = compiles(stage.target).supported and stage.room.weights <= MOST_WRITTEN
+        shown = runs_on_cpu(stage.target) and stage.room.weights <= MOST_WRITTEN
         kernels = kernels_of(done, stage.context.threads) if shown else {}
         after = Run(None, "unknown", "the model is too large to be rehearsed here")
         if done.model is not None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import onnx_ir as ir
 
+from ...ir.blocked import blocked_weights
 from ...ir.errors import InputError, TargetError
 from ...ir.graph import attribute, constant_tensor
 from ...ir.provenance import Remark
@@ -19,6 +20,8 @@ from .rehearse import Layer, Rehearsal
 
 FLOAT = "float"
 """What ``count_kernels`` calls the kernel of a float layer, the weight of which was repacked."""
+PACKED = 4
+"""Bits of what stands in 8 until it is handed over."""
 UNSAID = ("not-taken", "no pass of the pipeline speaks of it")
 
 
@@ -75,7 +78,9 @@ def _plan(
 
 def _bits(model: ir.Model) -> dict[str, int]:
     """Bits that a weight is stored in, by site."""
-    found = ((site.name, _stored_bits(site)) for site in find_sites(model, nested=True))
+    packed = {weight.codes for weight in blocked_weights(model) if weight.kind == "float4"}
+    sites = find_sites(model, nested=True)
+    found = ((s.name, PACKED if s.weight in packed else _stored_bits(s)) for s in sites)
     return {name: bits for name, bits in found if bits is not None}
 
 

@@ -228,6 +228,7 @@ def test_a_plan_counts_what_is_handed_over(pipeline: str, bits: float) -> None:
     weights = sum(TENSORS[name].size for name in "wvu")
     assert weights * bits / 8 < plan.size.after < weights * bits / 8 + 8000  # names and nodes
     assert plan.time.after is None
+    assert {(site.bits, site.kernel) for site in plan.sites} == {(int(bits), "")}
 
 
 def test_policy_offers_4_bit_floats_behind_8_bit_ones(tmp_path: Path) -> None:
