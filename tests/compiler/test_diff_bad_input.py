@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,14 +22,20 @@ from planish.ir.load import load_model
 RNG = np.random.default_rng(5)
 
 
-def save(path: Path, nodes: list[onnx.NodeProto], functions: list[onnx.FunctionProto] | None = None,
-         sizes: tuple[int, int] = (8, 8), **held: np.ndarray) -> Path:  # fmt: skip
-    face = [helper.make_tensor_value_info(n, 1, ["b", s]) for n, s in zip("xy", sizes, strict=True)]
-    weights = [numpy_helper.from_array(array, name) for name, array in held.items()]
+def save(
+    path: Path,
+    nodes: list[onnx.NodeProto],
+    held: Mapping[str, np.ndarray] | None = None,
+    functions: Sequence[onnx.FunctionProto] = (),
+    outputs: int = 8,
+) -> Path:
+    """From x [b, 8] to y [b, outputs]; the path."""
+    face = [helper.make_tensor_value_info(n, 1, ["b", s]) for n, s in (("x", 8), ("y", outputs))]
+    weights = [numpy_helper.from_array(array, name) for name, array in (held or {}).items()]
     graph = helper.make_graph(nodes, "net", face[:1], face[1:], weights)
     opsets = [helper.make_opsetid("", 20), helper.make_opsetid("own", 1)]
-    onnx.save(helper.make_model(graph, functions=functions or [], opset_imports=opsets,
-                                ir_version=10), path)  # fmt: skip
+    model = helper.make_model(graph, functions=list(functions), opset_imports=opsets, ir_version=10)
+    onnx.save(model, path)
     return path
 
 
@@ -45,13 +52,13 @@ def test_functions_on_one_side_inlined_on_the_other(tmp_path: Path) -> None:
     plain = [helper.make_node("MatMul", ["x", "v"], ["a"]), relu("h", "a"),
              helper.make_node("MatMul", ["h", "w"], ["c"]), relu("y", "c")]  # fmt: skip
     held = {n: RNG.normal(size=(8, 8)).astype(np.float32) for n in "vw"}
-    called = save(tmp_path / "called.onnx", call, [function], **held)
-    spelled = save(tmp_path / "spelled.onnx", plain, **held)
+    called = save(tmp_path / "called.onnx", call, held, [function])
+    spelled = save(tmp_path / "spelled.onnx", plain, held)
     for pair in ((called, spelled), (spelled, called)):
         found = compare(*pair)
         assert found.graph.hunks == ()
         assert found.graph.unchanged == 4
-    changed = save(tmp_path / "changed.onnx", call, [function], **held | {"w": 2 * held["w"]})
+    changed = save(tmp_path / "changed.onnx", call, held | {"w": 2 * held["w"]}, [function])
     (hunk,) = compare(spelled, changed).graph.hunks
     assert hunk.kind == "modified"
 
@@ -70,7 +77,7 @@ def test_unrelated_models(tmp_path: Path) -> None:
     """Other inputs, other outputs, nothing in common: all of it is told, and can be played."""
     nodes = [helper.make_node("MatMul", ["x", "w"], ["h"]), relu("y", "h")]
     weight = RNG.normal(size=(8, 4)).astype(np.float32)
-    one = save(tmp_path / "one.onnx", nodes, sizes=(8, 4), w=weight)
+    one = save(tmp_path / "one.onnx", nodes, {"w": weight}, outputs=4)
     other = tmp_path / "other.onnx"
     face = [helper.make_tensor_value_info(n, 1, [3]) for n in "pq"]
     onnx.save(helper.make_model(

@@ -37,8 +37,8 @@ def save(tmp_path: Path) -> Save:
         opsets = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1)]
         model = helper.make_model(graph, opset_imports=opsets, ir_version=10)
         path = tmp_path / f"{name}.onnx"
-        external = {"save_as_external_data": True, "location": apart, "size_threshold": 0}
-        onnx.save(model, path, **(external if apart else {}))
+        onnx.save(model, path, save_as_external_data=bool(apart), location=apart or None,
+                  size_threshold=0)  # fmt: skip
         return path
 
     return written
@@ -77,8 +77,10 @@ def error(array: np.ndarray) -> float:
 @pytest.mark.parametrize("axis", [None, 0, 1])
 def test_codes_behind_a_dequantizer(save: Save, axis: int | None) -> None:
     codes, scale, zero, stood_for = affine(axis)
-    attributes = {} if axis is None else {"axis": axis}
-    nodes = [helper.make_node("DequantizeLinear", ["q", "s", "z"], ["w"], **attributes), matmul()]
+    dequantize = helper.make_node("DequantizeLinear", ["q", "s", "z"], ["w"])
+    if axis is not None:
+        dequantize.attribute.append(helper.make_attribute("axis", axis))
+    nodes = [dequantize, matmul()]
     found = compare(save("a", [matmul()], w=W), save("b", nodes, q=codes, s=scale, z=zero))
     change = only(found)
     assert change.error == pytest.approx(error(stood_for), rel=1e-6)

@@ -130,7 +130,9 @@ def test_nothing_is_read_where_weights_are_only_passed_through(kit: ModuleType) 
     from planish.ir.storage.derived import Derived
 
     model = load_model(kit.chain(1)).model
-    name, value = next((n, v) for n, v in model.graph.initializers.items() if v.shape.rank() == 2)
+    held = {n: v for n, v in model.graph.initializers.items() if len(v.shape or ()) == 2}
+    name, value = next(iter(held.items()))
+    assert value.const_value is not None
     value.const_value = Derived(value.const_value, transposed=True)
     recorder = Recorder(whole=False)
     recorder.start(model)
