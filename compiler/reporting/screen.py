@@ -16,6 +16,7 @@ from ..result import CompileResult
 from . import summary
 from .artifact import REPORT
 from .headline import headline
+from .html.writing import PAGE
 
 # So that everything fits 40 lines; the report has all of it.
 MOST_ROWS = 9
@@ -37,6 +38,8 @@ def screen(result: CompileResult, console: Console, folder: Path | None = None) 
     section(console, "note", [*result.kernels.surprises, *summary.notes(result)])
     if folder is not None:
         console.print()
+        if (folder / PAGE).is_file():
+            section(console, "page", [str(folder / PAGE)])
         section(console, "report", [str(folder / REPORT)])
 
 
