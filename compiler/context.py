@@ -29,6 +29,7 @@ from ..passes.api import (
     CHOSEN,
     FLOPS,
     GRAMS,
+    MOVED,
     PREDICTED,
     REMEMBERED,
     SAMPLES,
@@ -124,6 +125,7 @@ class CompileContext:
             CHANGED.name: self._changed,
             CHOSEN.name: lambda _: self.chosen,
             FLOPS.name: lambda _: self._flops(),
+            MOVED.name: lambda asked: tuple(self.output_changes(asked)),
             STEPPED.name: lambda asked: self._stepped(*asked),
             SITES.name: self._find_sites,
             STATS.name: self._statistics,
@@ -197,7 +199,7 @@ class CompileContext:
         return found
 
     def few_feeds(self) -> list[tuple[Arrays, np.ndarray | None]]:
-        """Some calibration samples, of as many feeds as it takes, and which of their tokens count."""
+        """Some calibration samples, of as many feeds as it takes, and which tokens count."""
         found, count = [self.sample_feed()], self.feeds.sizes[0]
         while count < FEW_SAMPLES and len(found) < len(self.feeds):
             count += self.feeds.sizes[len(found)]

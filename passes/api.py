@@ -265,6 +265,10 @@ of the first get the second, an earlier value, instead."""
 CHANGED: AnalysisKey[float] = AnalysisKey("changed")
 """The same when stored tensors of the main graph have other contents; the argument is a mapping
 from their names to arrays of the same shapes and dtypes."""
+MOVED: AnalysisKey[tuple[float | None, ...]] = AnalysisKey("moved")
+"""How much each of some perturbations, alone, changes the outputs of the graph as the pass found
+it: relative squared error of the output that changes most, on a few calibration samples; None where
+the compile does not weigh that. The argument is a tuple of perturbations."""
 FLOPS: AnalysisKey[Mapping[str, int | None]] = AnalysisKey("flops")
 """Operations of each layer in one run on the first feed, by name of the site, as ``inspect`` counts
 them; None where a size is not known (no arguments)."""

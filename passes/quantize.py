@@ -10,17 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal
+from functools import partial
+from typing import Literal, cast
 
 import numpy as np
 import onnx_ir as ir
 
+from ..ir.digest import contents_digest
 from ..ir.facts import FLOAT, QUANTIZED
 from ..ir.graph import attribute, constant_array, constant_tensor, opset
 from ..ir.rewriter import Rewriter
 from ..ir.sites import Site, Sites
 from .api import (
     CALIBRATED,
+    REMEMBERED,
     SITES,
     STATS,
     Candidate,
@@ -52,6 +55,7 @@ from .quantizing.layers import (
     weight_of,
 )
 from .quantizing.lowering import LayerCodes, lower_dynamic, lower_static, lower_table
+from .quantizing.ranges import Ranges, are_weighed, fitted_ranges
 
 MIN_TABLE_BYTES = 1 << 16
 """Tables smaller than this save less than the two extra nodes are worth."""
@@ -70,7 +74,9 @@ class QuantizeOptions:
     up for what rounding the weights does to the mean of the output, given calibration data.
     narrow: also convolutions of so few channels that they do not pay alone. sums:
     for targets that add two products in 16 bits, codes of which no pair can saturate for any input
-    (safe), or all 8 bits where that loses less on calibration data (emulated).
+    (safe), or all 8 bits where that loses less on calibration data (emulated). ranges: static ones
+    are widened or narrowed where that moves the model's outputs less (outputs), for targets whose
+    compiles weigh that; or stay as the calibrator finds them (values).
     """
 
     scheme: Literal["static", "dynamic"] = "dynamic"
@@ -80,6 +86,7 @@ class QuantizeOptions:
     bias_correction: bool = True
     narrow: bool = False
     sums: Literal["safe", "emulated"] = "safe"
+    ranges: Literal["outputs", "values"] = "outputs"
 
 
 OPSET = 13
@@ -117,6 +124,7 @@ class Quantize(Pass):
     Options = QuantizeOptions
     options: QuantizeOptions
     _asked: tuple[Sites, Requests] | None = None
+    _ranges: Ranges | None = None
 
     def candidates(self, model: ir.Model, ctx: Context) -> Iterator[Candidate | Refusal]:
         sites = ctx.analysis(SITES)
@@ -144,7 +152,7 @@ class Quantize(Pass):
         output = None
         if site.kind == "conv" and ctx.target.int8.conv_needs_output_quant:
             output = self._range(stats[str(activated_output(site).name), 1], ctx)
-        activation = given_range(site, ctx) or self._range(stats[observed(site)], ctx)
+        activation = given_range(site, ctx) or self._activation(model, site, ctx)
         return self._perturb_layer(site, activation, output, ctx)
 
     def outline(self, model: ir.Model, candidate: Candidate, ctx: Context) -> Perturbation:
@@ -298,6 +306,38 @@ class Quantize(Pass):
         )
         scale, zero_point = affine_params(low, high, dtype=dtype, symmetric=symmetric)
         return FakeQuant(dtype, float(scale), int(zero_point))
+
+    def _activation(self, model: ir.Model, site: Site, ctx: Context) -> FakeQuant:
+        """What the layer reads, in the range that all its readers share."""
+        ranges = self._fitted(model, ctx) if self.options.ranges == "outputs" else {}
+        known = ranges.get(str(input_of(site).name))
+        return known or self._range(ctx.analysis(STATS, self._requests(ctx))[observed(site)], ctx)
+
+    def _fitted(self, model: ir.Model, ctx: Context) -> Ranges:
+        """Of all values that layers read, found before the first edit."""
+        if self._ranges is None:
+            readers = self._readers(ctx)
+            stats = ctx.analysis(STATS, self._requests(ctx))
+            ranges: Ranges = {
+                n: self._range(stats[observed(s[0])], ctx) for n, s in readers.items()
+            }
+            if are_weighed(readers, ranges, ctx):
+                key = ("ranges", contents_digest(model), *ranges.items())
+                fit = partial(fitted_ranges, readers, ranges, ctx)
+                ranges = cast(Ranges, ctx.analysis(REMEMBERED, (key, fit)))
+            self._ranges = ranges
+        return self._ranges
+
+    def _readers(self, ctx: Context) -> dict[str, list[Site]]:
+        """By value, the layers that may read it in integers and have but that input."""
+        found: dict[str, list[Site]] = {}
+        for site in ctx.analysis(SITES).of_kind("linear", "conv"):
+            if FLOAT in site.facts and len(site.uses) == 1 and self._judged(site, ctx):
+                found.setdefault(str(input_of(site).name), []).append(site)
+        return found
+
+    def _judged(self, site: Site, ctx: Context) -> bool:
+        return isinstance(self._judge(site, ctx), Candidate) and given_range(site, ctx) is None
 
     def _perturb_layer(
         self, site: Site, activation: FakeQuant, output: FakeQuant | None, ctx: Context
