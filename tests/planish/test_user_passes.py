@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ import planish as package
 from planish.cli import main
 from planish.ir.digest import contents_digest
 from planish.ir.errors import PassError
+from planish.passes import registry
 
 Planish = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -168,18 +169,20 @@ def test_the_promise_of_a_rewrite_is_checked(
     assert "REASSOCIATES" in said
 
 
-def test_a_project_names_its_passes(planish: Planish, folder: Path) -> None:
+def test_a_project_names_its_passes(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     (folder / "passes.py").write_text(DIVISION)
     (folder / "pyproject.toml").write_text('[tool.planish]\npass-files = ["passes.py"]\n')
-    below = folder / "below"
-    below.mkdir()
-    words = ["compile", "../model.onnx", "-t", "generic", "--passes", "div-to-mul", "-o", "out"]
-    done = subprocess.run(
-        [sys.executable, "-m", "planish", *words], cwd=below, capture_output=True, text=True
+    (folder / "below").mkdir()
+    monkeypatch.chdir(folder / "below")
+    assert main(["plan", "../model.onnx", "-t", "generic", "--passes", "div-to-mul"]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"loaded {folder / 'passes.py'} (div-to-mul), named by {folder / 'pyproject.toml'}" in (
+        said
     )
-    assert done.returncode in (0, 6, 8), done.stderr
-    assert f"loaded {folder / 'passes.py'} (div-to-mul), named by" in done.stderr
-    listed = json.loads(planish("passes", "list", "--json").stdout)["passes"]
+    assert main(["passes", "list", "--json"]) == 0
+    listed = json.loads(capsys.readouterr().out)["passes"]
     (own,) = (p for p in listed if p["name"] == "div-to-mul")
     assert own["written_at"].startswith(str(folder / "passes.py"))
 
@@ -226,28 +229,36 @@ def test_a_project_of_somebody_else_is_not_trusted(
     assert "belongs to another user" in capsys.readouterr().err
 
 
-def test_installed_packages_offer_passes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def offering(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The entry points of an installed package; what it registers is forgotten afterwards."""
     site = folder / "site"
     info = site / "offering-1.0.dist-info"
     info.mkdir(parents=True)
     (site / "offering_passes.py").write_text(DIVISION)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: offering\nVersion: 1.0\n")
-    points = "[planish.passes]\ndiv-to-mul = offering_passes:div_to_mul\n"
-    (info / "entry_points.txt").write_text(points)
-    environment = os.environ | {"PYTHONPATH": str(site)}
+    monkeypatch.syspath_prepend(site)
+    yield info / "entry_points.txt"
+    registry._REGISTRY.pop("div-to-mul", None)
+    sys.modules.pop("offering_passes", None)
 
-    def run(*words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "planish", *words]
-        return subprocess.run(command, env=environment, capture_output=True, text=True)
 
+def test_installed_packages_offer_passes(
+    folder: Path, offering: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ["plan", "model.onnx", "-t", "generic", "--passes"]
-    assert run(*words, "canonicalize,div-to-mul").returncode == 0
-    (info / "entry_points.txt").write_text(points.replace("div-to-mul =", "other ="))
-    done = run(*words, "other")
-    assert done.returncode == 2
-    assert "offering 1.0 offers a pass 'other', but the pass there is called 'div-to-mul'" in (
-        done.stderr
-    )
+    offering.write_text("[planish.passes]\ndiv-to-mul = offering_passes:div_to_mul\n")
+    assert main([*words, "canonicalize"]) == 0
+    assert "offering_passes" not in sys.modules
+    assert main([*words, "canonicalize,div-to-mul"]) == 0
+    capsys.readouterr()
+    offering.write_text("[planish.passes]\nother = offering_passes:div_to_mul\n")
+    assert main([*words, "other"]) == 2
+    said = "offering 1.0 offers a pass 'other', but the pass there is called 'div-to-mul'"
+    assert said in capsys.readouterr().err
+    offering.write_text("[planish.passes]\nquantize = offering_passes:div_to_mul\n")
+    assert main(["passes", "list"]) == 2
+    assert "'quantize' is taken twice" in capsys.readouterr().err
 
 
 def test_objects_from_python(folder: Path) -> None:
