@@ -22,7 +22,7 @@ from ..ir.facts import FLOAT, QUANTIZED, SPARSE
 from ..ir.graph import constant_tensor, opset
 from ..ir.opset import raised
 from ..ir.rewriter import Rewriter
-from ..ir.rounded import RANKS, rounded_view
+from ..ir.rounded import rounded_view
 from ..ir.sites import Site
 from ..ir.storage.tensors import tensor_digest
 from .api import (
@@ -53,13 +53,13 @@ from .math.float4 import (
 )
 from .math.float4_gptq import gptq_float4
 from .math.float8 import E4M3
+from .quantizing.blocks import unsuited
 from .quantizing.layers import (
     elements,
     holds_mask,
     input_of,
     observed,
     refuse_any,
-    uneven_shape,
     weight_of,
 )
 from .weight_only import ROWS_PER_INPUT
@@ -187,7 +187,7 @@ class QuantizeFloat4(Pass):
         found = refuse_any(site, ctx)
         if found is not None:
             return found
-        if wrong := _wrong_shape(site, ctx):
+        if wrong := unsuited(site, ctx.target, BLOCK):
             return Refusal(site.name, *wrong)
         patterns = kept_patterns(site, ctx.target)
         if patterns and KIND not in (ctx.target.sparse.dtypes or ()):
@@ -226,7 +226,7 @@ class QuantizeFloat4(Pass):
             if site.kind == "linear"
             and FLOAT in site.facts
             and refuse_any(site, ctx) is None
-            and not _wrong_shape(site, ctx)
+            and not unsuited(site, ctx.target, BLOCK)
         }
         return tuple(sorted(wanted))
 
@@ -247,25 +247,6 @@ def _refuse_all(model: ir.Model, ctx: Context) -> tuple[str, str] | None:
     except InputError as error:
         return "opset", f"4-bit floats need opset {FINAL_OPSET}: {error.what}"
     return None
-
-
-def _wrong_shape(site: Site, ctx: Context) -> tuple[str, str] | None:
-    """Why the shapes of a linear layer do not suit; None where they do."""
-    tensor, x = constant_tensor(site.weight), input_of(site)
-    if tensor is None or x.shape is None:
-        return "unknown-rank", "shape inference does not get through it"
-    if len(x.shape) not in RANKS:
-        return "rank", f"its input has {len(x.shape)} axes; blocks are for 2 or 3"
-    inputs, outputs = tensor.shape.numpy()
-    if min(inputs, outputs) < ctx.target.min_gemm:
-        least = ctx.target.min_gemm
-        return "too-small", f"a {inputs}x{outputs} product is smaller than {least} on a side"
-    if inputs % BLOCK or outputs % BLOCK:
-        return "uneven-shape", f"{inputs} inputs, {outputs} outputs: both must be blocks of {BLOCK}"
-    if x.shape[-1] != inputs:
-        return "unknown-size", "the size of what it sums over is not known beforehand"
-    uneven = uneven_shape(site, ctx.target)
-    return ("uneven-shape", uneven) if uneven else None
 
 
 def _saving(site: Site) -> int:

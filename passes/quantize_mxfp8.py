@@ -17,7 +17,7 @@ from ..ir.blocked import blocked_weight
 from ..ir.facts import FLOAT, QUANTIZED, SPARSE
 from ..ir.graph import constant_tensor, opset
 from ..ir.rewriter import Rewriter
-from ..ir.rounded import RANKS, rounded_view
+from ..ir.rounded import rounded_view
 from ..ir.sites import Site
 from ..targets.rules.tensorrt.scope import runs
 from .api import (
@@ -33,15 +33,14 @@ from .api import (
 )
 from .math.float8 import E4M3, NAME
 from .math.mxfp8 import BLOCK, MxCodes, dequantize_mx, round_mx
-from .quantizing.layers import elements, input_of, refuse_any, uneven_shape, weight_of
+from .quantizing.blocks import unsuited
+from .quantizing.layers import elements, input_of, refuse_any, weight_of
 from .zeros import kept_patterns
 
 OPSET = 19
 """The first that has E4M3."""
 QUANTIZER = "TRT_MXFP8DynamicQuantize"
 """The operator that rounds activations: a target without kernels for it has none for MXFP8."""
-OUTPUTS = 16
-"""What outputs are multiples of, as tensor cores take them."""
 
 
 @dataclass(frozen=True)
@@ -144,25 +143,5 @@ def _refuse(site: Site, ctx: Context, version: int) -> Refusal | None:
     if patterns := kept_patterns(site, ctx.target):
         sentence = f"its zeros in the pattern {patterns[0]} are skipped in other forms only"
         return Refusal(site.name, "sparse", sentence)
-    wrong = _wrong_shape(site, ctx)
+    wrong = unsuited(site, ctx.target, BLOCK)
     return Refusal(site.name, *wrong) if wrong else None
-
-
-def _wrong_shape(site: Site, ctx: Context) -> tuple[str, str] | None:
-    """Why the shapes of a linear layer do not suit; None where they do."""
-    tensor, x = constant_tensor(site.weight), input_of(site)
-    if tensor is None or x.shape is None:
-        return "unknown-rank", "shape inference does not get through it"
-    if len(x.shape) not in RANKS:
-        return "rank", f"its input has {len(x.shape)} axes; blocks are for 2 or 3"
-    inputs, outputs = tensor.shape.numpy()
-    if min(inputs, outputs) < ctx.target.min_gemm:
-        least = ctx.target.min_gemm
-        return "too-small", f"a {inputs}x{outputs} product is smaller than {least} on a side"
-    if inputs % BLOCK or outputs % OUTPUTS:
-        sentence = f"{inputs} inputs are no blocks of {BLOCK}, or {outputs} outputs of {OUTPUTS}"
-        return "uneven-shape", sentence
-    if x.shape[-1] != inputs:
-        return "unknown-size", "the size of what it sums over is not known beforehand"
-    uneven = uneven_shape(site, ctx.target)
-    return ("uneven-shape", uneven) if uneven else None
