@@ -142,6 +142,7 @@ def compile_model(
         prepared.workshop.context.progress.phase("finishing the artifact")
         result = finished_by(prepared.workshop.backend, result, folder)
         write_artifact(result, folder, known)
+        prepared.workshop.context.progress.phase("making the page")
         result = with_page(result, folder, prepared.source.baseline)
         check_unchanged(prepared.source.imported.stamps)
     return Built(result, output)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import replace
@@ -26,6 +27,8 @@ def checked_output(path: Path) -> Path:
     """A place for a page. Raises UsageError for a folder, or one in a folder that is not there."""
     if path.is_dir():
         raise UsageError(f"{str(path)!r} is a folder", hint=f"name a file: -o {str(path / PAGE)!r}")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{str(path)!r} is no file", hint=f"name one: -o {PAGE}")
     if not path.absolute().parent.is_dir():
         raise UsageError(
             f"there is no folder {str(path.absolute().parent)!r}", hint="make it first"
@@ -35,17 +38,9 @@ def checked_output(path: Path) -> Path:
 
 def write_page(document: Mapping[str, Any], path: Path) -> None:
     """Write the page of a document. Raises InputError where the file cannot be written."""
-    text = render(document)
     try:
-        with tempfile.NamedTemporaryFile(
-            "w", encoding="utf8", newline="\n", dir=path.parent, prefix=".planish-", delete=False
-        ) as file:
-            file.write(text)
-        Path(file.name).chmod(0o644)
-        Path(file.name).replace(path)
+        _replace(path, render(document))
     except OSError as error:
-        with contextlib.suppress(OSError, UnboundLocalError):
-            Path(file.name).unlink(missing_ok=True)
         raise InputError(
             f"the page cannot be written: {error.strerror}", where=str(path),
             hint="give another place with -o",
@@ -80,10 +75,31 @@ def with_page(result: CompileResult, folder: Path, original: Path | None) -> Com
         result = replace(result, remarks=(*result.remarks, remark))
         manifest = manifests.read(folder)
         remarks = [*manifest.get("remarks", ()), remark.to_json()]
-        _write_manifest(folder, {**manifest, "remarks": remarks})
+        with contextlib.suppress(InputError):  # a full disk: the screen says it at least
+            _write_manifest(folder, {**manifest, "remarks": remarks})
     return result
 
 
 def _write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    text = manifests.dumps(manifest)
-    (folder / manifests.MANIFEST).write_text(text, encoding="utf8", newline="\n")
+    path = folder / manifests.MANIFEST
+    try:
+        _replace(path, manifests.dumps(manifest))
+    except OSError as error:
+        what = f"the manifest cannot be written: {error.strerror}"
+        raise InputError(what, where=str(path)) from error
+
+
+def _replace(path: Path, text: str) -> None:
+    """Put a text in the place of a file, whole or not at all. Raises OSError."""
+    path = path.resolve()  # what a link leads to, not the link
+    number, name = tempfile.mkstemp(dir=path.parent, prefix=".planish-")
+    made = Path(name)
+    try:
+        with os.fdopen(number, "w", encoding="utf8", newline="\n") as file:
+            file.write(text)
+        made.chmod(0o644)
+        made.replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            made.unlink()
+        raise

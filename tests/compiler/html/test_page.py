@@ -149,9 +149,36 @@ def test_a_full_disk_leaves_the_old_page(tmp_path: Path, monkeypatch: pytest.Mon
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_link_stays_one(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / PAGE).symlink_to(tmp_path / "there" / PAGE)
+    write_page(document(), tmp_path / PAGE)
+    assert (tmp_path / PAGE).is_symlink()
+    assert (tmp_path / "there" / PAGE).stat().st_mode & 0o777 == 0o644
+
+
+def test_a_manifest_is_replaced_whole(
+    made: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made.artifact(tmp_path / "out")
+    before = (tmp_path / "out" / manifests.MANIFEST).read_bytes()
+    (tmp_path / "out" / PAGE).touch()
+    monkeypatch.setattr(writing, "write_page", lambda document, path: None)
+    monkeypatch.setattr(writing, "_replace", _full)
+    with pytest.raises(InputError, match="No space left"):
+        writing.write_report(tmp_path / "out")
+    assert (tmp_path / "out" / manifests.MANIFEST).read_bytes() == before
+
+
+def _full(path: Path, text: str) -> None:
+    raise OSError(28, "No space left on device")
+
+
 def test_a_place_that_is_none(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is a folder"):
         writing.checked_output(tmp_path)
+    with pytest.raises(UsageError, match="is no file"):
+        writing.checked_output(Path("/dev/null"))
     with pytest.raises(UsageError, match="there is no folder"):
         writing.checked_output(tmp_path / "nowhere" / PAGE)
 
