@@ -150,14 +150,16 @@ def _constants(
 ) -> dict[str, ir.Value]:
     shape = dims(x)
     assert shape is not None and len(shape) in RANKS
-    leading = [0] * (len(shape) - 1)
+    leading, size = [0] * (len(shape) - 1), shape[-1]
+    # In numbers where they are known: -1 says nothing where another axis is empty.
+    count, whole = (size // block, size) if isinstance(size, int) else (-1, -1)
     arrays = {n: np.asarray(number, np.float32) for n, number in spelling.numbers.items()}
     if scale is not None:
         one = np.float32(scale)
         arrays |= {"scale": np.asarray(one), "reach": np.asarray(one * np.float32(LARGEST_E2M1))}
     arrays |= {
-        "split": np.array([*leading, -1, block], np.int64),
-        "join": np.array([*leading, -1], np.int64),
+        "split": np.array([*leading, count, block], np.int64),
+        "join": np.array([*leading, whole], np.int64),
         "last": np.array([-1], np.int64),
     }
     made = {n: rewriter.initializer(f"{x.name}_{n}", a) for n, a in arrays.items()}
@@ -226,9 +228,10 @@ def _spelled(values: dict[str, ir.Value], spelling: Spelling) -> bool:
     if split is None or join is None or last is None:
         return False
     numbers = all(scalar(values[n]) == np.float32(x) for n, x in spelling.numbers.items())
-    rank, leading = len(join), [0] * (len(join) - 1)
-    whole = rank in RANKS and join.tolist() == [*leading, -1]
-    whole = whole and split.tolist() == [*leading, -1, split[-1]] and bool(split[-1] > 0)
+    rank, leading, size, block = len(join), [0] * (len(join) - 1), int(join[-1]), int(split[-1])
+    whole = rank in RANKS and join.tolist() == [*leading, size] and block > 0
+    count = -1 if size == -1 else size // max(block, 1)
+    whole = whole and split.tolist() == [*leading, count, block]
     return numbers and whole and last.tolist() in ([-1], [rank]) and _reaches(values, spelling)
 
 

@@ -57,6 +57,23 @@ def test_the_runtime_computes_the_rounding(
     np.testing.assert_allclose(got, expected, atol=1e-4)
 
 
+def test_a_feed_without_rows_passes_through(graphs: ModuleType) -> None:
+    model, _ = rounded(graphs, DEEP)
+    assert graphs.run(model, {"x": normal(2, 0, 32)})["y"].shape == (2, 0, 16)
+
+
+@pytest.mark.parametrize(("scale", "block"), [(0.002, 16), (None, 32)])
+def test_an_empty_batch_stays_empty(graphs: ModuleType, scale: float | None, block: int) -> None:
+    model = graphs.parse(text(DEEP), w=normal(32, 16))
+    product = next(iter(model.graph))
+    rewriter = Rewriter(model)
+    rewriter.set_input(product, 0, rounded_view(rewriter, product.inputs[0], scale, block))
+    assert len(list(rounded_values(model))) == 1
+    for shape in ((0, 5, 32), (2, 0, 32)):
+        got = graphs.run(model, {"x": np.zeros(shape, np.float32)})["y"]
+        assert got.shape == (*shape[:2], 16)
+
+
 def test_what_is_spelled_is_found_and_shared(graphs: ModuleType) -> None:
     model, _ = rounded(graphs)
     (found,) = rounded_values(model)
