@@ -36,6 +36,7 @@ _ADVICE = (
     ("not found in node", "attributes are there once they are set or canonicalize ran: take a "
      "variable, and look in check"),
 )  # fmt: skip
+_COMMUTATIVE = frozenset("Add Mul And Or Xor Max Min Equal".split())
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,10 @@ def _attempt(root: ir.Node, match: Any, size: int) -> Attempt:
     culprits = match.failure_nodes_and_values
     stopped = next((_named(c) for c in culprits), describe(root))
     advice = next((said for part, said in _ADVICE if part in reason), "")
+    turned = match.nodes and match.nodes[-1].op_type in _COMMUTATIVE
+    if turned and reason.startswith("OpType"):
+        advice = f"the operands of {match.nodes[-1].op_type} may stand the other way round here: "
+        advice += "write a second pattern for that"
     return Attempt(
         describe(root), tuple(map(describe, match.nodes)), size, stopped, _plain(reason), advice
     )

@@ -127,6 +127,11 @@ class Guard:
             place = self.line_of("lower")
             error.where = f"{place}: {error.where}" if error.where else place
 
+    def without_folder(self, where: str) -> str:
+        """A place that goes into an artifact: whose folders are whose is nobody's business."""
+        folder = str(Path(self._file).parent)
+        return where.replace(f"{folder}/", "") if folder not in (".", "/") else where
+
     def line_of(self, hook: str) -> str:
         """``file:line`` of a hook of the pass; of the pass where the file has no such line."""
         code = getattr(getattr(self._written, hook, None), "__code__", None)

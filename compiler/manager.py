@@ -112,10 +112,10 @@ class PassManager:
         event, self._site = PassEvent(pass_, model, context, self.rewriter), ""
         if pass_.joint and exclude:
             self.stage += f" without {sorted(exclude)}"
+        self._guard = Guard(pass_, self.rewriter, conduct().timeout)
         if (known := conduct().failed.get(self.stage)) is not None:
             return self._skipped(outcome, known)
         self._known = frozenset((s, c) for stage, s, c in self.losses if stage == self.stage)
-        self._guard = Guard(pass_, self.rewriter, conduct().timeout)
         try:
             for instrument in self.instruments:
                 instrument.before_pass(event)
@@ -144,7 +144,8 @@ class PassManager:
     def _skipped(self, outcome: PassOutcome, error: PlanishError) -> PassOutcome:
         """Go on without a pass that failed."""
         conduct().failed[self.stage] = error
-        said = f"{error.what} ({error.where})" if error.where else error.what
+        where = self._guard.without_folder(error.where)
+        said = f"{error.what} ({where})" if where else error.what
         self.context.remark("missed", "graph", FAILED, said)
         self.context.progress.note(f"{outcome.name} is left out: {said}")
         return PassOutcome(outcome.name, outcome.mark)

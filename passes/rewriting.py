@@ -252,7 +252,8 @@ class Op:
     """What a replacement builds with: ``op.Mul(x, y, attribute=…)`` inserts a node.
 
     Inputs are values, arrays (which become initializers) and numbers (in the dtype of the first
-    value beside them). ``_outputs`` is a count, ``_domain`` the operator's domain.
+    value beside them). ``_outputs`` is a count; ``_domain`` the operator's domain, ``_version`` its
+    version where the model does not import it yet.
     """
 
     rewriter: Rewriter
@@ -268,7 +269,11 @@ class Op:
         if op_type.startswith("_"):
             raise AttributeError(op_type)
 
-        def build(*inputs: Any, _outputs: int = 1, _domain: str = "", **attributes: Any) -> Any:
+        def build(
+            *inputs: Any, _outputs: int = 1, _domain: str = "", _version: int = 1, **attributes: Any
+        ) -> Any:
+            if _domain not in ("", "ai.onnx"):
+                self.rewriter.require_opset(_domain, _version)
             return self._build(op_type, inputs, _outputs, _domain, attributes)
 
         return build
