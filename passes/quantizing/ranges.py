@@ -54,7 +54,8 @@ def _moved(
     readers: Mapping[str, Sequence[Site]], tried: Ranges, ctx: Context
 ) -> dict[str, float | None]:
     alone = tuple(_alone(name, readers[name], quant) for name, quant in tried.items())
-    return dict(zip(tried, ctx.analysis(MOVED, alone), strict=True))
+    errors: tuple[float | None, ...] = ctx.analysis(MOVED, alone)
+    return dict(zip(tried, errors, strict=True))
 
 
 def _alone(name: str, sites: Sequence[Site], quant: FakeQuant) -> Perturbation:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import onnx
@@ -84,7 +85,7 @@ def test_grouping_is_by_pass() -> None:
 PIPELINE = "canonicalize,quantize{scheme=static}"
 
 
-def made(model: onnx.ModelProto, kit: ModuleType, folder: Path, target: str, **options: str):  # type: ignore[no-untyped-def]
+def made(model: onnx.ModelProto, kit: ModuleType, folder: Path, target: str, **options: Any) -> Any:
     return compile_model(
         model, target, output=folder, calibration=kit.feeds(), threads=1, pipeline=PIPELINE,
         **options,
