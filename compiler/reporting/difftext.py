@@ -189,7 +189,8 @@ def _families(diff: ModelDiff, families: Sequence[Sequence[Hunk]]) -> Iterator[L
         count = f"{len(hunks):>{width}} x {pattern_of(diff.graph, first).title}"
         parts = [f"{count}: {_operators(diff, first)}", _signed(saved), _who(diff, first)]
         yield Line("  " + "  ".join(filter(None, parts)), _style(first))
-    yield Line(f"  {diff.graph.unchanged} nodes are the same", "quiet")
+    same = diff.graph.unchanged
+    yield Line(f"  {same} node{' is' if same == 1 else 's are'} the same", "quiet")
 
 
 def _summary(diff: ModelDiff, families: Sequence[Sequence[Hunk]]) -> Iterator[Line]:

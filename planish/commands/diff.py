@@ -23,7 +23,12 @@ from ..terminal import JsonOption, VerboseOption, terminal_of
 DIFFERENT = 12
 """Exit code where a condition of the caller holds: any difference, or a figure beyond a bound."""
 _COLOURS = {"title": "bold", "old": "red", "new": "green", "changed": "yellow", "quiet": "dim"}
-_FIGURES = ("nodes", "parameters", "bytes")
+_FIGURES = ("nodes", "parameters", "bytes", "flops", "predicted_ms")
+_HOW = {
+    "flops": "name the sizes of open axes, --workload batch=1,seq=128",
+    "predicted_ms": "name a target that has figures, and the sizes of open axes: --target, "
+    "--workload",
+}
 _CONDITION = re.compile(r"(\w+)\s*(>=|<=|>|<)\s*([+-]?\d+(?:\.\d+)?)\s*(%?)")
 
 
@@ -136,6 +141,7 @@ def diff_command(
     found = compare(before, after, target=target or None, workload=workload, threads=threads)
     shown = Shown(stat, tuple(only or ()), every, context)
     _check_passes(found, shown.only)
+    broken = [c for c in conditions if c.holds(*_figures(found, c.figure))]
     if export is not None:
         write_model_explorer(found, export[1])
     if page is not None:
@@ -148,7 +154,6 @@ def diff_command(
         terminal.stdout().print(Text(markdown(found, shown)), soft_wrap=True)
     else:
         show(found, shown, terminal.stdout())
-    broken = [c for c in conditions if c.holds(*_figures(found, c.figure))]
     for condition in broken:
         terminal.stderr().print(Text(f"condition holds: {condition.text}"))
     if broken or (exit_code and found.graph):
@@ -175,6 +180,12 @@ def parse_condition(text: str) -> Condition:
 
 
 def _figures(found: ModelDiff, figure: str) -> tuple[float, float]:
+    if figure in ("flops", "predicted_ms"):
+        sides = found.figures.before.to_json(), found.figures.after.to_json()
+        known = [side[figure] for side in sides]
+        if None in known:
+            raise UsageError(f"{figure} is not known of both models", hint=_HOW[figure])
+        return float(known[0]), float(known[1])
     one, other = found.graph.totals
     return float(getattr(one, figure)), float(getattr(other, figure))
 

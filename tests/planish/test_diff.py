@@ -60,7 +60,7 @@ one.onnx -> other.onnx
 
   1 x replaced: Relu -> Sigmoid
   1 x other weights: MatMul
-  1 nodes are the same
+  1 node is the same
 
 @@ first  replaced 1 -> 1
  - Relu([batch, 64]) -> [batch, 64]
@@ -112,6 +112,8 @@ def test_a_compile_names_its_passes(planish: Planish, tmp_path: Path) -> None:
         (["--fail-on", "nodes>2"], 12),
         (["--fail-on", "nodes>3", "--fail-on", "bytes>+0%"], 0),
         (["--fail-on", "parameters>=-1%"], 12),
+        (["--fail-on", "flops>+0%"], 2),
+        (["--fail-on", "flops>=+0%", "--workload", "batch=2"], 12),
         (["--fail-on", "nodes"], 2),
         (["--fail-on", "weights>3"], 2),
     ],
