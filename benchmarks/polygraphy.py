@@ -12,7 +12,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,27 +43,35 @@ FLOAT_CODES = frozenset({"fp8", "nvfp4"})
 _FOUND = re.compile(r"Found (non-)?sparse tensor: (\S+)")
 
 
-def everything(settings: Settings) -> Outcome:
-    """Polygraphy's verdicts on zeros and on whole artifacts, against planish's."""
+def sparsity(settings: Settings) -> Outcome:
+    """Polygraphy's verdicts on the zeros of MiniLM, weight by weight, against planish's."""
+    return outcome("Polygraphy's inspect sparsity on artifacts for TensorRT", zeros, settings)
+
+
+def linting(settings: Settings) -> Outcome:
+    """Polygraphy's lint on artifacts for TensorRT."""
+    return outcome("Polygraphy's check lint on artifacts for TensorRT", linted, settings)
+
+
+Found = tuple[tuple[str, ...], Figure]
+Check = Callable[[Path, Settings], Iterator[Found]]
+
+
+def outcome(title: str, check: Check, settings: Settings) -> Outcome:
+    """What a check finds, where Polygraphy can be installed."""
     made = install(ENVIRONMENT, settings.workdir)
     if made.python is None:
-        return Outcome("Polygraphy", (), (), (skipped("Polygraphy", "installed", made.reason),))
-    program = made.python.with_name("polygraphy")
-    found = [*zeros(program, settings), *linted(program, settings)]
+        return Outcome(title, (), (), (skipped("Polygraphy", "installed", made.reason),))
+    found = list(check(made.python.with_name("polygraphy"), settings))
     return Outcome(
-        "Polygraphy on artifacts for TensorRT",
-        ("artifact", "file", "command", "found"),
+        title, ("artifact", "file", "command", "found"),
         tuple(row for row, _ in found), tuple(figure for _, figure in found),
     )  # fmt: skip
 
 
-Found = tuple[tuple[str, ...], Figure]
-
-
 def zeros(program: Path, settings: Settings) -> Iterator[Found]:
     """MiniLM with zeros: what Polygraphy and planish say of each weight."""
-    names = [name for name in ("minilm",) if not settings.tasks or name in settings.tasks]
-    for form in THINNED if names else ():
+    for form in THINNED:
         made = artifact("minilm", form, settings)
         path = made.runnable if "int8" in form.name else made.path / "model.onnx"
         theirs, ours = inspected(program, path), facts(path)

@@ -71,13 +71,14 @@ BENCHMARKS = {
     "onnxruntime-cuda": "cuda:everything",
     "tensorrt": "tensorrt:everything",
     "tensorrt-builders": "tensorrt:builders",
-    "polygraphy": "polygraphy:everything",
+    "polygraphy-sparsity": "polygraphy:sparsity",
+    "polygraphy-lint": "polygraphy:linting",
     "tasks": "tasks:everything",
     "peers": "results:peers",
 }
 """Name on the command line -> module and function; each takes Settings, returns an Outcome."""
 
-TAKES_TASKS = ("tasks", "peers", "tensorrt", "tensorrt-builders", "polygraphy")
+TAKES_TASKS = ("tasks", "peers", "tensorrt", "tensorrt-builders", "polygraphy-lint")
 COMMAND = ".venv/bin/python benchmarks/run.py"
 
 
