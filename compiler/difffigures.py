@@ -137,10 +137,8 @@ def _measured(before: Side, after: Side, index: int) -> float | None:
     speed = after.manifest.get("speed")
     if after.stage != EMITTED or not isinstance(speed, Mapping):
         return None
-    source = after.manifest.get("digests", {}).get("source")
-    own = before.stage == "" and source and before.imported.file_digest == source
-    stage = before.stage.endswith(IMPORTED) and before.manifest == after.manifest
-    if index == 0 and not (own or stage):
+    original = before.stage == "" or before.stage.endswith(IMPORTED)
+    if index == 0 and not (original and after.came_from(before)):
         return None
     found = speed.get("after" if index else "before")
     return float(found) if isinstance(found, int | float) else None

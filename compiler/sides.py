@@ -18,6 +18,7 @@ from .reporting.manifest import MANIFEST
 from .reporting.selftest import MODEL
 from .stages import EMITTED, FOLDER
 
+_NEEDED = frozenset(("id", "name", "file", "edits"))
 AT = "@"
 """Between an artifact's folder and one of its stages."""
 
@@ -45,7 +46,8 @@ class Side:
 
     def came_from(self, before: Side) -> bool:
         """Whether the compile that made this one began with the other, or came by it."""
-        source = self.manifest.get("digests", {}).get("source")
+        digests = self.manifest.get("digests")
+        source = digests.get("source") if isinstance(digests, Mapping) else None
         if source and before.imported.file_digest == source:
             return True
         return 0 <= before.place <= self.place and before.manifest == self.manifest
@@ -98,9 +100,10 @@ def side_of(text: str | Path) -> Side:
 
 
 def stages_of(manifest: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    """What a manifest says of the stages of its compile."""
+    """What a manifest says of the stages of its compile; what is no stage is left out."""
     found = manifest.get("stages", ())
-    return found if isinstance(found, list) else ()
+    known = found if isinstance(found, list) else ()
+    return [s for s in known if isinstance(s, Mapping) and s.keys() >= _NEEDED]
 
 
 def _load(path: Path) -> Imported:
@@ -135,6 +138,8 @@ def _stage(label: str, folder: Path, name: str) -> Side:
             f"there is no stage {name!r}; there are {', '.join(ids)}", where=str(folder), hint=guess
         )
     file = folder / str(found["file"])
+    if not file.resolve().is_relative_to(folder.resolve()):
+        raise InputError(f"a stage is said to lie outside its folder: {file}", where=str(folder))
     if not file.is_file():
         raise InputError(f"the stage's file {found['file']} is gone", where=str(folder))
     return Side(label, _load(file), manifest, str(found["id"]))

@@ -111,7 +111,9 @@ def test_many_equal_nodes(tmp_path: Path) -> None:
     assert [hunk.kind for hunk in found.graph.hunks] == ["replaced"]
 
 
-@pytest.mark.parametrize("damage", ["{", "[]", '{"stages": 3}'])
+@pytest.mark.parametrize(
+    "damage", ["{", "[]", '{"stages": 3}', '{"stages": [3, {"id": "1"}], "digests": 4}']
+)
 def test_a_damaged_manifest(tmp_path: Path, damage: str) -> None:
     save(tmp_path / "model.onnx", [relu()])
     (tmp_path / "manifest.json").write_text(damage)
@@ -131,4 +133,7 @@ def test_a_stage_whose_file_is_gone(tmp_path: Path) -> None:
     stage = recorder.taken()[0].to_json()
     (tmp_path / "manifest.json").write_text(json.dumps({"stages": [stage]}))
     with pytest.raises(InputError, match=r"stages/00-imported\.onnx is gone"):
+        compare(tmp_path, f"{tmp_path}@0")
+    (tmp_path / "manifest.json").write_text(json.dumps({"stages": [stage | {"file": "../x.onnx"}]}))
+    with pytest.raises(InputError, match="outside its folder"):
         compare(tmp_path, f"{tmp_path}@0")
