@@ -15,8 +15,10 @@ from ...ir.importing.protocheck import all_proto_nodes
 from ...targets.census import kernel_census
 from .trace import NodeTime, Trace
 
-_ADDED = re.compile(r"(/duplicated.*|_token_\d+|_dummy_d?q.*|_pre_d?q.*|_post_d?q.*)$")
-"""What the runtime appends to the names of nodes that it doubles or inserts."""
+_ADDED = re.compile(
+    r"^Inserted(?:PrecisionFree)?Cast_|(?:/duplicated.*|_token_\d+|_dummy_d?q.*|_pre_d?q.*|_post_d?q.*)$"
+)
+"""What the runtime adds to the names of values and nodes that it doubles, casts or inserts."""
 
 
 @dataclass(frozen=True)
@@ -74,24 +76,26 @@ def spelled(node: onnx.NodeProto) -> str:
 
 
 def _times(nodes: Sequence[onnx.NodeProto], found: Collection[NodeTime]) -> list[float | None]:
-    """Milliseconds of each node: by name; those without one by operator, in order of index."""
-    named: defaultdict[str, float] = defaultdict(float)
-    unnamed: defaultdict[str, list[NodeTime]] = defaultdict(list)
+    """Milliseconds of each node: by name and operator, where bodies repeat a name for the first;
+    those without a name by operator, in order of index."""
     names = {node.name for node in nodes if node.name}
+    queues: defaultdict[tuple[str, str], list[NodeTime]] = defaultdict(list)
     for time in found:
-        if time.name in names:
-            named[time.name] += time.ms
-        else:
-            unnamed[time.op].append(time)
-    queues = {op: iter(sorted(times, key=lambda t: t.index)) for op, times in unnamed.items()}
-    times_: list[float | None] = []
-    for node in nodes:
-        if node.name:
-            times_.append(named.get(node.name))
-        else:
-            following = next(queues.get(node.op_type, iter(())), None)
-            times_.append(None if following is None else following.ms)
-    return times_
+        queues[time.name if time.name in names else "", time.op].append(time)
+    for key, queue in queues.items():
+        queue.sort(key=lambda time: time.index, reverse=not key[0])
+    return [_taken(queues.get((node.name, node.op_type), []), node.name) for node in nodes]
+
+
+def _taken(queue: list[NodeTime], name: str) -> float | None:
+    """The time of a node, taken out of those of its key: all of a name's, the next without one."""
+    if not queue:
+        return None
+    if not name:
+        return queue.pop().ms
+    total = sum(time.ms for time in queue)
+    queue.clear()
+    return total
 
 
 class _Sources:
@@ -103,7 +107,7 @@ class _Sources:
     """
 
     def __init__(self, nodes: Sequence[onnx.NodeProto], model: ir.Model) -> None:
-        self.made = {name for node in nodes for name in node.output if name}
+        self.made = {_ADDED.sub("", name) for node in nodes for name in node.output if name}
         self.names = {node.name for node in nodes if node.name}
         self.readers: defaultdict[str, list[onnx.NodeProto]] = defaultdict(list)
         for node in nodes:
@@ -126,9 +130,10 @@ class _Sources:
 
     def _between(self, node: onnx.NodeProto) -> Iterator[ir.Node]:
         """From the outputs back to values that the runtime, too, has."""
-        starts = [self.by_output[name] for name in node.output if name in self.by_output]
+        given = (_ADDED.sub("", name) for name in node.output)
+        starts = [self.by_output[name] for name in given if name in self.by_output]
         todo, seen = list(dict.fromkeys([*starts, *self._named(node)])), set[ir.Node]()
-        stop = set(node.input)
+        stop = {_ADDED.sub("", name) for name in node.input}
         while todo:
             each = todo.pop()
             if each in seen:

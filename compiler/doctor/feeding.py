@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,6 +23,8 @@ from ..workload import parse_workloads
 GENERATED = 2
 MOST_FEEDS = 8
 """More would only repeat the same shapes."""
+TRACE = 200 << 20
+"""Bytes that a trace takes at most, and feeds beside it."""
 SIZES = {"batch": 1, "other": 64}
 """Of open axes in generated feeds, where neither data nor a workload says more."""
 
@@ -51,12 +55,15 @@ def feeds_for(
 
 
 def too_large(model: ir.Model) -> str:
-    """Why there is not the memory to run a model; "" where there is."""
+    """Why there is not the memory, or the disk, to profile a model; "" where there is."""
     limit, why = limit_of(None)
     weights = weight_bytes(model)
     wanted = int(FLOOR + SESSION * weights + 2 * activation_bytes(model, bindings_of(model, ())))
-    if wanted <= limit:
-        return ""
-    return (
-        f"running it would take about {size(wanted)} of memory, {size(limit)} may be used ({why})"
-    )
+    if wanted > limit:
+        room = f"{size(limit)} may be used ({why})"
+        return f"running it would take about {size(wanted)} of memory, {room}"
+    place = tempfile.gettempdir()
+    free = shutil.disk_usage(place).free
+    if weights + TRACE > free:
+        return f"a profile may take {size(weights + TRACE)} in {place}, {size(free)} are free"
+    return ""

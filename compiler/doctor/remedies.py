@@ -23,19 +23,18 @@ QUANTIZING = frozenset(
 
 
 def with_command(cause: Cause, model: str, target: Target) -> Cause:
-    """The cause with the command that mends it, where there is one."""
-    if not runs_on_cpu(target):
+    """The cause with the command that mends it, where there is one; not where the runtime denies
+    the rule."""
+    known = cause.rule in REPAIRS or cause.rule in QUANTIZING
+    if not known or not runs_on_cpu(target) or rule_named(cause.rule).severity != cause.severity:
         return cause
     stem, name = Path(model).stem or "model", shlex.quote(target.name)
-    borne_out = bool(cause.rule) and rule_named(cause.rule).severity == cause.severity
-    if cause.rule in REPAIRS and borne_out:
+    if cause.rule in REPAIRS:
         output = shlex.quote(f"{stem}-fixed.onnx")
         command = f"planish doctor {shlex.quote(model)} --target {name} --fix {output}"
-    elif cause.rule in QUANTIZING and borne_out:
+    else:
         output = shlex.quote(f"{stem}-compiled")
         command = f"planish compile FLOAT.onnx --target {name} --calibration DATA -o {output}"
-    else:
-        return cause
     return replace(cause, command=command)
 
 

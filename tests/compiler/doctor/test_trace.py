@@ -96,6 +96,38 @@ def test_a_real_profile_of_nodes_without_names_and_of_bodies(tmp_path: Path) -> 
     assert {op: {op} for op in ("MatMul", "If", "Exp", "Tanh", "Neg")} == sources
 
 
+HALF = """
+<ir_version: 10, opset_import: ["" : 20]>
+g (float16[B, T, 16] x) => (float16[B, T, 16] y) {
+    h = MatMul(x, w)
+    r = Add(h, x)
+    n = LayerNormalization <axis = -1> (r, scale)
+    y = MatMul(n, v)
+}
+"""
+
+
+def test_casts_belong_to_the_nodes_that_they_are_for(tmp_path: Path) -> None:
+    path, half = tmp_path / "half.onnx", np.float16
+    tensors = {"w": np.eye(16, dtype=half), "v": np.eye(16, dtype=half), "scale": np.ones(16, half)}
+    given = [ir.tensor(value, name=name) for name, value in tensors.items()]
+    model = ir.from_onnx_text(HALF, initializers=given)
+    for node in model.graph:
+        node.name = f"make_{node.outputs[0].name}"
+    ir.save(model, path)
+    feeds = [{"x": np.ones((2, 3, 16), half)}]
+    got = record_alone(path, feeds, tmp_path, threads=1, seconds=0.01, entries={})
+    trace = read_trace(got.trace, skip=got.skip, feeds=1)
+    graph = onnx.load(got.graph, load_external_data=False)
+    ran = executed(graph, trace, load_as_written(path))
+    products = {row.name: {n.name for n in row.sources} for row in ran.rows if row.op == "MatMul"}
+    assert products == {"make_h": {"make_h"}, "make_y": {"make_y"}}
+    casts = [row for row in ran.rows if row.op == "Cast"]
+    assert casts
+    assert all(row.sources for row in casts)
+    assert sum(row.ms or 0.0 for row in ran.rows) == pytest.approx(trace.nodes_ms)
+
+
 def test_a_runtime_that_dies_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "sitecustomize.py").write_text("import os\nos.abort()\n", "utf8")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
