@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -35,7 +35,7 @@ def places_after(
             continue
         came = [before[n] for n in origins.get(number, ()) if before[n]]
         found.append(module_of(node) or (common_path(came) or came[0] if came else ""))
-    return _filled(pool, found)
+    return _filled(pool, found, pairs)
 
 
 def site_names(model: ir.Model) -> dict[ir.Node, str]:
@@ -43,10 +43,13 @@ def site_names(model: ir.Model) -> dict[ir.Node, str]:
     return {node: site.name for node, site in find_sites(model, nested=True).by_node.items()}
 
 
-def _filled(pool: Pool, places: list[str]) -> list[str]:
-    """A node without a name stands where those around it do; one in a body, below its owner."""
+def _filled(pool: Pool, places: list[str], told: Container[int] = ()) -> list[str]:
+    """A node without a name stands where those around it do; one in a body, below its owner.
+
+    told: numbers of nodes of which it is known that they stand nowhere, or where they do.
+    """
     for number, place in enumerate(places):
-        if place:
+        if place or number in told:
             continue
         if pool.owners[number] >= 0:
             places[number] = places[pool.owners[number]]

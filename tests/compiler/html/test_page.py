@@ -12,9 +12,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from onnx import helper
 
+from planish.compiler.diffing import compare
 from planish.compiler.reporting import manifest as manifests
 from planish.compiler.reporting.html import writing
+from planish.compiler.reporting.html.compared import compared
 from planish.compiler.reporting.html.compiled import compiled, original_of
 from planish.compiler.reporting.html.libraries import LOCK, VENDOR, libraries
 from planish.compiler.reporting.html.page import ASSETS, COMPRESSED, SCRIPTS, STYLES, render
@@ -216,6 +219,18 @@ def test_where_memory_is_small_no_weights_are_read(
     large = [tensor for tensor in found["tensors"] if tensor["bytes"] >= 4096]
     assert large
     assert all(tensor["figures"] is None for tensor in large)
+
+
+def test_what_is_the_same_stands_in_the_same_place(pages: Any, tmp_path: Path) -> None:
+    nodes = [helper.make_node("Neg", ["x"], ["a"]), helper.make_node("Abs", ["a"], ["b"])]
+    nodes += [helper.make_node("Relu", ["b"], ["c"], name="/m/up/Relu")]
+    nodes += [helper.make_node("Neg", ["c"], ["d"]), helper.make_node("Abs", ["d"], ["y"])]
+    model = pages.save(tmp_path / "m.onnx", nodes, [], 8)
+    found = compared(compare(model, model))["graph"]
+    assert found["stages"][0]["nodes"] == found["stages"][1]["nodes"]
+    modules = [found["texts"][found["nodes"][row][2]] for row in found["stages"][0]["nodes"]]
+    assert modules[2] == "m.up"
+    assert modules[3] == "m.up", "what has no name stands with what it reads"
 
 
 def test_of_very_large_graphs_the_first_and_the_last_are_compared(

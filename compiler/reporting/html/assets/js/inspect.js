@@ -13,8 +13,8 @@ function inspectPage(doc, hub) {
     h("section", { id: "verdict", class: "hero", "aria-label": "Summary" },
       h("div", { class: "eyebrow" }, h("span", { class: "mono" }, doc.model), doc.workload && doc.workload !== "as it is" ? `for ${doc.workload}` : null),
       h("h1", null, `${bytes(stored)}, ${many(doc.sites.length, "site")}`),
-      h("p", { class: "quiet" }, `${whole(total.nodes)} nodes, ${whole(total.parameters)} parameters, ${total.flops ? `${operations(total.flops)} a run` : "operations unknown: open axes have no size"}.`),
-      total.unknown.length ? h("p", { class: "quiet small" }, `Not counted: ${total.unknown.join(", ")}.`) : null,
+      h("p", { class: "quiet" }, `${whole(total.nodes)} nodes, ${whole(total.parameters)} parameters, ${total.flops ? `${total.unknown.length ? "at least " : ""}${operations(total.flops)} a run` : "operations unknown"}.`),
+      total.unknown.length ? h("p", { class: "quiet small" }, `Not counted: ${total.unknown.join(", ")}. Where axes are open, sizes for --workload tell more.`) : null,
       h("dl", { class: "facts small" }, [...doc.inputs.map((text) => ["input", text]), ...doc.outputs.map((text) => ["output", text])].map(([name, text]) => [h("dt", null, name), h("dd", { class: "mono" }, text)]))),
     safely(() => modulesPart(doc, hub)), safely(() => sitesPart(doc, hub)),
     hub.view ? safely(() => graphPart(hub.view, "Modules are closed until you open them.")) : null,
@@ -67,7 +67,7 @@ function modulesPart(doc, hub) {
   draw();
   const heads = ["Module", "Parameters", "Bytes", ...costs.filter(([key]) => key !== "bytes").map(([, cost]) => cost.title)];
   return part("modules", "Cost by module", doc.target ? (rows.some((row) => row.ms !== null) ? `Times are predicted for ${doc.target}.` : `No times are known for ${doc.target}.`) : null, h("div", { class: "card passes" },
-    h("div", { class: "filters" }, h("div", { class: "seg", role: "group", "aria-label": "What the bars show" }, buttons)),
+    buttons.length > 1 ? h("div", { class: "filters" }, h("div", { class: "seg", role: "group", "aria-label": "What the bars show" }, buttons)) : null,
     h("div", { class: "wrap", tabindex: 0, role: "region", "aria-label": "Cost by module" }, h("table", { class: "grid layers" },
       h("thead", null, h("tr", null, heads.map((title, index) => h("th", { scope: "col", class: index ? "num" : null }, title)), h("th", { scope: "col" }, h("span", { class: "unseen" }, "share")))), body))));
 }
