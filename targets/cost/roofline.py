@@ -8,6 +8,7 @@ from typing import Literal
 from ..schema import Target
 from .kernels import Work
 
+_INT8_LEVEL = 4
 Bound = Literal["compute", "memory", "overhead", ""]
 
 
@@ -26,7 +27,7 @@ def roofline(work: Work, target: Target, threads: int) -> Roof | None:
     have their share; the bandwidth is everybody's.
     """
     share = _share(target, threads)
-    rate, width = _rate(target, work.numbers), target.memory.bandwidth_gbs
+    rate, width = _rate(target, _numbers(work, target)), target.memory.bandwidth_gbs
     compute = None if rate is None else 1e3 * work.flops / (rate * share * 1e12)
     memory = None if width is None else 1e3 * work.moved / (width * 1e9)
     if work.parts[0].table.startswith(("streams.", "node")):
@@ -42,6 +43,14 @@ def _share(target: Target, threads: int) -> float:
     if not threads or not target.cores or target.device != "cpu":
         return 1.0
     return min(1.0, threads / target.cores)
+
+
+def _numbers(work: Work, target: Target) -> str:
+    """What it computes with; packed weights meet 8-bit activations at one accuracy level alone."""
+    packed = work.parts[0].table.startswith("products.nbits")
+    if not packed or target.weight_only.accuracy_level == _INT8_LEVEL:
+        return work.numbers
+    return "fp16" if target.floats.float16 == "native" else "fp32"
 
 
 def _rate(target: Target, numbers: str) -> float | None:
