@@ -16,8 +16,9 @@ from ..ir.graph import all_graphs, all_nodes, constant_tensor
 from ..ir.rewriter import Rewriter
 from ..ir.scopes import describe
 from ..passes.api import Pass, pass_class
+from ..passes.matching import Found, Matcher, refusal
 from ..passes.registry import place_of
-from ..passes.rewriting import Found, Matcher, RewritePass, refusal
+from ..passes.rewriting import RewritePass
 from .data.usercode import load_module, place_in
 from .data.userimports import importable
 

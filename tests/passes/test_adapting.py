@@ -129,6 +129,21 @@ def test_a_rule_that_fits_its_own_output_is_stopped(held: Any, graphs: ModuleTyp
     assert graphs.snapshot(held.model) == before
 
 
+def test_an_initializer_that_hides_another_is_seen(graphs: ModuleType) -> None:
+    """onnxscript lets a new initializer take the name of one that others still read."""
+
+    def hiding(op: Any, x: Any, w: Any) -> Any:
+        return op.Add(x, op.initializer(ir.tensor(-w.const_value.numpy()), "w"))
+
+    text = "g (float[3, 4] x) => (float[3, 4] y) { a = Sub(x, w) y = Mul(a, w) }"
+    held = graphs.Bench(graphs.parse(HEAD + text, w=X[0]), [{"x": X}], target="generic")
+    before = graphs.snapshot(held.model)
+    cls = adapted(rule(lambda op, x, w: op.Sub(x, w), hiding), "hiding")
+    with borrowing([cls]), pytest.raises(PassError, match="inputs-defined"):
+        held.run("hiding")
+    assert graphs.snapshot(held.model) == before
+
+
 def test_a_wrong_rule_breaks_its_promise(held: Any, graphs: ModuleType) -> None:
     before = graphs.snapshot(held.model)
     cls = adapted(rule(lambda op, x: op.Relu(x), lambda op, x: op.Abs(x)), "wrong")
