@@ -54,8 +54,9 @@ def _row(hunk: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _explained(hunk: Mapping[str, Any]) -> bool:
-    """Whether a hunk names its passes, and what was done."""
-    return bool(hunk["edits"]) and all(e["pass"] for e in hunk["edits"]) and bool(hunk["title"])
+    """Whether a hunk says what was done, by which passes, and why."""
+    told = [edit["pass"] and edit["reason"] for edit in hunk["edits"]]
+    return bool(told) and all(told) and bool(hunk["title"])
 
 
 def _played(told: Any) -> list[Figure]:

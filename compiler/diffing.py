@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from ..targets.schema import Target
 from .difffigures import Figures, figures
 from .garbage import rarely_collecting
 from .sides import Side, side_of
+from .stages import LEGALISE
 
 SCHEMA = 2
 """Version of the JSON document; it grows with every change that a reader could notice."""
@@ -58,8 +59,26 @@ class ModelDiff:
     def remarks(self, hunk: Hunk) -> list[Mapping[str, Any]]:
         """What the manifest remarks on the sites of a hunk."""
         sites = {self.edits[e].get("site") for e in hunk.edits if e in self.edits} - {None, "graph"}
-        known = self.after.manifest.get("remarks", ())
-        return [r for r in known if r.get("site") in sites and r.get("kind") != "applied"]
+        return [r for r in self._remarks if r.get("site") in sites and r.get("kind") != "applied"]
+
+    def reason(self, edit: str) -> str:
+        """Why an edit was made, a sentence."""
+        known, name = self.edits.get(edit, {}), pass_of(edit, self.edits)
+        if name.startswith("spelling/"):
+            return "the same, written so since that measured faster"
+        if name == LEGALISE:
+            told = [r for r in self._remarks if r.get("pass") == LEGALISE]
+            return str(told[0].get("sentence", "")) if told else "the runtime needs it"
+        mine = (name, known.get("site"), "applied")
+        for remark in self._remarks:
+            if (remark.get("pass"), remark.get("site"), remark.get("kind")) == mine:
+                return str(remark.get("sentence", ""))
+        return str(known.get("setting", ""))
+
+    @property
+    def _remarks(self) -> Sequence[Mapping[str, Any]]:
+        found = self.after.manifest.get("remarks", ())
+        return [r for r in found if isinstance(r, Mapping)] if isinstance(found, list) else ()
 
     def __str__(self) -> str:
         from .reporting.difftext import Shown, lines  # which reads this module
@@ -107,7 +126,12 @@ class ModelDiff:
             "weights": [change.to_json() for change in self.weights(hunk)],
             "remarks": [dict(remark) for remark in self.remarks(hunk)],
             "edits": [
-                {"id": edit, "pass": pass_of(edit, self.edits), **_about(self.edits.get(edit))}
+                {
+                    "id": edit,
+                    "pass": pass_of(edit, self.edits),
+                    **_about(self.edits.get(edit)),
+                    "reason": self.reason(edit),
+                }
                 for edit in hunk.edits
             ],
         }

@@ -15,7 +15,7 @@ from ...ir.diff.pool import Pool, Source
 from ...ir.diff.weights import Weight, WeightChange
 from ...ir.shown import clipped, inline
 from ...ir.signature import shape_of, shape_text
-from ..diffing import ModelDiff, repeated
+from ..diffing import ModelDiff, pass_of, repeated
 from ..stages import EMITTED
 from .headline import size
 from .places import folded
@@ -263,6 +263,16 @@ def _hunk(diff: ModelDiff, hunk: Hunk, alike: Sequence[Hunk], shown: Shown) -> I
     for sentence in hunk.details:
         yield Line(clipped(f"   {inline(sentence)}", LONGEST), "changed")
     yield from _weights(diff, hunk)
+    yield from _reasons(diff, hunk)
+
+
+def _reasons(diff: ModelDiff, hunk: Hunk) -> Iterator[Line]:
+    """Why, as the compile has it: the first edit of each pass."""
+    first = {pass_of(edit, diff.edits): edit for edit in reversed(hunk.edits)}
+    for name in diff.passes(hunk):
+        reason = diff.reason(first[name])
+        if reason:
+            yield Line(clipped(inline(f"   {name}: {reason}"), LONGEST), "quiet")
 
 
 def _others(hunk: Hunk, alike: Sequence[Hunk]) -> str:

@@ -142,7 +142,7 @@ def _integer(change: Change) -> str:
 def _stored(change: Change) -> str:
     """Weights behind a DequantizeLinear that was not there."""
     left = change.new - Counter({name: change.new[name] for name in ROUNDING})
-    if change.gone.keys() == {"Gather"} and change.new.keys() >= {"Gather", "Mul"}:
+    if (change.gone + change.same).keys() == {"Gather"} and "Mul" in change.new:
         read = (v for n in change.hunk.after for v in change.diff.after.nodes[n].inputs)
         tables = [t for v in read if (t := constant_tensor(v)) is not None and _is_code(t)]
         return f"weights stored as {tables[0].dtype.name}" if tables else ""
