@@ -31,6 +31,7 @@ class Types:
 
     @classmethod
     def of(cls, model: ModelProto) -> Types:
+        """As far as they can be inferred."""
         try:
             graph = infer(model, strict=False).graph
         except Exception:  # what cannot be inferred is not known

@@ -45,8 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     end = time.monotonic() + 60 * options.minutes
     try:
-        for turn, seen in _turns(plans, log, options.count, end):
-            _chunk(turn, seen, log, options, console, end)
+        for turn, seen, count in _turns(plans, log, options.count, end):
+            _chunk(turn, seen, count, log, options, console, end)
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on from here", markup=False)
     return _summary(plans, log, options, console)
@@ -62,27 +62,31 @@ def untried(plan: Plan, done: Done) -> list[str]:
 
 def _turns(
     plans: Sequence[Plan], log: Log, count: int, end: float
-) -> Iterator[tuple[Sequence[Plan], int]]:
-    """The pipelines that are farthest behind and see the same graphs, and how many each took;
-    until all are done or the time is up."""
+) -> Iterator[tuple[Sequence[Plan], int, int]]:
+    """The pipelines that are farthest behind and see the same graphs, how many each took, and how
+    many are next; until all are done or the time is up."""
     while time.monotonic() < end:
         seen = {plan: log.of(plan).seen for plan in plans}
         last = min(plans, key=lambda each: seen[each])
         if seen[last] >= count:
             return
-        yield [p for p in plans if (p.tower, seen[p]) == (last.tower, seen[last])], seen[last]
+        same = [p for p in plans if p.tower == last.tower]
+        ahead = min((seen[p] for p in same if seen[p] > seen[last]), default=count)
+        turn = [p for p in same if seen[p] == seen[last]]
+        yield turn, seen[last], min(CHUNK, ahead - seen[last], count - seen[last])
 
 
 def _chunk(
     plans: Sequence[Plan],
     seen: int,
+    count: int,
     log: Log,
     options: argparse.Namespace,
     console: Console,
     end: float,
 ) -> None:
     """The next graphs, each through all of the pipelines: they share what they have in common."""
-    number, count = options.start + seen, min(CHUNK, options.count - seen)
+    number = options.start + seen
     runs = [Timed(Run(plan.subject(), _folder(options, plan, number))) for plan in plans]
     for case in generated(count, options.seed, start=number, tower=plans[0].tower):
         memory = Memory(prefixes=number % ALONE != 0)

@@ -42,6 +42,7 @@ PLANS = (
     Plan("canonicalize,sparsify{small=true}", "transformer", SPARSE),
     Plan("canonicalize,quantize-float8", "transformer", FLOAT8),
     Plan("canonicalize,quantize-float4", "transformer", FLOAT4),
+    Plan("canonicalize,quantize-mxfp8", "transformer", FLOAT4),
     Plan("canonicalize,quantize,quantize-recurrent", "recurrent"),
     Plan("canonicalize,quantize{scheme=static narrow=true},quantize-residuals", "convnet"),
     Plan(

@@ -112,7 +112,7 @@ class Reduction:
     predicate: Predicate
     output: Path
     folder: Path
-    advance: Callable[[Reduction], None] = lambda _: None
+    advance: Callable[[Reduction], None] | None = None
     best: ModelProto = field(default_factory=ModelProto)
     runs: int = 0
     _asked: dict[bytes, bool] = field(default_factory=dict)
@@ -143,7 +143,8 @@ class Reduction:
             if self._asked[key]:
                 self.best = case.model
                 self._write(data)
-            self.advance(self)
+            if self.advance is not None:
+                self.advance(self)
         return self._asked[key]
 
     def _write(self, data: bytes) -> None:
