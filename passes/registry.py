@@ -170,7 +170,7 @@ def _taken(offer: Offer) -> type[Pass]:
     )
 
 
-def _check_made(cls: type[Pass], place: str) -> None:
+def _check_made(cls: Any, place: str) -> None:
     """Raise UsageError for a class that lacks what every pass has."""
     from .api import Pass, Semantics
 
