@@ -14,6 +14,7 @@ import onnx_ir as ir
 from ...ir.errors import InputError, TargetError, UsageError
 from ...ir.graph import all_nodes
 from ...ir.load import load_as_written
+from ...ir.signature import Signature
 from ...ir.types.bound import bound_shapes, symbols
 from ...targets.cost.predict import predict
 from ...targets.loader import load_target
@@ -23,6 +24,7 @@ from ...targets.rules.table import rule_named
 from ...targets.runtime import PROVIDER, open_session
 from ...targets.schema import Target
 from ...targets.techniques import runs_on_cpu
+from ..data.feeds import load_feeds
 from ..data.feedset import Feeds
 from ..data.usercode import is_function_reference
 from ..elsewhere import not_the_target
@@ -95,7 +97,9 @@ def examine(
     progress.phase("reading the model")
     graph = load_as_written(path)
     view = View(graph, known)
-    _check_workload(graph, workload)
+    parse_workloads(workload or (), symbols(graph))  # before any work is done
+    if calibration is not None:
+        calibration = load_feeds(calibration, Signature.of(graph))
     progress.phase("checking the rules")
     broken = broken_rules(view)
     why = not_the_target(known) if runs_on_cpu(known) else _elsewhere(known)
@@ -143,10 +147,6 @@ def _target(model: str | Path, target: str | Path | Target | None) -> Target:
     return load_target("host")
 
 
-def _check_workload(graph: ir.Model, workload: str | Sequence[str] | None) -> None:
-    parse_workloads(workload or (), symbols(graph))
-
-
 def _elsewhere(target: Target) -> str:
     runtime = target.runtime
     return f"{target.name} runs {runtime.name} {runtime.provider}".strip() + f", here is {PROVIDER}"
@@ -163,8 +163,6 @@ def _measured(
     try:
         feeds, source = feeds_for(graph, calibration, workload)
     except InputError as error:
-        if calibration is not None:
-            raise
         return None, None, _said(error)
     chosen = [feeds[index] for index in range(min(len(feeds), MOST_FEEDS))]
     progress.phase("profiling")

@@ -19,7 +19,7 @@ from ...targets.rules.rule import View
 from ...targets.runtime import open_session
 from ...targets.schema import Target
 from ...targets.techniques import runs_on_cpu
-from ..quality.drift import Drift
+from ..quality.drift import DriftVerdict
 from ..quality.driftmeter import DriftMeter
 from ..quality.outputs import judge_drift, output_kinds
 from ..quality.statistics import Ratio
@@ -58,41 +58,44 @@ def mend(
 ) -> Mended:  # fmt: skip
     """Write a mended copy of the model at ``path`` to ``output``.
 
-    runs: whether this machine is the target and runs the model; then both are timed by turns, and
-    a copy that was mended for speed alone and is slower is not written.
+    runs: whether this machine is the target and runs the model; then both are timed by turns and
+    compared, and a copy that was mended for speed alone is not written where it is slower, or
+    answers otherwise by the default gate of drift.
     """
     imported = load_model(path)
     model = imported.model
     before = _breaking(model, target)
     rewriter = Rewriter(model)
-    for rule in REPAIRS:
-        nodes = _breaking(model, target).get(rule, [])
+    for rule, repair in REPAIRS.items():
+        nodes = _breaking(model, target, rule).get(rule)
         if nodes:
             with rewriter.edit(f"doctor/{rule}") as edit:
-                REPAIRS[rule](rewriter, nodes)
+                repair(rewriter, nodes)
             rewriter.verify(edit, imported.signature)
     infer_shapes(model)
-    after = _breaking(model, target)
-    left = tuple((rule, len(nodes)) for rule, nodes in after.items())
-    done = tuple(
-        (rule, len(nodes) - len(after.get(rule, ())))
-        for rule, nodes in before.items()
-        if len(nodes) > len(after.get(rule, ()))
-    )
+    after = {rule: len(nodes) for rule, nodes in _breaking(model, target).items()}
+    gone = {rule: len(nodes) - after.get(rule, 0) for rule, nodes in before.items()}
+    done = tuple((rule, count) for rule, count in gone.items() if count > 0)
+    left = tuple(after.items())
     if not done:
         return Mended("", "nothing that was found can be mended in the file", (), left)
-    speed, drift = None, ""
+    speed, verdict = None, None
     if runs:
-        with tempfile.TemporaryDirectory(prefix="planish-") as folder:
-            made = Path(folder) / "mended.onnx"
-            save_model(model, made)
-            speed, drift = _measure(path, made, model, calibration, workload, threads, seconds)
-    results = RIGHT & {rule for rule, _ in done}
-    if speed is not None and speed.high < SLOWER and not results:
-        why = f"the mended model is slower: {speed.value:.2f}x"
-        return Mended("", why, done, left, speed, drift)
-    save_model(model, output)
-    return Mended(str(output), "", done, left, speed, drift)
+        speed, verdict = _measured(path, model, calibration, workload, threads, seconds)
+    drift = "" if verdict is None else verdict.sentence
+    why = "" if RIGHT & dict(done).keys() else _worse(speed, verdict)
+    if not why:
+        save_model(model, output)
+    return Mended("" if why else str(output), why, done, left, speed, drift)
+
+
+def _worse(speed: Ratio | None, verdict: DriftVerdict | None) -> str:
+    """Why what was mended for speed alone is not handed over; "" where it is."""
+    if speed is not None and speed.high < SLOWER:
+        return f"the mended model is slower, {speed.value:.2f}x"
+    if verdict is not None and not verdict.holds:
+        return f"the mended model answers otherwise: {verdict.sentence}"
+    return ""
 
 
 def check_output(output: str | Path | None, target: Target) -> None:
@@ -114,31 +117,28 @@ def check_output(output: str | Path | None, target: Target) -> None:
         )  # fmt: skip
 
 
-def _breaking(model: ir.Model, target: Target) -> dict[str, list[ir.Node]]:
-    """Nodes that break rules which have a repair, by rule."""
-    rules = broken_rules(View(model, target))
-    found = {
-        each.rule.id: [f.node for f in each.findings if f.node is not None]
-        for each in rules
-        if each.rule.id in REPAIRS
-    }
-    return {rule: nodes for rule, nodes in found.items() if nodes}
+def _breaking(model: ir.Model, target: Target, rule: str | None = None) -> dict[str, list[ir.Node]]:
+    """Nodes that break rules which have a repair, by rule. rule: look at this one only."""
+    asked = REPAIRS.keys() if rule is None else {rule}
+    broken = broken_rules(View(model, target), asked)
+    return {each.rule.id: [f.node for f in each.findings if f.node is not None] for each in broken}
 
 
-def _measure(
-    before: Path, after: Path, model: ir.Model, calibration: Any,
-    workload: str | Sequence[str] | None, threads: int, seconds: float,
-) -> tuple[Ratio, str]:  # fmt: skip
-    """Speed of the mended model against the other, and how its outputs moved."""
+def _measured(
+    before: Path, model: ir.Model, calibration: Any, workload: str | Sequence[str] | None,
+    threads: int, seconds: float,
+) -> tuple[Ratio, DriftVerdict]:  # fmt: skip
+    """Speed of the mended model against the file, and how its outputs moved."""
     feeds, _ = feeds_for(model, calibration, workload)
     chosen = [feeds[index] for index in range(min(len(feeds), MOST_FEEDS))]
-    sessions = [open_session(file, threads=threads) for file in (before, after)]
+    with tempfile.TemporaryDirectory(prefix="planish-") as folder:
+        after = Path(folder) / "mended.onnx"
+        save_model(model, after)
+        sessions = [open_session(file, threads=threads) for file in (before, after)]
     names = sessions[0].output_names
     meter = DriftMeter(names)
     for feed in chosen:
         one, other = (session.run_outputs(names, feed) for session in sessions)
         meter.add(one, other)
-    drift: Drift = meter.result()
-    verdict = judge_drift(drift, output_kinds(model.graph.outputs), None)
-    paired = time_alternating(sessions, chosen, budget=2 * seconds)
-    return paired.ratio(0, 1), verdict.sentence
+    verdict = judge_drift(meter.result(), output_kinds(model.graph.outputs), None)
+    return time_alternating(sessions, chosen, budget=2 * seconds).ratio(0, 1), verdict

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ...ir.shown import inline
 from ..doctor.diagnosis import Cause, Diagnosis, Place, Run
-from ..doctor.mend import Mended
+from ..doctor.mend import RIGHT, Mended
 from .headline import factor, interval
 
 SHOWN = 4
@@ -150,7 +150,9 @@ def _mended(mended: Mended) -> Iterator[Line]:
         took += "" if speed is None else f" ({interval(speed.low, speed.high)})"
         yield Line(f"mended: {inline(mended.path)}, {took}", "good")
         if mended.drift:
-            yield Line(f"  against the file as it was: {mended.drift}")
+            ruined = any(rule in RIGHT for rule, _ in mended.done)
+            why = "results change, as those of the file were ruined" if ruined else "results"
+            yield Line(f"  {why}: {mended.drift}")
     for word, rows in (("done", mended.done), ("left", mended.left)):
         for rule, count in rows:
             yield Line(f"  {word}: {rule}, {_counted(count, 'node')}", "quiet")
