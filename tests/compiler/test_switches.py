@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import ModuleType
 
 import numpy as np
@@ -114,3 +115,16 @@ def test_overflow_is_infinite_and_an_open_region_is_refused(
     ):
         with pytest.raises(PassError):
             switchboard(chain, [wrong])
+
+
+def test_a_compile_that_cannot_tell_goes_on(kit: ModuleType, tmp_path: Path) -> None:
+    context = kit.workshop(kit.chain(3), tmp_path).context
+    assert context.output_changes([rounding(0)]) == [None]  # it does not weigh that at all
+    context.weighs_outputs = True
+    context.begin_pass("quantize", context.model)
+    inside = Perturbation(("inside a body",), ("p1",))
+    assert context.output_changes([inside]) == [None]
+    (known,) = context.output_changes([rounding(0)])
+    assert known is not None
+    assert known > 0
+    assert set(context.operations()) == {"block0", "block1", "block2"}
