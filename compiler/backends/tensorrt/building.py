@@ -45,7 +45,7 @@ def with_engine(result: CompileResult, folder: Path, gpu: str) -> CompileResult:
     if not attempt.failed:
         return replace(result, engine=known)
     notes = (f"the engine: {attempt.failed}", *result.notes)
-    shortfall = "; ".join(filter(None, (result.shortfall, "the engine was built here and failed")))
+    shortfall = "; ".join(filter(None, (result.shortfall, "its engine failed here")))
     return replace(result, engine=known, notes=notes, shortfall=shortfall)
 
 

@@ -250,7 +250,7 @@ def test_an_engine_that_answers_as_recorded(compiled: Any) -> None:
 
 def test_an_engine_that_answers_otherwise_is_said_first(compiled: Any) -> None:
     made = compiled(built, answering(0.5))
-    assert "the engine was built here and failed" in headline(made.result)
+    assert "its engine failed here" in headline(made.result)
     assert made.result.notes[0].startswith("the engine: sample 0, output 'y' differs by")
 
 
