@@ -15,7 +15,7 @@ from planish.commands.passes import HEADINGS, sections
 from planish.compiler.userpasses import load_pass_file
 from planish.scaffold import KINDS
 
-NAMES = {"rewrite": "one-relu", "lossy": "fewer-bits", "adapt": "only-once"}
+NAMES = {"rewrite": "sub-to-add", "lossy": "fewer-bits", "adapt": "only-once"}
 
 
 @pytest.fixture
