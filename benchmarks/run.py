@@ -73,6 +73,7 @@ BENCHMARKS = {
     "tensorrt-builders": "tensorrt:builders",
     "polygraphy-sparsity": "polygraphy:sparsity",
     "polygraphy-lint": "polygraphy:linting",
+    "upstream": "upstream:upstream",
     "tasks": "tasks:everything",
     "peers": "results:peers",
 }
