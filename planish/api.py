@@ -83,7 +83,8 @@ def compile(
     ``"batch=1,seq=128"``, or several with their share of the runs (``"batch=1,seq=1*0.9"``): what
     feeds that are generated look like, and what the choice of passes counts on; without it the
     shapes of the held-out feeds. profile: for targets of TensorRT, the least, usual and largest
-    sizes of open axes, such as ``"batch=1:8:32"``; without it those seen in the data.
+    sizes of open axes, such as ``"batch=1:8:32"``, or numbers of an input that decide a shape;
+    without it those seen in the data.
     keep_stages: keep the graph after each pass with its weights; without them it is kept anyway.
 
     pass_files: what holds passes of your own, known for this compile: paths of Python files,

@@ -98,7 +98,8 @@ def compile_command(
             metavar="AXES",
             rich_help_panel=DATA,
             help="For TensorRT: least, usual and largest sizes of open axes, batch=1:8:32,"
-            "seq=16:128:256. Default: the sizes seen in the data.",
+            "seq=16:128:256; numbers of an input that decide a shape: size=1x64:4x128:8x256. "
+            "Default: those seen in the data.",
         ),
     ] = None,
     threads: ThreadsOption = 0,
