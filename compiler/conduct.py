@@ -32,8 +32,8 @@ class Conduct:
         if on_failure not in CHOICES:
             what = f"on_pass_failure cannot be {on_failure!r}"
             raise UsageError(what, hint=near(on_failure, CHOICES))
-        if not 0 <= timeout < 1e8:
-            what = f"a pass cannot take {timeout:g} seconds at most"
+        if not isinstance(timeout, (int, float)) or not 0 <= timeout < 1e8:
+            what = f"a pass cannot take {timeout!r} seconds at most"
             raise UsageError(what, hint="give seconds, 0 for any time")
         return cls("skip" if on_failure == "skip" else "stop", float(timeout))
 
