@@ -1,9 +1,10 @@
 """NVIDIA's Polygraphy on planish's artifacts for TensorRT: zeros tensor by tensor, and its lint.
 
 ``inspect sparsity`` reads weights of 16 and 32 bits: those of a float16 model, and those with zeros
-of an int8 model, which are stored as floats in front of QuantizeLinear; codes of int8 it skips. Each
-verdict is held against the fact that planish derives from the same file. ``check lint`` runs every node in ONNX Runtime: on ``model.onnx`` where its operators
-and types are ONNX Runtime's, on ``reference.onnx`` for 8 and 4-bit floats. It needs no GPU.
+of an int8 model, which are stored as floats in front of QuantizeLinear; int8 codes it skips. Each
+verdict is held against the fact that planish derives from the same file. ``check lint`` runs every
+node in ONNX Runtime: on ``model.onnx`` where its operators and types are ONNX Runtime's, on
+``reference.onnx`` for 8 and 4-bit floats. It needs no GPU.
 """
 
 from __future__ import annotations
