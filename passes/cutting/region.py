@@ -53,7 +53,8 @@ def _seeds(model: ir.Model, groups: Sequence[AxisGroup]) -> list[ir.Node]:
     stored = model.graph.initializers
     names = {m.value for g in groups for m in g.members if m.stored and m.role != "consumes"}
     read = [stored[name] for name in names if name in stored]
-    used = {node for value in read for node in consumers(value)}
+    # Who reads a tensor and makes nothing that is cut keeps it whole: it gets its own copy.
+    used = {n for value in read for n in consumers(value) if all(map(_is_still, n.inputs))}
     named = {name for g in groups for m in g.members for name, _ in m.uses}
     made = {m.value for g in groups for m in g.members if not m.stored}
     return [
@@ -61,6 +62,10 @@ def _seeds(model: ir.Model, groups: Sequence[AxisGroup]) -> list[ir.Node]:
         for node in model.graph
         if node in used or node.name in named or any(o.name in made for o in node.outputs)
     ]
+
+
+def _is_still(value: ir.Value | None) -> bool:
+    return value is None or is_constant(value)
 
 
 def _between(seeds: Iterable[ir.Node], outputs: Sequence[ir.Value]) -> list[ir.Node]:

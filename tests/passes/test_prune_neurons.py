@@ -532,3 +532,21 @@ def test_data_that_says_nothing_leaves_layers_whole(
     bench = block(graphs, feeds=feeds)
     assert bench.run("prune-neurons", ratio=0.5, **options).edits == []
     assert set(bench.refusals().values()) == {"not-usable"}
+
+
+def test_a_bias_that_scales_something_else_does_not_widen_the_region(graphs: ModuleType) -> None:
+    """Another cut in between would count as a difference: its reader in front is left alone."""
+    text = (
+        head("float[n, t, 8] x", "float[n, t, 8] y")
+        + """{
+  s = Mul(x, shared) a = MatMul(s, w0) b = MatMul(a, w1) n = LayerNormalization(b, gain)
+  c = MatMul(n, w2) d = Add(c, shared) y = MatMul(d, w3)
+}"""
+    )
+    made = {f"w{i}": array(8, 8) for i in range(4)}
+    made |= {"shared": 1 + array(8) / 9, "gain": 1 + array(8) / 9}
+    bench = graphs.Bench(graphs.parse(text, **made), [{"x": array(20, 9, 8)}], **ANY)
+    edits = bench.run("prune-neurons", ratio=0.5, multiples=False).edits
+    assert len(edits) == 2
+    assert not bench.remarks("missed")
+    assert tensor(bench, "shared").shape == (8,)
