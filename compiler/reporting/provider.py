@@ -1,7 +1,7 @@
 """How ONNX Runtime runs a model on an NVIDIA GPU: ``provider.json`` and the script that uses it.
 
-Options are those of the documentation of the CUDA and TensorRT execution providers (onnxruntime.ai)
-and of the sources of 1.31; no provider was run where this was written.
+Options are named as the documentation of the CUDA and TensorRT execution providers names them
+(onnxruntime.ai); no provider was run where this was written.
 """
 
 from __future__ import annotations
