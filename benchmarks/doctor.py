@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import planish
 from benchmarks import doctor_models as made
@@ -69,7 +70,11 @@ def treat(patient: Patient, settings: Settings) -> tuple[tuple[str, ...], list[F
     fix = None if patient.mended else mended
     if fix is not None:
         fix.unlink(missing_ok=True)
-    asked = {"calibration": patient.feeds, "threads": settings.threads, "progress": False}
+    asked: dict[str, Any] = {
+        "calibration": patient.feeds,
+        "threads": settings.threads,
+        "progress": False,
+    }
     found = planish.doctor(patient.broken, fix=fix, **asked)
     after = planish.doctor(mended, **asked)
     first = found.causes[0]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
@@ -78,7 +79,7 @@ class Layers:
         self.nodes: list[onnx.NodeProto] = []
         self.tensors: list[onnx.TensorProto] = []
 
-    def const(self, name: str, value: Array) -> str:
+    def const(self, name: str, value: npt.ArrayLike) -> str:
         self.tensors.append(numpy_helper.from_array(np.asarray(value), name))
         return name
 
@@ -97,7 +98,7 @@ class Layers:
 
     def save(self, path: Path, last: str) -> Path:
         """Write the model; its file."""
-        rows = ["batch", self.width]
+        rows: list[str | int | None] = ["batch", self.width]
         graph = helper.make_graph(
             self.nodes, "layers",
             [helper.make_tensor_value_info("x", TensorProto.FLOAT, rows)],

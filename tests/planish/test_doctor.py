@@ -25,8 +25,8 @@ WIDTH = 96
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No test takes times: as few rounds as there are."""
-    monkeypatch.setattr(examine.examine, "__kwdefaults__",
-                        {**examine.examine.__kwdefaults__, "seconds": 0.02})  # fmt: skip
+    defaults = {**(examine.examine.__kwdefaults__ or {}), "seconds": 0.02}
+    monkeypatch.setattr(examine.examine, "__kwdefaults__", defaults)
     monkeypatch.chdir(tmp_path)
 
 

@@ -22,6 +22,9 @@ from planish.ir.load import load_model
 from planish.ir.rewriter import Rewriter
 from planish.ir.save import save_model
 from planish.targets.census import runtime_census
+from planish.targets.rules.layers import IN_FLOAT
+from planish.targets.rules.rule import Finding, Rule
+from planish.targets.rules.table import RULES
 from planish.targets.runtime import open_session
 
 WIDTH = 96
@@ -53,7 +56,7 @@ def look(path: Path, **more: Any) -> Diagnosis:
     return examine(path, "host", threads=1, progress=Silent(), seconds=0.02, **more)
 
 
-def save(text: str, path: Path, **tensors: np.ndarray) -> Path:
+def save(text: str, path: Path, **tensors: Any) -> Path:
     model = ir.from_onnx_text(text, initializers=[ir.tensor(v, name=k) for k, v in tensors.items()])
     for node in model.graph:
         node.name = f"make_{node.outputs[0].name}"
@@ -94,6 +97,7 @@ def test_a_range_that_a_mask_has_blown(tmp_path: Path) -> None:
     ]
     assert far[0] > 0.3  # attention no longer chooses
     assert far[1] < far[0] / 2
+    assert found.mended is not None
     assert dict(found.mended.done)["softmax-range-blown"] >= 2
 
 
@@ -213,10 +217,10 @@ def test_a_rule_that_the_runtime_denies_is_a_note(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good = made.with_biases(tmp_path / "m.onnx", int32=True, width=WIDTH, count=2)
-    rule = next(rule for rule in causes.RULES if rule.id == "static-few-bits")
-    wrong = causes.Rule(
-        "wrong", "", lambda view: (causes.Finding(layer.node) for layer in view.static),
-        f"for no reason {causes.IN_FLOAT}", "", rule.severity,
+    rule = next(rule for rule in RULES if rule.id == "static-few-bits")
+    wrong = Rule(
+        "wrong", "", lambda view: (Finding(layer.node) for layer in view.static),
+        f"for no reason {IN_FLOAT}", "", rule.severity,
     )  # fmt: skip
     monkeypatch.setattr(causes, "RULES", (wrong,))
     (cause,) = look(good).causes
@@ -301,7 +305,7 @@ def test_signed_codes_that_several_read(tmp_path: Path) -> None:
     plain = [
         open_session(p, optimize="none").run(feeds[0])[0] for p in (signed, tmp_path / "fixed.onnx")
     ]
-    assert np.array_equal(*plain)
+    assert np.array_equal(plain[0], plain[1])
     again = look(tmp_path / "fixed.onnx", calibration=feeds)
     assert again.layers is not None
     assert again.layers[0] == again.layers[1]
