@@ -36,10 +36,10 @@ def diff_minilm(settings: Settings) -> Outcome:
              max_drift=NO_GATE, keep_stages=True)  # fmt: skip
     told = compare(before, folder)
     document = told.to_json()
-    nameless = [h["id"] for h in document["hunks"] if not _explained(h)]
-    figures = [at_most("hunks without a pass and a reason", len(nameless), 0), *_played(told)]
+    nameless = [h["id"] for h in document["hunks"] if not explained(h)]
+    figures = [at_most("hunks without a pass and a reason", len(nameless), 0), *played_back(told)]
     figures += _stages(folder)
-    figures += _stripped(told, before, folder / MODEL)
+    figures += stripped(told, before, folder / MODEL)
     rows = [_row(hunk) for hunk in document["hunks"]]
     return Outcome(
         "MiniLM before and after pruning, factors and int8",
@@ -53,13 +53,14 @@ def _row(hunk: Mapping[str, Any]) -> tuple[str, ...]:
     return (hunk["title"], hunk["module"], *sizes, ", ".join(passes))
 
 
-def _explained(hunk: Mapping[str, Any]) -> bool:
+def explained(hunk: Mapping[str, Any]) -> bool:
     """Whether a hunk says what was done, by which passes, and why."""
     told = [edit["pass"] and edit["reason"] for edit in hunk["edits"]]
     return bool(told) and all(told) and bool(hunk["title"])
 
 
-def _played(told: Any) -> list[Figure]:
+def played_back(told: Any) -> list[Figure]:
+    """Whether a difference makes the model after out of the one before."""
     from planish.ir.diff.replay import patch_of, replay, store_of
     from planish.ir.digest import contents_digest
 
@@ -79,14 +80,14 @@ def _stages(folder: Path) -> list[Figure]:
     for one, other in itertools.pairwise(stages):
         found = compare(f"{folder}@{one['id']}", f"{folder}@{other['id']}")
         named = {name for hunk in found.graph.hunks for name in found.passes(hunk)}
-        played = _played(found)[0].met
+        played = played_back(found)[0].met
         silent = any(not found.passes(hunk) for hunk in found.graph.hunks)
         if not played or (other["edits"] and (silent or named != {other["name"]})):
             wrong.append(str(other["id"]))
     return [at_most("stages that name another pass, or cannot be played", len(wrong), 0)]
 
 
-def _stripped(told: Any, before: Path, after: Path) -> list[Figure]:
+def stripped(told: Any, before: Path, after: Path) -> list[Figure]:
     """Pairs that are found where all names and stamps are gone, against those of lineage."""
     from planish.compiler.diffing import compare
 
