@@ -58,7 +58,7 @@ KINDS = {
     "signature": "inputs or outputs get other names, order or types",
     "refused": "ONNX Runtime ran the model before and refuses it now",
     "numbers": "the outputs are other numbers",
-    "unreported": "the model changed, and ``modified`` is False",
+    "unreported": "the model changed, and its result says that it did not",
 }
 """What can be wrong with a transformation, in the order in which it is looked for."""
 
@@ -392,16 +392,20 @@ def write_page(faults: list[Fault], seen: int) -> None:
     """docs/upstream-faults.md: a table, then each fault with its model."""
     lines = [
         "# Faults of upstream passes and rules", "",
-        "What this page is for: planish reads and holds models with onnx_ir and matches patterns "
-        "with onnxscript, but runs none", "of their passes or rules unguarded. Wrapped by "
-        "`planish.adapt` they run on a copy, are checked, and are taken back when",
-        "they do what stands here.", "",
-        f"Versions: {versions()}. Models: {seen}, of them up to {GRAPHS} generated ones (seed 0) "
-        f"and one of {EVERY} node cases of the", "onnx package. Each transformation is applied to "
-        "the file as it is; ONNX Runtime runs it before and after, its",
-        "optimisations off. Passes have to keep "
-        f"every bit, rules a relative error of {FUSED:g}. Made by", "`benchmarks/run.py upstream`; "
-        "`tests/conformance/test_upstream_faults.py` shows the faults on models made by hand.", "",
+        "planish reads and holds models with onnx_ir and matches patterns with onnxscript, but "
+        "runs none of their passes", "or rules unguarded. Wrapped by `planish.adapt` they run on a "
+        "copy, are checked, and are taken back when they do", "what stands here.", "",
+        f"- Versions: {versions()}.",
+        f"- Models: {seen}, of them up to {GRAPHS} generated graphs (seed 0), else one of {EVERY} "
+        "node cases of the onnx package.",
+        "- Each transformation is applied to the file as it is, and ONNX Runtime runs it before "
+        "and after, its optimisations", f"  off. Passes keep every bit, rules a relative error of "
+        f"{FUSED:g}. What a model does not survive when it is only read", "  and written is told "
+        "first, and counts for no pass.",
+        *_aliased(faults),
+        "- Made by `benchmarks/run.py upstream`. The same faults on models made by hand: "
+        "`tests/conformance/test_upstream_models.py`;", "  of rules that do not end, and others "
+        "that only show in parts: `tests/conformance/test_upstream_faults.py`.", "",
         "| package | what | fault | models | nodes |", "|---|---|---|---|---|",
     ]  # fmt: skip
     lines += [
@@ -413,10 +417,27 @@ def write_page(faults: list[Fault], seen: int) -> None:
     for name, group in groups:
         lines += ["", f"## {name}"]
         for fault in group:
-            lines += ["", f"{KINDS[fault.kind].capitalize()}: {_plain(fault.sentence)}", ""]
+            lines += ["", f"{_upper(KINDS[fault.kind])}: {_plain(fault.sentence)}", ""]
             text = "" if fault.small is None else _text(fault.small.model)
             lines += ["```text", text, "```"]
     PAGE.write_text("\n".join(lines) + "\n", encoding="utf8")
+
+
+def _aliased(faults: list[Fault]) -> list[str]:
+    """How many rules break for one reason: they do not know the other name of ONNX's domain."""
+    rules = [f for f in faults if f.transform.package == "onnxscript" and f.small is not None]
+    named = [f for f in rules if any(o.domain == "ai.onnx" for o in f.small.model.opset_import)]
+    if not named:
+        return []
+    return [
+        f"- {len(named)} of the {len(rules)} faults of rules are on models that name their opset "
+        "`ai.onnx`, which is the same as", "  the empty name: what a rule makes imports a second "
+        "opset beside it.",
+    ]  # fmt: skip
+
+
+def _upper(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 def _plain(text: str) -> str:
