@@ -332,7 +332,9 @@ def _face(model: onnx.ModelProto) -> Face:
 
 
 def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    return onnx.ModelProto.FromString(model.SerializeToString())
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy
 
 
 def _run(model: onnx.ModelProto, case: Case) -> tuple[tuple[Outputs, ...] | None, str]:
@@ -425,8 +427,8 @@ def write_page(faults: list[Fault], seen: int) -> None:
 
 def _aliased(faults: list[Fault]) -> list[str]:
     """How many rules break for one reason: they do not know the other name of ONNX's domain."""
-    rules = [f for f in faults if f.transform.package == "onnxscript" and f.small is not None]
-    named = [f for f in rules if any(o.domain == "ai.onnx" for o in f.small.model.opset_import)]
+    rules = [f.small for f in faults if f.transform.package == "onnxscript" and f.small]
+    named = [s for s in rules if any(o.domain == "ai.onnx" for o in s.model.opset_import)]
     if not named:
         return []
     return [
