@@ -45,18 +45,6 @@ def static(model: Path, output: Path) -> Path:
     return output
 
 
-def qoperator(model: Path, output: Path) -> Path:
-    """``quantize_static`` in operators on integers instead of pairs of Q and DQ."""
-    from onnxruntime.quantization import QuantFormat, quantize_static
-
-    from benchmarks.peers_worker import Reader
-
-    feeds = Reader([_feed(seed) for seed in range(2)])
-    with quiet():
-        quantize_static(model, output, feeds, quant_format=QuantFormat.QOperator)
-    return output
-
-
 def optimizer(model: Path, output: Path) -> Path:
     """``onnxruntime.transformers.optimizer`` for BERT."""
     from onnxruntime.transformers import optimizer as tool
@@ -72,7 +60,6 @@ def optimizer(model: Path, output: Path) -> Path:
 HERE: Mapping[str, Make] = {
     "onnxruntime-dynamic": onnxruntime_dynamic,
     "onnxruntime-static": static,
-    "onnxruntime-qoperator": qoperator,
     "onnxruntime-optimizer": optimizer,
 }
 """What is made with the packages of planish itself."""

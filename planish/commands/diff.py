@@ -14,7 +14,8 @@ from rich.text import Text
 
 from ..compiler.diffing import ModelDiff, compare
 from ..compiler.modelexplorer import export as write_model_explorer
-from ..compiler.reporting.difftext import Line, Shown, lines, markdown
+from ..compiler.reporting.difflines import Line
+from ..compiler.reporting.difftext import Shown, lines, markdown
 from ..compiler.reporting.html.compared import compared
 from ..compiler.reporting.html.writing import checked_output, write_page
 from ..ir.errors import UsageError, near

@@ -19,7 +19,6 @@ pytestmark = pytest.mark.torch  # exports the model
 SAYS = {
     "onnxruntime-dynamic": "computed in 8-bit integers, inputs rounded at run time: 36 MatMul",
     "onnxruntime-static": "values rounded to INT8: 217 QuantizeLinear, 217 DequantizeLinear",
-    "onnxruntime-qoperator": "computed in 8-bit integers: 56 Add, 48 MatMul, 12 Mul, 6 Softmax",
     "onnxruntime-optimizer": "12 x fused into SkipLayerNormalization: 2 Add, LayerNormalization",
     "onnxslim": "6 x computed in advance: 2 Concat, Slice -> 2 Concat",
 }
