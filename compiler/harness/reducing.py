@@ -30,6 +30,8 @@ MODEL = "{model}"
 """What a command has in the place of the model's path; else the path is its last word."""
 LARGEST = 1 << 31
 """Bytes that one protobuf message can hold."""
+STDERR = 2
+"""Its file descriptor."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ class Predicate:
         """Run the command on a file. Raises UsageError where it cannot be started."""
         put = [word.replace(MODEL, str(model)) for word in self.words]
         words = put if put != list(self.words) else [*put, str(model)]
-        output = None if self.loud else subprocess.DEVNULL
+        output = STDERR if self.loud else subprocess.DEVNULL  # stdout is for the result
         try:
             process = subprocess.Popen(
                 words, stdin=subprocess.DEVNULL, stdout=output, stderr=output,
