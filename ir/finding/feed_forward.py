@@ -24,6 +24,8 @@ _POINTWISE = _NONLINEAR | {
     *("Mul", "Add", "Sub", "Div", "Pow", "Cast", "Identity", "Dropout", "Split", "Slice"),
     *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Reshape"),
 }
+PAIR = 2
+"""Layers at most that a block's last one reads: a gated pair."""
 
 
 @dataclass(frozen=True)
@@ -59,19 +61,24 @@ def find_feed_forward(
 
 
 def _region(value: ir.Value, made: Mapping[ir.Value, int]) -> _Region | None:
-    """The pointwise nodes between linear layers and a value; None where anything else feeds it."""
+    """The pointwise nodes between linear layers and a value.
+
+    None where anything else feeds it, or more layers than make a block: streams of residuals do.
+    """
     needs: dict[ir.Value, frozenset[int]] = {}
     nodes: dict[ir.Node, None] = {}
+    layers: set[int] = set()
     stack = [value]
     while stack:
         current = stack[-1]
         node = current.producer()
         if current in made:
+            layers.add(made[current])
             needs[current] = frozenset({made[current]})
         if current in needs:
             stack.pop()
             continue
-        if node is None or node.op_type not in _POINTWISE or len(needs) > FAR:
+        if node is None or node.op_type not in _POINTWISE or len(layers) > PAIR or len(needs) > FAR:
             return None
         sources = activations(node)
         missing = [v for v in sources if v not in needs]
