@@ -100,3 +100,17 @@ def test_what_became_of_a_product(
 def test_a_default_that_is_spelled_out(net: Net) -> None:
     (hunk,) = diff_models(net("y = Softmax(x)"), net("y = Softmax <axis = -1> (x)")).hunks
     assert hunk.details == ("Softmax: axis: absent -> -1, its default",)
+
+
+def test_operators_on_integers_stand_for_those_on_floats(net: Net, weight: Weight) -> None:
+    """Each of a chain of its own, though no value between them is one that both graphs compute."""
+    one = net("a = MatMul(x, v) b = MatMul(a, w) y = Relu(b)", v=weight(0), w=weight(1))
+    codes = {f"q{i}": np.full((4, 4), i + 1, np.int8) for i in range(2)}
+    other = net(
+        "p = QuantizeLinear(x, s, z) a = QLinearMatMul(p, s, z, q0, s, z, s, z) "
+        "b = QLinearMatMul(a, s, z, q1, s, z, s, z) d = DequantizeLinear(b, s, z) y = Relu(d)",
+        s=SCALE, z=ZERO, **codes,
+    )  # fmt: skip
+    found = diff_models(one, other)
+    assert named(found) == {"computed in 8-bit integers": 2}
+    assert [sum("MatMul" in op for op in after) for _, after in operators(found)] == [1, 1]
