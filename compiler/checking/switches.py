@@ -132,7 +132,7 @@ class _Board:
     ) -> None:
         """The readers of a value in the region (None: all) get it rounded."""
         readers = consumers(value) if region is None else list(region)
-        read = {v for node in readers for v in node.inputs if v is not None}
+        read = dict.fromkeys(v for node in readers for v in node.inputs if v is not None)
         same = [v for v in read if self.stands_for.get(v, v) is value]
         for now in same if region is not None else [value]:
             made = now.producer()

@@ -12,7 +12,7 @@ import numpy as np
 from ...ir.errors import InputError
 from ...ir.graph import constant_array
 from ...ir.sites import Site
-from ..api import CALIBRATED, GRAMS, REMEMBERED, Context, Gram, GramTable
+from ..api import GRAMS, REMEMBERED, Context, Gram, GramTable
 from ..cutting.consumers import UnfitError
 from ..math.float8 import E4M3, round_to_float8
 from ..math.float8_gptq import gptq_float8
@@ -40,15 +40,17 @@ class Fit:
         """By GPTQ where data reached the layer, else the nearest ones."""
         try:
             layer = Layer.of(site)
-            gram = layer.gram(self._grams()) if self.ctx.analysis(CALIBRATED) else None
         except UnfitError:
-            gram = None
-        if gram is None:
-            weight = constant_array(site.weight)
-            assert weight is not None
-            return Codes(round_to_float8(weight, scale))
-        numbers = partial(fitted, layer, gram, scale)
+            return nearest(site, scale)
+        numbers = partial(self._computed, layer, scale)
         return cast(Codes, self.ctx.analysis(REMEMBERED, (self._key(layer, scale), numbers)))
+
+    def _computed(self, layer: Layer, scale: np.float32) -> Codes:
+        try:
+            gram = layer.gram(self._grams())
+        except UnfitError:
+            return nearest(layer.site, scale)
+        return fitted(layer, gram, scale)
 
     def _grams(self) -> GramTable:
         return self.ctx.analysis(GRAMS, tuple(dict.fromkeys(self._observed())))
@@ -67,6 +69,13 @@ class Fit:
         seen = tuple(self._grams().origin(o) for o in layer.reader.observed)
         named = None if bias is None else str(bias.name)
         return "float8", layer.digest(), layer.reader.form, named, float(scale), seen
+
+
+def nearest(site: Site, scale: np.float32) -> Codes:
+    """Each weight rounded by itself."""
+    weight = constant_array(site.weight)
+    assert weight is not None
+    return Codes(round_to_float8(weight, scale))
 
 
 def fitted(layer: Layer, gram: Gram, scale: np.float32) -> Codes:
