@@ -21,8 +21,13 @@ from planish.ir.load import load_model
 from planish.ir.sites import find_sites
 from planish.passes.api import registered
 
-FEW = {"": 5, "transformer": 4, "convnet": 5, "recurrent": 8}
-"""Graphs by what they begin with."""
+SOME: dict[str, tuple[int, ...]] = {
+    "": (0, 1, 2, 3),
+    "transformer": (4, 6),
+    "convnet": (4, 7),
+    "recurrent": (0, 1, 2, 3, 4, 5, 6, 7),
+}
+"""By what they begin with, numbers of graphs of seed 11 on which each pass finds something."""
 
 
 def test_every_pass_of_ours_is_fuzzed() -> None:
@@ -90,7 +95,7 @@ def test_no_pass_of_ours_breaks_what_it_was_made_for(tower: str) -> None:
     """Every pipeline that is fuzzed, on a few graphs that ``make fuzz`` begins with elsewhere."""
     plans = [plan for plan in PLANS if plan.tower == tower]
     edited, broken = Counter[str](), list[str]()
-    for case in generated(FEW[tower], 11, tower=tower):
+    for case in (c for n in SOME[tower] for c in generated(1, 11, start=n, tower=tower)):
         memory = Memory()
         for plan in plans:
             outcome = check(plan.subject(), case, memory)
