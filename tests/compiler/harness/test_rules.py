@@ -123,6 +123,15 @@ def test_what_the_file_itself_gets_wrong_is_not_held_against_a_pass(
     assert broken("canonicalize", make_case(HEAD + f"g ({face} {body}", {"x": X}, w=W)) == []
 
 
+def test_sizes_that_the_runtime_makes_of_empty_tensors_are_no_lie(make_case: MakeCase) -> None:
+    """Its ReduceMax of [0, 4] over the last axis is [0, 4], where [0, 1] is meant."""
+    text = HEAD + (
+        "g (float[n, 4] x) => (float[n, 4] y) { a = Identity(x) b = MatMul(a, w) "
+        "m = ReduceMax<axes = [-1], keepdims = 1>(b) y = Sub(b, m) }"
+    )
+    assert broken("canonicalize", make_case(text, {"x": X[:0]}, w=W)) == []
+
+
 def test_a_wrong_shape_under_a_name_that_the_file_declares_is_told(
     make_case: MakeCase, liars: ModuleType
 ) -> None:
