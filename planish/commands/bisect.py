@@ -27,7 +27,6 @@ from .options import (
     CalibrationOption,
     MaxMemoryOption,
     ModelArgument,
-    PassesOption,
     PassFileOption,
     TargetOption,
     ThreadsOption,
@@ -41,7 +40,10 @@ def bisect_command(
     ctx: typer.Context,
     model: ModelArgument,
     target: TargetOption = "host",
-    passes: PassesOption = None,
+    passes: Annotated[
+        str | None,
+        typer.Option(metavar="PIPELINE", help="The passes that broke it: canonicalize,quantize."),
+    ] = None,
     pass_file: PassFileOption = None,
     plan: Annotated[
         Path | None,
