@@ -57,7 +57,7 @@ def test_help_and_documentation_name_the_same_exit_codes(
     rows = re.findall(r"^\| (\d+) \|", page.partition("## Exit codes")[2], re.MULTILINE)
     assert [int(row) for row in rows] == list(EXIT_CODES)
     main(["--help"])
-    shown = " ".join(capsys.readouterr().out.split())
+    shown = " ".join(capsys.readouterr().out.split()).replace("- ", "-")  # broken at a hyphen
     assert all(f"{code} {text}" in shown for code, text in EXIT_CODES.items())
 
 
