@@ -16,13 +16,11 @@ from typing import Literal
 import numpy as np
 import onnx_ir as ir
 
-from ..ir.blocked import blocked_weight
 from ..ir.errors import InputError
 from ..ir.facts import FLOAT, QUANTIZED, SPARSE
 from ..ir.graph import constant_tensor, opset
 from ..ir.opset import raised
 from ..ir.rewriter import Rewriter
-from ..ir.rounded import rounded_view
 from ..ir.sites import Site
 from ..ir.storage.tensors import tensor_digest
 from .api import (
@@ -53,11 +51,12 @@ from .math.float4 import (
 )
 from .math.float4_gptq import gptq_float4
 from .math.float8 import E4M3
-from .quantizing.blocks import unsuited
+from .quantizing.blocks import lower_blocks, unsuited
 from .quantizing.layers import (
     elements,
     holds_mask,
     input_of,
+    judged_layers,
     observed,
     refuse_any,
     weight_of,
@@ -117,18 +116,14 @@ class QuantizeFloat4(Pass):
     options: QuantizeFloat4Options
 
     def candidates(self, model: ir.Model, ctx: Context) -> Iterator[Candidate | Refusal]:
-        sites = ctx.analysis(SITES)
-        excluded = {s.name for selector in self.options.exclude for s in sites.select(selector)}
         general = _refuse_all(model, ctx)
-        for site in sites:
-            if site.kind not in ("linear", "conv"):
-                continue
-            if site.name in excluded:
-                yield Refusal(site.name, "excluded", "left float on request")
-            elif general is not None:
-                yield Refusal(site.name, *general)
-            else:
-                yield self._refuse(site, ctx) or Candidate(site.name, "nvfp4", _saving(site))
+
+        def judge(site: Site) -> Candidate | Refusal:
+            if general is not None:
+                return Refusal(site.name, *general)
+            return self._refuse(site, ctx) or Candidate(site.name, "nvfp4", _saving(site))
+
+        return judged_layers(ctx, self.options.exclude, judge)
 
     def perturb(self, model: ir.Model, candidate: Candidate, ctx: Context) -> Perturbation:
         site = ctx.analysis(SITES).by_name[candidate.site]
@@ -168,16 +163,11 @@ class QuantizeFloat4(Pass):
     ) -> None:
         assert perturbation is not None
         payload: Lowered = perturbation.payload
-        node = ctx.analysis(SITES).by_name[candidate.site].nodes[0]
-        x, old, coded = node.inputs[0], node.inputs[1], payload.weight
-        assert x is not None
-        weight = blocked_weight(
-            rewriter, node, f"{candidate.site}.weight", coded.codes.T, coded.block_scales.T,
-            float(coded.scale),
+        site, coded = ctx.analysis(SITES).by_name[candidate.site], payload.weight
+        lower_blocks(
+            site, coded.codes, coded.block_scales, rewriter,
+            scale=float(coded.scale), activation=payload.activation,
         )  # fmt: skip
-        rewriter.set_input(node, 0, rounded_view(rewriter, x, payload.activation, BLOCK))
-        rewriter.set_input(node, 1, weight)
-        rewriter.sweep([old])
 
     # -- candidates --------------------------------------------------------------------
 

@@ -42,6 +42,7 @@ from .quantizing.layers import (
     holds_mask,
     input_of,
     is_narrow,
+    judged_layers,
     observed,
     refuse_any,
     uneven_shape,
@@ -90,16 +91,11 @@ class QuantizeFloat8(Pass):
     options: QuantizeFloat8Options
 
     def candidates(self, model: ir.Model, ctx: Context) -> Iterator[Candidate | Refusal]:
-        sites = ctx.analysis(SITES)
-        excluded = {s.name for selector in self.options.exclude for s in sites.select(selector)}
-        for site in sites:
-            if site.kind not in ("linear", "conv"):
-                continue
-            if site.name in excluded:
-                yield Refusal(site.name, "excluded", "left float on request")
-                continue
+        def judge(site: Site) -> Candidate | Refusal:
             refusal = self._refuse(site, ctx, opset(model))
-            yield refusal or Candidate(site.name, "e4m3", 3 * elements(site))
+            return refusal or Candidate(site.name, "e4m3", 3 * elements(site))
+
+        return judged_layers(ctx, self.options.exclude, judge)
 
     def perturb(self, model: ir.Model, candidate: Candidate, ctx: Context) -> Perturbation:
         site = ctx.analysis(SITES).by_name[candidate.site]

@@ -13,11 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from ..ir.blocked import blocked_weight
 from ..ir.facts import FLOAT, QUANTIZED, SPARSE
 from ..ir.graph import constant_tensor, opset
 from ..ir.rewriter import Rewriter
-from ..ir.rounded import rounded_view
 from ..ir.sites import Site
 from ..targets.rules.tensorrt.scope import runs
 from .api import (
@@ -33,8 +31,8 @@ from .api import (
 )
 from .math.float8 import E4M3, NAME
 from .math.mxfp8 import BLOCK, MxCodes, dequantize_mx, round_mx
-from .quantizing.blocks import unsuited
-from .quantizing.layers import elements, input_of, refuse_any, weight_of
+from .quantizing.blocks import lower_blocks, unsuited
+from .quantizing.layers import elements, input_of, judged_layers, refuse_any, weight_of
 from .zeros import kept_patterns
 
 OPSET = 19
@@ -74,16 +72,11 @@ class QuantizeMxfp8(Pass):
     options: QuantizeMxfp8Options
 
     def candidates(self, model: ir.Model, ctx: Context) -> Iterator[Candidate | Refusal]:
-        sites = ctx.analysis(SITES)
-        excluded = {s.name for selector in self.options.exclude for s in sites.select(selector)}
-        for site in sites:
-            if site.kind not in ("linear", "conv"):
-                continue
-            if site.name in excluded:
-                yield Refusal(site.name, "excluded", "left float on request")
-                continue
+        def judge(site: Site) -> Candidate | Refusal:
             refusal = _refuse(site, ctx, opset(model))
-            yield refusal or Candidate(site.name, "mxfp8", 3 * elements(site))
+            return refusal or Candidate(site.name, "mxfp8", 3 * elements(site))
+
+        return judged_layers(ctx, self.options.exclude, judge)
 
     def perturb(self, model: ir.Model, candidate: Candidate, ctx: Context) -> Perturbation:
         site = ctx.analysis(SITES).by_name[candidate.site]
@@ -119,13 +112,8 @@ class QuantizeMxfp8(Pass):
     ) -> None:
         assert perturbation is not None
         coded: MxCodes = perturbation.payload
-        node = ctx.analysis(SITES).by_name[candidate.site].nodes[0]
-        x, old, name = node.inputs[0], node.inputs[1], f"{candidate.site}.weight"
-        assert x is not None
-        weight = blocked_weight(rewriter, node, name, coded.codes.T, coded.scales.T)
-        rewriter.set_input(node, 0, rounded_view(rewriter, x, None, BLOCK))
-        rewriter.set_input(node, 1, weight)
-        rewriter.sweep([old])
+        site = ctx.analysis(SITES).by_name[candidate.site]
+        lower_blocks(site, coded.codes, coded.scales, rewriter)
 
 
 def _refuse(site: Site, ctx: Context, version: int) -> Refusal | None:

@@ -25,8 +25,8 @@ def gptq_float8(
     """E4M3 codes of a weight [K, N] that lose little of x @ weight, by gram = E[x x^T] [K, K].
 
     The gram may be in any unit; damp: as ``gptq_blocks``. sweeps: how often each input's codes are
-    then chosen anew, all others given. Zeros stay zeros, in patterns or not. Where the gram is zero,
-    plain rounding is all.
+    then chosen anew, all others given. Zeros stay zeros, in patterns or not. Where the gram is
+    zero, plain rounding is all.
     Raises InputError for a weight or gram that is not finite or does not fit.
     """
     array = checked_weight(weight)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from math import prod
 
 import numpy as np
@@ -12,11 +13,23 @@ from ...ir.graph import attribute, constant_array, constant_tensor, dims
 from ...ir.qdq import activated, rounding_of
 from ...ir.sites import Site
 from ...targets.schema import Target
-from ..api import Context, FakeQuant, Observed, Refusal, ValueStats
+from ..api import SITES, Candidate, Context, FakeQuant, Observed, Refusal, ValueStats
 
 MASK_MAGNITUDE = 1e4
 """A value this far below zero, alone in its range, is an additive mask, not an activation."""
 IN_BODY = "it stands inside a branch or a loop, where ranges are not observed; left in float"
+
+
+def judged_layers(
+    ctx: Context, exclude: Iterable[str], judge: Callable[[Site], Candidate | Refusal]
+) -> Iterator[Candidate | Refusal]:
+    """What ``judge`` says of each linear layer and convolution that no selector excludes."""
+    sites = ctx.analysis(SITES)
+    excluded = {site.name for selector in exclude for site in sites.select(selector)}
+    for site in sites:
+        if site.kind in ("linear", "conv"):
+            left = Refusal(site.name, "excluded", "left float on request")
+            yield left if site.name in excluded else judge(site)
 
 
 def refuse_any(site: Site, ctx: Context) -> Refusal | None:
