@@ -83,7 +83,7 @@ def test_every_field_of_the_result_says_something(
     model = tmp_path / "out" / "model.onnx"
     empty = [f.name for f in fields(CompileResult) if getattr(result, f.name) in (None, "", (), {})]
     elsewhere = ["not_on_target", "reference_runtime", "shortfall", "session_options"]
-    assert empty == [*elsewhere, "engine", "provider", "reference_model"]  # what other runtimes have
+    assert empty == [*elsewhere, "engine", "provider", "reference_model"]  # of other runtimes
     assert (result.source, result.target, result.resolved_target) == (
         str(path), kit.TARGET, kit.TARGET,
     )  # fmt: skip
