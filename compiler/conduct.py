@@ -43,7 +43,8 @@ _CONDUCT: ContextVar[Conduct | None] = ContextVar("conduct", default=None)
 
 def conduct() -> Conduct:
     """What holds now."""
-    return _CONDUCT.get() or Conduct()
+    found = _CONDUCT.get()
+    return Conduct() if found is None else found
 
 
 @contextmanager
