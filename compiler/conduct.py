@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from ..ir.errors import PlanishError, UsageError, near
 
@@ -27,7 +27,7 @@ class Conduct:
     failed: dict[str, PlanishError] = field(default_factory=dict)
 
     @classmethod
-    def checked(cls, on_failure: str, timeout: float) -> Conduct:
+    def checked(cls, on_failure: str, timeout: Any) -> Conduct:
         """Raises UsageError for values that do not exist."""
         if on_failure not in CHOICES:
             what = f"on_pass_failure cannot be {on_failure!r}"
