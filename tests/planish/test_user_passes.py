@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -405,7 +406,11 @@ def test_a_pass_that_is_wrong_is_named_with_file_and_line(folder: Path, name: st
     text, said, line = WRONG[name]
     (folder / "passes.py").write_text(text)
     before = contents_digest(ir.load("model.onnx"))
-    settings = {"pipeline": "mine", "pass_files": ["passes.py"], "pass_timeout": 1.0}
+    settings: dict[str, Any] = {
+        "pipeline": "mine",
+        "pass_files": ["passes.py"],
+        "pass_timeout": 1.0,
+    }
     with pytest.raises(PassError, match=re.escape(said)) as caught:
         package.compile("model.onnx", "generic", output="out", **settings)
     where = str(caught.value)
@@ -421,7 +426,8 @@ def test_a_pass_that_is_wrong_is_named_with_file_and_line(folder: Path, name: st
 def test_a_pass_that_is_wrong_can_be_skipped(folder: Path, name: str) -> None:
     text, said, _ = WRONG[name]
     (folder / "passes.py").write_text(text)
-    settings = {"pipeline": "canonicalize,mine", "pass_files": ["passes.py"], "pass_timeout": 1.0}
+    files: dict[str, Any] = {"pass_files": ["passes.py"], "pass_timeout": 1.0}
+    settings: dict[str, Any] = {"pipeline": "canonicalize,mine", **files}
     artifact = package.compile("model.onnx", "generic", on_pass_failure="skip", **settings)
     plain = package.compile("model.onnx", "generic", pipeline="canonicalize")
     assert artifact.manifest["digests"]["model"] == plain.manifest["digests"]["model"]

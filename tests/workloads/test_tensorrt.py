@@ -15,7 +15,13 @@ import pytest
 
 import planish
 from benchmarks.artifacts import compile_to, session_run
-from benchmarks.tensorrt import FP8, HALF, INT8, broken, invalid, verifies
+from benchmarks.tensorrt import broken, invalid, verifies
+
+INT8, FP8, HALF = (
+    "canonicalize,quantize{scheme=static}",
+    "canonicalize,quantize-float8",
+    "canonicalize",
+)
 
 CASES = pytest.mark.parametrize(
     ("target", "pipeline", "name"),
