@@ -12,6 +12,7 @@ from .headline import size
 
 
 def sum_lines(diff: ModelDiff) -> Iterator[Line]:
+    """Both sides' names, nodes, parameters, bytes, figures, operators, and what callers see."""
     one, other = diff.graph.totals
     yield Line(f"{inline(diff.before.label)} -> {inline(diff.after.label)}", "title")
     for name, x, y in (
