@@ -38,6 +38,7 @@ from .ir.errors import PlanishError, UsageError
 from .terminal import Terminal
 
 INTERRUPTED = 130
+UNREAD = 141  # what a shell says of a program that SIGPIPE ended
 TERMINATED = 143
 INTERNAL = "InternalError"
 
@@ -58,6 +59,7 @@ EXIT_CODES = {
     11: "compiled, but not run on the target: its speed is predicted at most",
     diff.DIFFERENT: "diff: the models differ in a way that --exit-code or --fail-on names",
     INTERRUPTED: "interrupted, nothing was written",
+    UNREAD: "whoever read the output stopped reading, such as head",
 }
 
 
@@ -112,7 +114,17 @@ def _root(
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line (default: that of the process); its exit code, see ``EXIT_CODES``."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    terminal = Terminal()
+    try:
+        status = _answered(words, Terminal())
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _close_quietly()
+        return UNREAD
+    return status
+
+
+def _answered(words: list[str], terminal: Terminal) -> int:
+    """The exit code of a command line. Raises BrokenPipeError where nobody reads what it says."""
     try:
         with _cleaning_up_when_terminated():
             return _run(words, terminal)
@@ -122,12 +134,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         terminal.json |= "--json" in words
         return _say(terminal, "interrupted, nothing was written", INTERRUPTED)
     except BrokenPipeError:
-        # The reader has seen enough; Python would complain once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        raise
     except Exception as error:
         terminal.json |= "--json" in words
         return _fail(terminal, error)
+
+
+def _close_quietly() -> None:
+    """Write the rest to nowhere: Python would complain once more at exit."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def _run(words: list[str], terminal: Terminal) -> int:
@@ -137,7 +158,7 @@ def _run(words: list[str], terminal: Terminal) -> int:
         with command.make_context("planish", words, obj=terminal) as ctx:
             status = command.invoke(ctx)
     except typer.Exit as done:
-        return done.exit_code
+        status = done.exit_code
     except typer.Abort:
         raise KeyboardInterrupt from None
     sys.stdout.flush()

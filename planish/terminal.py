@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -76,6 +76,10 @@ class SafeConsole(Console):
         for segment in super().render(renderable, options):
             known = segment.control is None
             yield segment._replace(text=printable(segment.text)) if known else segment
+
+    def on_broken_pipe(self) -> NoReturn:
+        """Called while a BrokenPipeError is handled: rich would end the process itself, with 1."""
+        raise BrokenPipeError
 
 
 def _console(*, stderr: bool) -> Console:
