@@ -41,6 +41,11 @@ def _signed_pairs(view: View) -> Iterator[Finding]:
             yield Finding(node, f"int8 x {'codes' if weight is None else weight.name.lower()}")
 
 
+def _convolutions(view: View) -> Iterator[Finding]:
+    for node in view.of("ConvInteger"):
+        yield Finding(node)
+
+
 def _dtype(value: ir.Value | None) -> ir.DataType | None:
     tensor = constant_tensor(value)
     return tensor.dtype if tensor is not None else None if value is None else value.dtype
@@ -113,6 +118,17 @@ def _sums_of_16_bits(target: Target) -> str:
 
 
 RULES = (
+    Rule(
+        "convolution-integer",
+        "ConvInteger, which quantize_dynamic makes of every Conv.",
+        _convolutions,
+        "its kernel is several times slower than that of a float Conv (measured over whole "
+        "networks: 6 to 15 times), and the range of its input is found anew on every run",
+        "quantize statically, in Q/DQ pairs; or leave convolutions in float "
+        "(op_types_to_quantize=['MatMul'])",
+        "slow",
+        on_cpu,
+    ),
     Rule(
         "signed-products",
         "Signs of the operands of QLinearMatMul, QLinearConv, MatMulInteger and their like.",

@@ -134,6 +134,7 @@ def uneven(codes: np.ndarray, axis: int) -> str:
     """What one grid costs channels along an axis of 8-bit codes; "" where they share it well.
 
     A channel of largest code p is rounded 127 / p times as coarsely as on a grid of its own.
+    Those of zeros alone are counted apart: the grid may have lost them, or they may be pruned.
     """
     if codes.shape[axis] < _CHANNELS:
         return ""
@@ -144,11 +145,13 @@ def uneven(codes: np.ndarray, axis: int) -> str:
     if used.size < _CHANNELS:
         return ""
     few, coarser = int((used < _FEW_CODES).sum()), float(np.median(127 / used))
-    if coarser < _COARSER and 2 * few < used.size:
+    if not few or (coarser < _COARSER and 2 * few < used.size):
         return ""
+    empty = peaks.size - used.size
+    lost = f", {empty} more hold{'s' if empty == 1 else ''} nothing but zeros" if empty else ""
     return (
-        f"{few} of {used.size} output channels keep 5 bits or fewer; the typical one is rounded "
-        f"{coarser:.1f} times as coarsely as on a scale of its own"
+        f"{few} of {peaks.size} output channels keep 5 bits or fewer{lost}; the typical one is "
+        f"rounded {coarser:.1f} times as coarsely as on a scale of its own"
     )
 
 

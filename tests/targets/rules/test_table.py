@@ -103,6 +103,15 @@ def operators(f: Any, dtype: str) -> Any:
     return form
 
 
+def dynamic_convolution(f: Any) -> Any:
+    form = f.Form(f.IMAGE)
+    codes = "v0"
+    form.op("DynamicQuantizeLinear", "x", outputs=3)
+    y = form.op("ConvInteger", codes, form.codes("w", f.IMAGE_WEIGHT, "uint8"), "v0_2")
+    form.op("Cast", y, to=TensorProto.FLOAT)
+    return form
+
+
 def unsigned_left(f: Any, dtype: str) -> Any:
     form = f.Form((f.K, f.N))
     form.op("MatMul", form.weight((8, f.K), None, dtype), form.pair("x"))
@@ -350,6 +359,7 @@ CASES: dict[str, Make] = {
     "signed-products": lambda f: Case(
         operators(f, "int8"), f.linear(activation="int8", zero=0), "signed"
     ),
+    "convolution-integer": lambda f: Case(dynamic_convolution(f), f.conv(), "op:ConvInteger"),
     "pair-sums-saturate": lambda f: Case(
         f.linear(most=127), f.linear(most=64), "", AVX2
     ),
@@ -595,6 +605,18 @@ def test_channels_that_share_a_scale_badly_are_rounded_as_is_said() -> None:
     assert times == pytest.approx(np.median(one / own), rel=0.2)
     assert not uneven(np.rint(w[:, 3:] / np.abs(w[:, 3:]).max() * 127).astype(np.int8), -1)
     assert uneven((codes.astype(np.int16) + 128).astype(np.uint8), 1) == said
+
+
+def test_channels_of_zeros_are_counted_among_all() -> None:
+    peaks = np.r_[np.full(2, 127), np.full(10, 3), np.zeros(20, int)]
+    said = uneven(np.outer(peaks, np.ones(4)).astype(np.int8), 0)
+    assert said.startswith("10 of 32 output channels keep 5 bits or fewer, 20 more hold nothing")
+    assert "20 more" not in uneven(np.outer(peaks[:12], np.ones(4)).astype(np.int8), 0)
+
+
+def test_channels_that_all_keep_six_bits_are_no_finding() -> None:
+    peaks = np.r_[127, np.full(31, 20)]  # 6 times as coarse, none below 16
+    assert not uneven(np.outer(peaks, np.ones(4)).astype(np.int8), 0)
 
 
 @pytest.mark.parametrize(
