@@ -10,6 +10,7 @@ from functools import cached_property
 import onnx_ir as ir
 
 from ..graph import constant_tensor
+from .absorbed import absorbed
 from .changes import GraphDiff, Hunk, TensorChange
 from .pool import DQ, Q
 
@@ -56,6 +57,11 @@ class Change:
         """Operators of nodes that both have."""
         return Counter(self.diff.before.nodes[a].op_type for a, _ in self.hunk.changed)
 
+    @cached_property
+    def absorbed(self) -> Counter[str]:
+        """Activations that are gone since rounding does them."""
+        return absorbed(self.diff, self.hunk)
+
     @property
     def codes(self) -> str:
         """Dtype of the largest constant that came, "" where none did."""
@@ -84,11 +90,17 @@ def pattern_of(diff: GraphDiff, hunk: Hunk) -> Pattern:
 
 
 def _rounded(change: Change) -> str:
-    if change.gone or change.same or not change.new or not change.new.keys() <= ROUNDING:
+    if change.gone - change.absorbed or change.same:
+        return ""
+    if not change.new or not change.new.keys() <= ROUNDING:
         return ""
     if Q not in change.new:
         return f"values read back from {_grid(change, after=True)}"
-    return f"values rounded to {_grid(change, after=True)}"
+    return f"values rounded to {_grid(change, after=True)}{_done_by_rounding(change)}"
+
+
+def _done_by_rounding(change: Change) -> str:
+    return f", {' and '.join(change.absorbed)} done by rounding" if change.absorbed else ""
 
 
 def _unrounded(change: Change) -> str:
@@ -146,10 +158,10 @@ def _stored(change: Change) -> str:
         read = (v for n in change.hunk.after for v in change.diff.after.nodes[n].inputs)
         tables = [t for v in read if (t := constant_tensor(v)) is not None and _is_code(t)]
         return f"weights stored as {tables[0].dtype.name}" if tables else ""
-    if left != change.gone or not (change.same or change.gone):
+    if left != change.gone - change.absorbed or not (change.same or left):
         return ""
     stored = sorted(_stored_codes(change), key=lambda dtype: dtype.bitwidth)
-    return f"weights stored as {stored[0].name}" if stored else ""
+    return f"weights stored as {stored[0].name}{_done_by_rounding(change)}" if stored else ""
 
 
 def _stored_codes(change: Change) -> Iterator[ir.DataType]:
@@ -240,7 +252,8 @@ def _slots(change: Change) -> Iterator[tuple[str, str]]:
 
 def _written_out(change: Change) -> str:
     one = change.gone.total() == 1 and change.new.total() > 1 and not change.same
-    return "written out" if one and not change.gone & change.new else ""
+    expanded = one and not change.gone & change.new and not change.new.keys() <= ROUNDING
+    return "written out" if expanded else ""
 
 
 _PATTERNS: dict[str, Callable[[Change], str]] = {

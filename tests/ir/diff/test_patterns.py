@@ -114,3 +114,47 @@ def test_operators_on_integers_stand_for_those_on_floats(net: Net, weight: Weigh
     found = diff_models(one, other)
     assert named(found) == {"computed in 8-bit integers": 2}
     assert [sum("MatMul" in op for op in after) for _, after in operators(found)] == [1, 1]
+
+
+ACTIVATIONS = [
+    ("Relu(a)", -128, ", Relu done by rounding"),
+    ("Clip(a, lo, hi)", -128, ", Clip done by rounding"),
+    ("Relu(a)", 0, ""),  # codes below zero let negative values pass
+    ("Clip(a, lo, low_hi)", -128, ""),  # the highest code stands for more than that
+]
+ENDS = {"lo": np.float32(0), "hi": np.float32(25.5), "low_hi": np.float32(6)}
+
+
+@pytest.mark.parametrize(("activation", "lowest", "told"), ACTIVATIONS)
+def test_an_activation_that_rounding_does(
+    net: Net, weight: Weight, activation: str, lowest: int, told: str
+) -> None:
+    """Names tell nothing of the products, nor do weights."""
+    layer = "a{0} = Gemm({1}, w{0}, b{0}) r{0} = " + activation.replace("(a", "(a{0}")
+    one = net(" ".join([layer.format(0, "x"), layer.format(1, "r0"), "y = Neg(r1)"]),
+              w0=weight(0), w1=weight(1), b0=weight(2)[0], b1=weight(3)[0], **ENDS)  # fmt: skip
+    layer = (
+        "d{0} = DequantizeLinear(k{0}, s, z) e{0} = DequantizeLinear(i{0}, s, j) "
+        "g{0} = Gemm({1}, d{0}, e{0}) q{0} = QuantizeLinear(g{0}, s, low) "
+        "r{0} = DequantizeLinear(q{0}, s, low)"
+    )
+    codes = {f"k{i}": np.arange(i, i + 16, dtype=np.int8).reshape(4, 4) for i in range(2)}
+    biases = {f"i{i}": np.arange(i, i + 4, dtype=np.int32) for i in range(2)}
+    other = net(
+        " ".join([layer.format(0, "x"), layer.format(1, "r0"), "y = Neg(r1)"]),
+        s=SCALE, z=ZERO, low=np.int8(lowest), j=np.int32(0), **codes, **biases,
+    )  # fmt: skip
+    titles = named(diff_models(one, other))
+    assert titles == {f"weights stored as INT8{told}" if told else "replaced": 1}
+
+
+@pytest.mark.parametrize(("activation", "lowest", "told"), ACTIVATIONS)
+def test_an_activation_that_became_rounding_is_not_written_out(
+    net: Net, activation: str, lowest: int, told: str
+) -> None:
+    one = net(f"a = Abs(x) r = {activation} y = Neg(r)", **ENDS)
+    other = net("a = Abs(x) q = QuantizeLinear(a, s, low) r = DequantizeLinear(q, s, low) "
+                "y = Neg(r)", s=SCALE, low=np.int8(lowest))  # fmt: skip
+    assert named(diff_models(one, other)) == {
+        f"values rounded to INT8{told}" if told else "replaced": 1
+    }
