@@ -17,10 +17,12 @@ from ..storage.absent import unknown_weights
 from ..storage.tensors import tensor_digest, tensor_face
 from .changes import GraphDiff, Hunk, HunkKind, ValueChange, stored
 from .constants import changes, stores
-from .grouping import Item, groups, rewired
+from .exchanged import settle_exchanged
+from .grouping import Item, groups
 from .lineage import Lineage
 from .match import Matching, match
 from .pool import Pool
+from .wiring import wiring
 
 STEPS = 3
 """How far from a node without a name one with a name may be to lend it its module."""
@@ -40,6 +42,7 @@ def diff_models(
     pools = Pool.of(before, faces), Pool.of(after, faces)
     told = lineage(*pools) or Lineage()
     found = match(*pools, told.pairs)
+    settle_exchanged(found)
     face = (*Signature.of(before).difference(Signature.of(after)), *_turned_outputs(found))
     opsets = tuple(_opsets(before, after))
     if model_fingerprint(before, tensor_digest) == model_fingerprint(after, tensor_digest):
@@ -162,9 +165,7 @@ def _details(found: Matching, pairs: Iterable[tuple[int, int]]) -> Iterator[str]
         sources = found.before.sources[a], found.after.sources[b]
         if len(sources[0]) != len(sources[1]):
             yield f"{one.op_type}: {len(sources[0])} inputs -> {len(sources[1])}"
-        for slot, (p, q) in enumerate(zip(*sources, strict=False)):
-            if rewired(found, p, q):
-                yield f"{one.op_type}: input {slot} comes from elsewhere"
+        yield from (f"{one.op_type}: {told}" for told in wiring(found, a, b))
 
 
 def _is_default(one: ir.Node, other: ir.Node, name: str) -> bool:
