@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ import onnx_ir as ir
 from ..ir.errors import PassError, UsageError, near
 from ..ir.scopes import describe
 from .api import Refusal
+
+DOUBLED = "one node would stand for two of the pattern"
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,8 @@ class Matcher:
         match = pattern.match(model, graph, node, check_nodes_are_removable=False)
         if match is None:  # what a _check in the pattern says is not told otherwise
             return language_of(self.place).MatchResult().fail("", node)
+        if match and _is_doubled(match):  # of onnxscripts that ask the matcher in another way
+            match.fail(DOUBLED, node)
         if not match:
             return match
         return Found(tuple(match.nodes), tuple(match.outputs), dict(match.bindings))
@@ -124,7 +129,9 @@ class Matcher:
     def _prepared(self) -> tuple[Any, frozenset[str]]:
         if self._ready is None:
             _, outputs = self.pattern_graph
-            made = language_of(self.place).Pattern(self.function, name=self.function.__name__)
+            made = language_of(self.place).Pattern(
+                self.function, name=self.function.__name__, matcher=_matcher_class()
+            )
             root = outputs[0].producer()
             plain = root is not None and root.op_identifier() is not None
             self._ready = made, frozenset({root.op_type} if plain else ())
@@ -159,6 +166,25 @@ def language_of(where: str) -> Any:
             hint="pip install 'onnxscript>=0.7'",
         ) from error  # fmt: skip
     return language
+
+
+def _is_doubled(match: Any) -> bool:
+    """Whether a match with several outputs takes one node for two of the pattern."""
+    return len(match.outputs) > 1 and len(set(match.nodes)) < len(match.nodes)
+
+
+@functools.cache
+def _matcher_class() -> Any:
+    """onnxscript's matcher, which goes on where a match takes one node for two of the pattern:
+    of several outputs it tries all combinations of nodes, that of a node with itself, too."""
+    from onnxscript.rewriter.pattern import SimplePatternMatcher
+
+    class Distinct(SimplePatternMatcher):  # type: ignore[misc]
+        def _multi_match(self, candidate: Iterable[ir.Node], check_removable: bool) -> Any:
+            match = super()._multi_match(candidate, check_removable)
+            return match.fail(DOUBLED) if match and _is_doubled(match) else match
+
+    return Distinct
 
 
 def _used_elsewhere(found: Found) -> str:

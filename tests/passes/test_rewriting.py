@@ -12,6 +12,7 @@ import onnx_ir as ir
 import pytest
 
 from planish.ir.errors import PassError, UsageError
+from planish.ir.graph import constant_array
 from planish.ir.provenance import ORIGIN_KEY
 from planish.passes.api import Pass, Semantics
 from planish.passes.registry import borrowing, collecting
@@ -86,6 +87,30 @@ def test_bodies_are_rewritten_and_may_read_what_is_outside(
     assert run(held, twice_relu) == 1
     assert [n.op_type for n in held.model.graph.all_nodes()].count("Relu") == 1
     np.testing.assert_array_equal(held.outputs({"x": X})["y"], before)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_one_node_is_never_two_of_a_pattern(graphs: ModuleType, count: int) -> None:
+    """Siblings are fused with each other, and one that has none is left alone."""
+
+    def pattern(op: Any, x: Any, v: Any, w: Any) -> Any:
+        return op.MatMul(x, v), op.MatMul(x, w)
+
+    def replacement(op: Any, x: Any, v: Any, w: Any) -> Any:
+        both = np.concatenate([constant_array(v), constant_array(w)], 1)
+        return op.Split(op.MatMul(x, op.initializer(both)), axis=1, _outputs=2)
+
+    names = ["y", "z"][:count]
+    text = "g (float[3, 4] x) => (" + ", ".join(f"float[3, 4] {name}" for name in names) + ") {"
+    weights = {f"w{name}": np.diag(X[i]) for i, name in enumerate(names)}
+    held = bench(graphs, text + " ".join(f"{n} = MatMul(x, w{n})" for n in names) + " }", **weights)
+    before = graphs.run(held.model, {"x": X})
+    assert run(held, make("siblings", pattern, replacement, semantics=Semantics.REASSOCIATES)) == (
+        count - 1
+    )
+    assert graphs.ops(held.model).count("MatMul") == 1
+    for name in names:
+        np.testing.assert_allclose(held.outputs({"x": X})[name], before[name], rtol=1e-6)
 
 
 def test_a_rule_that_fits_its_own_output_ends(graphs: ModuleType) -> None:
