@@ -78,7 +78,7 @@ def _denies(rule: Rule, finding: Finding, ran: Executed) -> bool:
 def _cause(
     rule: Rule, findings: Sequence[Finding], cost: Cost, total: float | None, ran: Executed | None
 ) -> Cause:
-    around = {id(f): _around(f.node, rule.id) for f in findings}
+    around = {id(f): [*_around(f.node, rule.id), *_pools(f.node, rule, ran)] for f in findings}
     places = [_place(f, cost(around[id(f)]), ran) for f in findings]
     places.sort(key=lambda place: -(place.ms or 0.0))
     ms = cost(dict.fromkeys(node for nodes in around.values() for node in nodes))
@@ -137,6 +137,23 @@ def _around(node: ir.Node | None, rule: str) -> list[ir.Node]:
     if rule in PAIRS_ONLY:
         return [*pairs, *([behind] if behind is not None else [])]
     return list(dict.fromkeys([node, *pairs, last]))
+
+
+def _pools(node: ir.Node | None, rule: Rule, ran: Executed | None) -> list[ir.Node]:
+    """Maxima of codes that a layer in float reads: their fast kernel is that between integer
+    convolutions, and without it they take many times as long."""
+    if node is None or ran is None or IN_FLOAT not in rule.reason:
+        return []
+    pools = (_rounded(_rounded(value)) for value in node.inputs)
+    found = [pool for value in pools if (pool := producer(value, "MaxPool")) is not None]
+    return [pool for pool in found if any(row.op == "MaxPool" for row in ran.of([pool]))]
+
+
+def _rounded(value: ir.Value | None) -> ir.Value | None:
+    """What the QuantizeLinear or DequantizeLinear that makes a value reads; None for others."""
+    node = producer(value)
+    coding = node is not None and node.op_type in ("QuantizeLinear", "DequantizeLinear")
+    return node.inputs[0] if node is not None and coding and node.inputs else None
 
 
 def _dequantizers(value: ir.Value | None) -> Iterator[ir.Node]:

@@ -98,7 +98,8 @@ def _no_zero_point(view: View) -> Iterator[Finding]:
 
 
 def _signed_and_shared(view: View) -> Iterator[Finding]:
-    for node in (*(layer.node for layer in view.static), *view.of(*INTEGER_FORMS)):
+    layers = (layer.node for layer in view.static if layer.node.op_type != FLOAT_ONLY)
+    for node in (*layers, *view.of(*INTEGER_FORMS)):
         last = merged_add(node) or node
         behind = quantizer_behind(last.outputs[0])
         if node.op_type in INTEGER_FORMS and not (behind and all(map(grid_of, node.inputs))):
@@ -138,6 +139,8 @@ def _weight_left(view: View) -> Iterator[Finding]:
             yield Finding(layer.node, "its left operand is a constant of int8")
 
 
+FLOAT_ONLY = "ConvTranspose"
+"""The layer that has no integer kernel, whatever its codes are."""
 INTEGER_FORMS = ("Add AveragePool Concat GlobalAveragePool LeakyRelu Mul Sigmoid Softmax").split()
 """Standard operators with an integer form between Q/DQ pairs (tried, 1.31.1)."""
 

@@ -16,14 +16,16 @@ from benchmarks import doctor_models as made
 from planish.compiler.doctor import causes, repairs
 from planish.compiler.doctor.diagnosis import Diagnosis
 from planish.compiler.doctor.examine import examine
+from planish.compiler.doctor.executed import Executed, Row
 from planish.compiler.progress import Silent
 from planish.ir.errors import UsageError
-from planish.ir.load import load_model
+from planish.ir.load import load_as_written, load_model
 from planish.ir.rewriter import Rewriter
 from planish.ir.save import save_model
 from planish.targets.census import runtime_census
+from planish.targets.loader import load_target
 from planish.targets.rules.layers import IN_FLOAT
-from planish.targets.rules.rule import Finding, Rule
+from planish.targets.rules.rule import Finding, Rule, View
 from planish.targets.rules.table import RULES
 from planish.targets.runtime import open_session
 
@@ -309,6 +311,40 @@ def test_signed_codes_that_several_read(tmp_path: Path) -> None:
     again = look(tmp_path / "fixed.onnx", calibration=feeds)
     assert again.layers is not None
     assert again.layers[0] == again.layers[1]
+
+
+POOLED = """
+<ir_version: 10, opset_import: ["" : 20]>
+g (float[B, 16, 24, 24] x) => (float[B, 16, 12, 12] y, float[B, 16, 12, 12] z) {
+    a = Conv <pads = [1, 1, 1, 1]> (x, w1)
+    b = MaxPool <kernel_shape = [2, 2], strides = [2, 2]> (a)
+    y = Conv <pads = [1, 1, 1, 1]> (b, w2)
+    z = Sigmoid(y)
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("ran_as", "counts"), [("MaxPool", True), ("com.microsoft:NhwcMaxPool", False)]
+)
+def test_a_pool_of_codes_counts_to_the_layer_in_float_behind_it(
+    ran_as: str, counts: bool, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    w1, w2 = (rng.normal(size=(16, 16, 3, 3)).astype(np.float32) for _ in range(2))
+    path = save(POOLED, tmp_path / "f.onnx", w1=w1, w2=w2)
+    feeds = [{"x": rng.normal(size=(1, 16, 24, 24)).astype(np.float32)} for _ in range(3)]
+    signed = made.static(
+        path, tmp_path / "s.onnx", feeds, activation_type=quantization.QuantType.QInt8
+    )
+    view = View(load_as_written(signed), load_target("x86-avx512-vnni"))
+    pool = next(node for node in view.nodes if node.op_type == "MaxPool")
+    row = Row("b", ran_as, 7.0, (pool,))
+    ran = Executed((row,), {pool: (row,)})
+    broken = causes.broken_rules(view, {"signed-and-shared"})
+    (cause,) = causes.causes_of(broken, causes.measured_cost(ran), 7.0, ran)
+    assert cause.places[0].op == "Conv"
+    assert cause.ms == (7.0 if counts else 0.0)
 
 
 RESIDUAL = """

@@ -485,6 +485,19 @@ def test_every_rule_is_told_apart_and_said_in_full() -> None:
         assert not rule.reason.endswith(".")
 
 
+def test_signs_matter_only_to_layers_with_an_integer_kernel(forms: Any, tmp_path: Path) -> None:
+    form = forms.Form(forms.IMAGE)
+    x = form.pair("x", 0, "int8")
+    filters, turned = form.weight(forms.IMAGE_WEIGHT, 0), (8, 16, 3, 3)
+    form.results = [
+        form.pair(form.op("Conv", x, filters, name="conv")),
+        form.op("ConvTranspose", x, form.weight(turned, 1, name="up"), name="turned"),
+    ]
+    said = found(form, tmp_path, VNNI)
+    assert [v.node for v in said if v.rule == "signed-and-shared"] == ["conv"]
+    assert [v.node for v in said if v.rule == "transposed-convolution"] == ["turned"]
+
+
 @pytest.mark.parametrize("name", target_names())
 def test_each_target_says_which_rules_do_not_apply(name: str) -> None:
     target = load_target(name)
