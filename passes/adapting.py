@@ -13,6 +13,7 @@ import copy
 import inspect
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar
 
@@ -22,7 +23,6 @@ from ..ir.diff.hunks import diff_models
 from ..ir.editing.transplant import Transplant
 from ..ir.errors import EndlessError, InputError, PassError, UsageError
 from ..ir.graph import all_nodes
-from ..ir.importing.inline import root_cause
 from ..ir.load import load_model
 from ..ir.rewriter import Rewriter
 from ..ir.signature import Signature
@@ -50,7 +50,7 @@ class AdaptedPass(Pass):
         self._whole = True
 
     def candidates(self, model: ir.Model, ctx: Context) -> Iterator[Candidate | Refusal]:
-        after, modified = _run(type(self).transform, model)
+        after, modified = _run(type(self).transform, model, self.place.rpartition(":")[0])
         diff = diff_models(model, after)
         _check_frame(diff.face, model, after)
         if diff and modified is False:
@@ -118,16 +118,18 @@ def adapt(thing: Any, name: str = "", *, semantics: Semantics = Semantics.EXACT)
     return enter(made, place)
 
 
-def _run(transform: Transform, model: ir.Model) -> tuple[ir.Model, bool | None]:
+def _run(transform: Transform, model: ir.Model, file: str) -> tuple[ir.Model, bool | None]:
     """The graph after a transform as import leaves it, and whether the transform says that it
-    changed anything. Raises PassError where it fails, or leaves a graph that is not sound."""
+    changed anything. Raises PassError where it fails, with its line where that is in the file that
+    made it a pass, or leaves a graph that is not sound."""
     tried, signature = model.clone(), Signature.of(model)
     try:
         made = transform(tried)
     except (PassError, MemoryError):
         raise
     except Exception as error:
-        raise PassError(f"the transform failed with {root_cause(error)}") from error
+        said, where = _failure(error, file)
+        raise PassError(f"the transform failed with {said}", where=where) from error
     after, modified = getattr(made, "model", made), getattr(made, "modified", None)
     after = tried if after is None or isinstance(after, (bool, int)) else after
     if not isinstance(after, ir.Model):
@@ -143,6 +145,18 @@ def _run(transform: Transform, model: ir.Model) -> tuple[ir.Model, bool | None]:
     if lies := list(shape_conflicts(after)):
         raise PassError(f"the transform leaves shapes that cannot be: {'; '.join(lies[:4])}")
     return imported, modified
+
+
+def _failure(error: BaseException, file: str) -> tuple[str, str]:
+    """What the error at the bottom of a chain says, and its ``file:line``, "" where that is not
+    in the file. onnx_ir and onnxscript raise errors of their own for those of a transform."""
+    frames = list(traceback.extract_tb(error.__traceback__))
+    while error.__cause__ is not None:
+        error = error.__cause__
+        frames += traceback.extract_tb(error.__traceback__)
+    lines, name = str(error).strip().splitlines(), type(error).__name__
+    mine = [f"{f.filename}:{f.lineno}" for f in frames if f.filename == file]
+    return f"{name}: {lines[0]}" if lines else name, mine[-1] if mine else ""
 
 
 def _check_frame(face: Sequence[str], before: ir.Model, after: ir.Model) -> None:

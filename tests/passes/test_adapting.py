@@ -120,6 +120,23 @@ def test_a_transform_that_lies_changes_nothing(held: Any, graphs: ModuleType, na
     assert graphs.snapshot(held.model) == before
 
 
+class Wrapped(ir.passes.InPlacePass):
+    """One whose error onnx_ir wraps into one of its own."""
+
+    def call(self, model: ir.Model) -> ir.passes.PassResult:
+        raising(model)
+        raise AssertionError
+
+
+@pytest.mark.parametrize("thing", [raising, ir.passes.Sequential(Wrapped())])
+def test_an_error_keeps_its_type_and_its_line(held: Any, thing: Any) -> None:
+    with borrowing([adapted(thing, "lie")]), pytest.raises(PassError) as caught:
+        held.run("lie")
+    assert caught.value.what == "the transform failed with KeyError: 'half way'"
+    line = raising.__code__.co_firstlineno + 1
+    assert f"test_adapting.py:{line}" in caught.value.where
+
+
 def test_a_rule_that_fits_its_own_output_is_stopped(held: Any, graphs: ModuleType) -> None:
     before = graphs.snapshot(held.model)
     again = rule(lambda op, x: op.Relu(x), lambda op, x: op.Identity(op.Relu(x)))
