@@ -18,7 +18,14 @@ import onnx_ir as ir
 
 from ..ir.editing.checks import check_numbers, checked, edit_conflicts
 from ..ir.editing.state import State
-from ..ir.errors import EndlessError, PassError, PlanishError, TargetError, near
+from ..ir.errors import (
+    EndlessError,
+    OvertimeError,
+    PassError,
+    PlanishError,
+    TargetError,
+    near,
+)
 from ..ir.graph import all_nodes
 from ..ir.rewriter import EditRecord, Rewriter
 from ..passes.api import (
@@ -162,7 +169,7 @@ class Guard:
             with importable(folder), limit.running():
                 yield _Paused(ctx, limit)
         except TimeUpError as error:
-            raise EndlessError(
+            raise OvertimeError(
                 f"{hook}() took more than {self.timeout:g} seconds",
                 where=place_in(error, self._file) or self.line_of(hook),
                 hint="look for a loop without end there, or allow more with --pass-timeout",

@@ -72,6 +72,10 @@ class EndlessError(PassError):
     """A pass that would not come to an end."""
 
 
+class OvertimeError(EndlessError):
+    """A pass that took longer than it was given: trying again takes as long."""
+
+
 class TargetError(PlanishError):
     """The target or its backend cannot do what was asked, or a target file is wrong."""
 

@@ -43,6 +43,10 @@ ADVICE = {
     "expected": "the stored outputs are missed: see what the model above computes now",
 }
 """By rule, what an author does next."""
+OVERTIME = (
+    "look for a loop without end there, or allow more with --pass-timeout; no further case "
+    "was tried, and the model is as it came"
+)
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,8 @@ def next_steps(failure: Failure) -> list[str]:
     """Where the pass is written that broke the promise, and what to do."""
     cls = _culprit(failure.stage)
     lines = [] if cls is None else [f"  written at {cls.place}"]
-    return [*lines, f"  next: {ADVICE[failure.rule]}"] if failure.rule in ADVICE else lines
+    said = OVERTIME if failure.overtime else ADVICE.get(failure.rule)
+    return [*lines, f"  next: {said}"] if said else lines
 
 
 def _culprit(stage: str) -> type[Pass] | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+from ...ir.errors import OvertimeError
 from .case import Case
 from .memory import Memory
 from .rules import RULES, Found, Rule
@@ -18,12 +19,16 @@ Progress = Callable[[Case], None]
 
 @dataclass(frozen=True)
 class Failure:
-    """A broken promise. rule: its name in ``rules.RULES``. stage: the step it happened in."""
+    """A broken promise. rule: its name in ``rules.RULES``. stage: the step it happened in.
+
+    overtime: a pass ran out of time on the case, and will again.
+    """
 
     rule: str
     case: str
     sentence: str
     stage: str = ""
+    overtime: bool = False
 
     def __str__(self) -> str:
         place = f" in {self.stage}" if self.stage else ""
@@ -54,8 +59,9 @@ def check(subject: Subject, case: Case, memory: Memory | None = None) -> Outcome
 
 def judge(trial: Trial) -> Outcome:
     """The rules over what was seen; ``skipped`` where the original does not run."""
+    overtime = _overtime(trial)
     failures = tuple(
-        Failure(rule.name, trial.case.name, found.sentence, found.stage)
+        Failure(rule.name, trial.case.name, found.sentence, found.stage, overtime)
         for rule in RULES
         for found in _applied(rule, trial)
     )
@@ -64,6 +70,11 @@ def judge(trial: Trial) -> Outcome:
         skipped = f"{trial.stop.stage}: {trial.stop.error}"
     by_step = {stage.name: stage.edits for stage in trial.stages if stage.edits}
     return Outcome(failures, trial.edits, skipped, by_step)
+
+
+def _overtime(trial: Trial) -> bool:
+    errors = trial.stop and trial.stop.error, trial.final and trial.final.second
+    return any(isinstance(error, OvertimeError) for error in errors)
 
 
 def _applied(rule: Rule, trial: Trial) -> Iterator[Found]:

@@ -71,10 +71,20 @@ class Run:
     files: tuple[Path, ...] = ()
 
     def over(self, cases: Iterable[Case]) -> Report:
-        """Check every case. Raises UsageError where the subject does not exist."""
+        """Check every case, up to the first on which a pass runs out of time.
+
+        Raises UsageError where the subject does not exist.
+        """
         for case in cases:
             self.one(case)
+            if self.overtime:
+                break
         return self.report()
+
+    @property
+    def overtime(self) -> bool:
+        """Whether a pass ran out of time: one without an end does so in most cases."""
+        return any(failure.overtime for failure in self.failures)
 
     def report(self) -> Report:
         """What was found so far."""
@@ -102,6 +112,9 @@ class Run:
     def _make_small(self, failure: Failure, case: Case) -> None:
         kind = failure.rule, failure.stage
         if kind in self.shrunk or len(self.shrunk) >= MOST_SHRUNK:
+            return
+        if failure.overtime:  # each case that is tried would take as long
+            self.shrunk[kind] = self._kept(Shrunk(failure, case, len(case.model.graph.node)))
             return
         small = shrink(case, lambda c: _shows(check(self.subject, c), failure), self.budget)
         again = next(

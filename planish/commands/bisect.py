@@ -12,6 +12,7 @@ import typer
 from rich.text import Text
 
 from ..compiler.bisecting import Found, Step, bisect
+from ..compiler.conduct import Conduct, conducting
 from ..compiler.pipeline import parse
 from ..compiler.prepare import Request
 from ..compiler.progress import progress_on
@@ -24,10 +25,12 @@ from ..targets.loader import load_target
 from ..terminal import JsonOption, Terminal, VerboseOption, terminal_of
 from .options import (
     QUALITY,
+    TRIED_TIMEOUT,
     CalibrationOption,
     MaxMemoryOption,
     ModelArgument,
     PassFileOption,
+    PassTimeoutOption,
     TargetOption,
     ThreadsOption,
     TokenMaskOption,
@@ -45,6 +48,7 @@ def bisect_command(
         typer.Option(metavar="PIPELINE", help="The passes that broke it: canonicalize,quantize."),
     ] = None,
     pass_file: PassFileOption = None,
+    pass_timeout: PassTimeoutOption = TRIED_TIMEOUT,
     plan: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="A manifest.json, a plan or an artifact that broke."),
@@ -99,7 +103,11 @@ def bisect_command(
         )
     files = pass_files(pass_file, terminal, project=True)
     console = terminal.stderr()
-    with using(files), progress_on(console, live=console.is_terminal, verbose=verbose) as progress:
+    with (
+        using(files),
+        conducting(Conduct.checked("stop", pass_timeout)),
+        progress_on(console, live=console.is_terminal, verbose=verbose) as progress,
+    ):
         chosen = Plan(passes or "", {}, ()) if plan is None else plan_from(plan)
         instantiate(parse(chosen.pipeline))
         settings: dict[str, Any] = {

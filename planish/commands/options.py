@@ -120,6 +120,8 @@ PassTimeoutOption = Annotated[
     ),
 ]
 DEFAULT_TIMEOUT = TIMEOUT
+TRIED_TIMEOUT = 20.0
+"""The same of commands that run a pass on many cases, or build it many times."""
 
 
 def check_model(text: str) -> str:

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from ..compiler.conduct import Conduct, conducting
 from ..compiler.harness.authored import Asked, asked, default_cases, untried
 from ..compiler.harness.case import Case, Suite
 from ..compiler.harness.check import Outcome
@@ -22,7 +23,7 @@ from ..compiler.progress import progress_on
 from ..compiler.userpasses import using
 from ..ir.errors import UsageError, near
 from ..terminal import JsonOption, Terminal, VerboseOption, terminal_of
-from .options import PassFileOption, pass_files
+from .options import TRIED_TIMEOUT, PassFileOption, PassTimeoutOption, pass_files
 
 BROKEN, UNTRIED = 9, 7
 """Exit codes: a promise was broken; a pass found nothing to edit, so that nothing is known."""
@@ -71,6 +72,7 @@ def pass_test_command(
     budget: Annotated[
         int, typer.Option(metavar="N", min=0, help="Cases tried to make a failure small; 0: none.")
     ] = DEFAULT_BUDGET,
+    pass_timeout: PassTimeoutOption = TRIED_TIMEOUT,
     json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> int:
@@ -83,7 +85,7 @@ def pass_test_command(
     files = pass_files(pass_file, terminal, project=True)
     wanted = asked(pipeline, files, target, exact)
     chosen = partial(_chosen, case or [])
-    with using(wanted.files):
+    with using(wanted.files), conducting(Conduct.checked("stop", pass_timeout)):
         for subject in wanted.subjects:
             subject.passes(), subject.load_target()
         own = pipeline not in {subject.pipeline for subject in wanted.subjects}

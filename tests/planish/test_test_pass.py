@@ -87,6 +87,35 @@ def test_without_cases_graphs_are_made(
     assert "1 case checked" in capsys.readouterr().out
 
 
+ENDLESS = """
+def endless(x):
+    while True:
+        pass
+
+@planish.rewrite_pass("endless", lambda op, x: op.Relu(x), check=endless)
+def endless_pass(op, x):
+    "Never."
+    return op.Relu(x)
+"""
+
+
+def test_a_pass_without_an_end_is_told_once(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "endless.py").write_text(PASSES.replace("{semantics}", "") + ENDLESS)
+    words = ["test-pass", "endless.py:endless", *["--model", "model.onnx"] * 2]
+    assert main([*words, "--pass-timeout", "0.3", "--keep", "kept", "--json"]) == 9
+    told = json.loads(capsys.readouterr().out)
+    (failure,) = told["failures"]
+    assert failure["rule"] == "termination"
+    assert "took more than 0.3 seconds" in failure["sentence"]
+    assert told["checked"] == 1
+    (shrunk,) = told["shrunk"]
+    assert shrunk["nodes"] == 3
+    assert "--pass-timeout" in shrunk["next"][-1]
+    assert (folder / "kept" / "01-termination" / "model.onnx").exists()
+
+
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
