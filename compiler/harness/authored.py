@@ -14,6 +14,7 @@ from .case import Case
 from .check import Failure
 from .run import Report
 from .subject import Subject
+from .trial import AGAIN
 
 GENERATED = 200
 """Graphs for a pass of one's own, where nothing else is asked for; a minute or less."""
@@ -94,9 +95,11 @@ def default_cases() -> Iterator[Case]:
 
 
 def untried(report: Report, mine: frozenset[str]) -> list[str]:
-    """Passes of the author's that edited nothing in all of the cases."""
+    """Passes of the author's that edited nothing in all of the cases, and failed in none."""
     steps = [(str(step), step.name) for step, _ in report.subject.passes()]
-    return [name for text, name in steps if name in mine and not report.by_step.get(text)]
+    known = {text for text, _ in steps if report.by_step.get(text)}
+    known |= {failure.stage.removesuffix(AGAIN) for failure in report.failures}
+    return [name for text, name in steps if name in mine and text not in known]
 
 
 def next_steps(failure: Failure) -> list[str]:

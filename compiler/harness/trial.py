@@ -45,6 +45,8 @@ RUNS_UNTIL_SETTLED = 4
 """More runs of a pass that chooses by measurement; by then it finds nothing better."""
 PLAIN_AND_OPTIMIZED: tuple[Optimize, ...] = ("none", "all")
 IMPORT, OPSET, LEGALISE = "import", "opset", "legalise"
+AGAIN = ", run again"
+"""Behind the name of a step that runs a second time."""
 
 
 @dataclass(frozen=True)
@@ -309,7 +311,7 @@ class _Attempt:
                     break
             return edits
         except Exception as error:
-            self.stop = Stop(f"{step}, run again", error)
+            self.stop = Stop(f"{step}{AGAIN}", error)
             return 0
         finally:
             rewriter.rollback(mark)

@@ -110,6 +110,7 @@ def test_a_pass_without_an_end_is_told_once(
     assert failure["rule"] == "termination"
     assert "took more than 0.3 seconds" in failure["sentence"]
     assert told["checked"] == 1
+    assert told["edited nothing"] == []  # it failed: it is not that nothing is known of it
     (shrunk,) = told["shrunk"]
     assert shrunk["nodes"] == 3
     assert "--pass-timeout" in shrunk["next"][-1]
