@@ -9,12 +9,15 @@ import onnx_ir as ir
 
 from ...ir.counting.count import parameters, value_parameters
 from ...ir.graph import all_graphs
+from ...ir.provenance import EDIT_KEY
 from ...ir.recurrent import rounds_activations
 from ...ir.sites import find_sites
 from ...passes.quantize_recurrent import is_recurrent
 
 MOVES = frozenset("Slice Split Squeeze Unsqueeze Reshape Transpose Concat Identity Cast".split())
 """Operators that only hand a weight on to the one that computes with it."""
+REWRITES = frozenset({"canonicalize", "spelling"})
+"""What edits are called that only say the same in other operators."""
 WORTH_SAYING = 0.05
 """Share of the parameters from which on a reader is told."""
 
@@ -40,7 +43,15 @@ def _left(model: ir.Model, spoken_of: Container[str]) -> Iterable[ir.Value]:
     treated = [n for n in model.graph if is_recurrent(n) or rounds_activations(n)]
     held |= {id(value) for node in treated for value in node.inputs if value is not None}
     for graph in all_graphs(model):
-        yield from (value for value in graph.initializers.values() if id(value) not in held)
+        for value in graph.initializers.values():
+            if id(value) not in held and not any(map(_treated, _computing(value))):
+                yield value
+
+
+def _treated(node: ir.Node) -> bool:
+    """Whether a pass made the node at a site; to be written otherwise is not to be treated."""
+    made_by, at_site, _ = node.metadata_props.get(EDIT_KEY, "").partition("-")[2].partition("/")
+    return bool(at_site) and made_by not in REWRITES
 
 
 def _nodes(model: ir.Model, values: Iterable[ir.Value]) -> str:

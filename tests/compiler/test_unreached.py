@@ -9,6 +9,7 @@ import onnx_ir as ir
 import pytest
 
 from planish.compiler.reporting.unreached import unreached
+from planish.ir.provenance import EDIT_KEY
 from planish.ir.sites import find_sites
 
 GRU = """<ir_version: 9, opset_import: ["" : 17]>
@@ -63,3 +64,17 @@ def test_few_parameters_are_not_worth_a_word(graphs: ModuleType) -> None:
     g (float[n, 64] x) => (float[n, 64] y) { a = MatMul (x, w) y = Mul (a, gain) }"""
     assert unreached(graphs.parse(text, w=zeros(64, 64), gain=zeros(64)), ()) == ""
     assert "1 Mul" in unreached(graphs.parse(text, w=zeros(64, 64), gain=zeros(64, 64)), ())
+
+
+def test_what_a_pass_made_was_treated(graphs: ModuleType) -> None:
+    text = """<ir_version: 9, opset_import: ["" : 17]>
+    g (float[n, 64] x) => (float[n, 64] y) {
+        wide = Cast <to = 6> (codes) w = Gather (table, wide) y = MatMul (x, w) }"""
+    codes, table = np.zeros((64, 64), np.uint8), zeros(16)
+    model = graphs.parse(text, codes=codes, table=table)
+    assert "all of the parameters" in unreached(model, ())
+    gather = next(node for node in model.graph if node.op_type == "Gather")
+    gather.metadata_props[EDIT_KEY] = "0004-canonicalize/lookup"
+    assert "1 Gather" in unreached(model, ())
+    gather.metadata_props[EDIT_KEY] = "0005-cluster/layer-1"
+    assert unreached(model, ()) == ""
