@@ -42,6 +42,8 @@ def _reasons(group: Shared, bits: int, block: int, target: Target) -> Iterator[R
     yield from _of_tensor(group)
     yield from _of_sharing(group, block)
     width = group.shape[0]
+    if group.multiplied and target.weight_only.symmetric and width % block:
+        yield "ragged-blocks", f"its {width} inputs are no whole blocks of {block}"
     if group.looked_up and width * bits % 8:
         yield "ragged-rows", f"rows of {width} codes of {bits} bits do not fill whole bytes"
 
@@ -53,8 +55,6 @@ def _no_kernel(group: Shared, bits: int, block: int, target: Target) -> Iterator
         yield "no-nbits-kernel", sentence
     if group.looked_up and kernel.tables is False:
         yield "no-nbits-kernel", f"{target.name} looks up no rows of packed tables"
-    if group.multiplied and kernel.symmetric and group.shape[0] % block:
-        yield "ragged-blocks", f"its {group.shape[0]} inputs are no whole blocks of {block}"
     if group.looked_up and (block < TABLE_BLOCK or block & (block - 1)):
         sentence = f"tables are looked up in blocks of {TABLE_BLOCK} or a larger power of two"
         yield "no-nbits-kernel", sentence

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from ...ir.graph import constant_array, constant_tensor, consumers, given, operator, scalar
 from .layers import EIGHT_BITS, Grid, integer
-from .rule import Finding, Rule, View
+from .rule import Finding, Rule, View, off_tensorrt
 
 # What may stand between what is rounded and the Softmax that reads it.
 _SCORES = frozenset(
@@ -203,6 +203,7 @@ RULES = (
         "calibrate that tensor again, with data that reaches it; one that is always 0 takes any "
         "scale, such as 1",
         "error",
+        off_tensorrt,
     ),
     Rule(
         "weight-channels-wild",

@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from ...ir.graph import all_nodes, operator
 from ..schema import Target
-from ..techniques import runs_on_cpu, runtime_label
+from ..techniques import runs_on_cpu, runs_on_tensorrt, runtime_label
 from .layers import Layer, layer_of
 
 T = TypeVar("T")
@@ -89,6 +89,11 @@ def on_cpu(target: Target) -> str:
     """Why a rule of ONNX Runtime's CPU provider does not apply to the target, "" where it does."""
     label = runtime_label(target)
     return "" if runs_on_cpu(target) else f"a rule of ONNX Runtime on CPUs, not of {label}"
+
+
+def off_tensorrt(target: Target) -> str:
+    """Why a rule is not asked of TensorRT, which has a stricter one, "" on other runtimes."""
+    return "TensorRT has a rule of its own on this" if runs_on_tensorrt(target) else ""
 
 
 @dataclass(frozen=True)

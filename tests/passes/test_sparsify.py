@@ -557,12 +557,14 @@ def test_equalization_keeps_the_zeros(graphs: ModuleType) -> None:
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("low-rank", {"ratio": 0.4, "gain": "size"}), ("weight-only", {"block": 128})],
+    [("low-rank", {"ratio": 0.4, "gain": "size"}), ("weight-only", {"block": 16})],
 )
 def test_what_would_fill_the_zeros_comes_before(
     graphs: ModuleType, name: str, options: dict[str, Any]
 ) -> None:
     bench = block(graphs)
+    few = replace(bench.context.target.weight_only, blocks=(16,))
+    bench.context.target = replace(bench.context.target, weight_only=few)
     bench.run("sparsify", **SMALL)
     assert bench.run(name, **options).edits == []
     refused = bench.remarks("refused")

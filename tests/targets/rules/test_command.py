@@ -159,7 +159,7 @@ def test_weights_are_read_only_where_a_rule_needs_them(
 
 BAD = {
     "missing.onnx": (3, "there is no such model file"),
-    "folder": (3, "the model is a folder"),
+    "folder": (3, "there is no model.onnx in this folder"),
     "text.onnx": (3, "truncated or not an ONNX model"),
     "empty.onnx": (3, "the model file is empty"),
     "model.py": (2, "only ONNX files can be checked"),
