@@ -72,6 +72,16 @@ class Totals:
     unknown: tuple[str, ...]
 
 
+@dataclass(frozen=True)
+class Rest:
+    """What belongs to no site: parameters and bytes of the constants that no site reads, and the
+    operations of one run that are not those of sites; None where one of them is unknown."""
+
+    parameters: int
+    bytes: int
+    flops: int | None
+
+
 def parameters(model: ir.Model) -> int:
     """Numbers that were trained: elements of float tensors and of integers that stand for them.
 
@@ -102,6 +112,19 @@ def totals(model: ir.Model, shapes: Shapes) -> Totals:
         flops=sum(count for _, count in counts if count is not None),
         unknown=tuple(sorted({node.op_type for node, count in counts if count is None})),
     )
+
+
+def rest(model: ir.Model, sites: Sites, shapes: Shapes) -> Rest:
+    """What of a model's ``totals`` belongs to none of its sites; shapes from ``bound_shapes``."""
+    held = {id(tensor) for site in sites for tensor in _tensors(site)}
+    free = [value for value in _constants(model) if id(value.const_value) not in held]
+    stored = [value.const_value.nbytes for value in free if value.const_value is not None]
+    every = total_flops(model.graph, shapes)
+    counts = [site_flops(site, shapes) for site in sites]
+    # An If counts as one of its branches, where its sites are those of both.
+    known = every is not None and None not in counts and not any(site.nested for site in sites)
+    flops = (every or 0) - sum(count or 0 for count in counts) if known else None
+    return Rest(sum(map(value_parameters, free)), sum(stored), flops)
 
 
 def site_table(sites: Sites, shapes: Shapes) -> list[SiteRow]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,13 +17,20 @@ from ..compiler.modelfile import model_file
 from ..compiler.reporting.headline import size
 from ..compiler.reporting.html.inspected import inspected
 from ..compiler.reporting.html.writing import checked_output, write_page
-from ..compiler.reporting.modules import ALL, ModuleRow, module_table, parents, short_name
+from ..compiler.reporting.modules import (
+    ALL,
+    OUTSIDE,
+    ModuleRow,
+    module_table,
+    parents,
+    short_name,
+)
 from ..compiler.source import Source, resolve_source
 from ..compiler.workload import Workload, parse_workloads
 from ..ir.axes.find import find_axis_groups
 from ..ir.axes.groups import AxisGroups
 from ..ir.axes.groups import as_json as group_json
-from ..ir.counting.count import SiteRow, Totals, site_table, totals
+from ..ir.counting.count import SiteRow, Totals, rest, site_table, totals
 from ..ir.shown import inline
 from ..ir.signature import Signature, TensorSpec
 from ..ir.sites import find_sites
@@ -114,16 +121,16 @@ def inspect_command(
         sites = find_sites(graph, nested=True)
         chosen = parse_workloads(workload or (), symbols(graph)) or (Workload({}),)
         shapes = bound_shapes(graph, chosen[0].bindings)
-        rows = site_table(sites, shapes)
+        rows, every = site_table(sites, shapes), totals(graph, shapes)
         expected = None if hardware is None else forecast(graph, hardware, chosen, threads)
         found = Inspected(
             source,
             rows,
-            totals(graph, shapes),
+            every,
             expected,
             find_axis_groups(graph, sites) if axes else None,
             tuple(axis for axis in symbols(graph) if axis not in chosen[0].bindings),
-            tuple(module_table(rows, _shares(expected))),
+            tuple(module_table(rows, every, rest(graph, sites, shapes), _shares(expected))),
         )
         if page is not None:
             _write_page(found, chosen, page)
@@ -137,12 +144,13 @@ def inspect_command(
 
 
 def _shares(expected: Forecast | None) -> list[Share]:
-    """Predicted times of modules and sites, for the first workload."""
+    """Predicted times of modules, of sites and of the rest, for the first workload."""
     if expected is None:
         return []
     run = expected.runs[0][1]
     whole = Share(ALL, len(run.nodes), run.ms, run.basis, "")
-    return [whole, *by_module(run.nodes), *by_site(run.nodes)]
+    outside = by_site(replace(node, site=OUTSIDE) for node in run.nodes if not node.site)
+    return [whole, *by_module(run.nodes), *by_site(run.nodes), *outside]
 
 
 def _write_page(found: Inspected, workloads: Sequence[Workload], path: Path) -> None:

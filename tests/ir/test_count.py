@@ -12,7 +12,15 @@ import onnx_ir as ir
 import pytest
 from onnx import numpy_helper
 
-from planish.ir.counting.count import parameters, site_flops, site_table, totals, weight_bytes
+from planish.ir.counting.count import (
+    Rest,
+    parameters,
+    rest,
+    site_flops,
+    site_table,
+    totals,
+    weight_bytes,
+)
 from planish.ir.counting.flops import flops, total_flops
 from planish.ir.load import load_model
 from planish.ir.sites import find_sites
@@ -255,6 +263,15 @@ def test_a_shared_tensor_counts_once() -> None:
     (row,) = site_table(find_sites(model), bound_shapes(model, {"b": 2, "s": 5}))
     assert (row.parameters, row.bytes, row.uses) == (64, 256, 2)
     assert row.flops == 2 * (2 * 10 * 8 * 8)
+
+
+def test_what_belongs_to_no_site() -> None:
+    body = 'p = MatMul (x, "w") a = Mul (p, "scale") y = Reshape (a, "shape")'
+    weights = {"w": floats(8, 6), "scale": floats(6), "shape": np.array([0, 0, 6])}
+    model = build(body, weights)
+    sites, shapes = find_sites(model), bound_shapes(model, {"b": 2, "s": 5})
+    assert rest(model, sites, shapes) == Rest(6, 4 * 6 + 8 * 3, 2 * 5 * 6)
+    assert rest(model, sites, bound_shapes(model)).flops is None
 
 
 def test_quantization_keeps_the_parameters_and_shrinks_the_bytes() -> None:

@@ -111,3 +111,23 @@ def test_modules_in_lines(planish: Planish, folder: Path) -> None:
     assert ["m.layer.0.up", "1", "64", "256", "B", "100", "%", "128"] in lines
     told = json.loads(planish("inspect", "model.onnx", "--json").stdout)["modules"]
     assert [row["name"] for row in told] == ["(whole model)", "m.layer.0.up"]
+
+
+def test_modules_add_up_to_what_the_headline_says(planish: Planish, tmp_path: Path) -> None:
+    weight = numpy_helper.from_array(np.eye(8, dtype=np.float32), "m.up.weight")
+    scale = numpy_helper.from_array(np.ones(8, np.float32), "scale")
+    nodes = [helper.make_node("MatMul", ["x", "m.up.weight"], ["h"], name="up"),
+             helper.make_node("Mul", ["h", "scale"], ["y"])]  # fmt: skip
+    face = [helper.make_tensor_value_info(name, 1, [1, 8]) for name in "xy"]
+    graph = helper.make_graph(nodes, "net", face[:1], face[1:], [weight, scale])
+    opsets = [helper.make_opsetid("", 20)]
+    save(helper.make_model(graph, opset_imports=opsets, ir_version=10), tmp_path / "m.onnx")
+    words = ("inspect", "m.onnx", "--target", "nvidia-h200", "--json")
+    told = json.loads(planish(*words).stdout)
+    whole, up, outside = told["modules"]
+    assert [row["name"] for row in (whole, outside)] == ["(whole model)", "(outside of sites)"]
+    for key in ("parameters", "flops"):
+        assert whole[key] == told["totals"][key] == up[key] + outside[key]
+    assert whole["bytes"] == sum(told["totals"]["bytes"].values()) == up["bytes"] + outside["bytes"]
+    assert (outside["sites"], outside["parameters"], outside["bytes"]) == (0, 8, 32)
+    assert 0 < outside["ms"] < whole["ms"]

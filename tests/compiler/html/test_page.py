@@ -23,8 +23,8 @@ from planish.compiler.reporting.html.libraries import LOCK, VENDOR, libraries
 from planish.compiler.reporting.html.page import ASSETS, COMPRESSED, SCRIPTS, STYLES, render
 from planish.compiler.reporting.html.weights import BARS, dequantized, figures
 from planish.compiler.reporting.html.writing import NO_PAGE, PAGE, with_page, write_page
-from planish.compiler.reporting.modules import ALL, module_table, parents, short_name
-from planish.ir.counting.count import SiteRow
+from planish.compiler.reporting.modules import ALL, OUTSIDE, module_table, parents, short_name
+from planish.ir.counting.count import Rest, SiteRow, Totals
 from planish.ir.errors import InputError, UsageError
 
 
@@ -300,13 +300,16 @@ def site(name: str, count: int, flops: int | None = 10) -> SiteRow:
 
 
 def test_modules_add_up() -> None:
-    rows = module_table([
-        site("m.a.0.up", 1), site("m.a.0.down", 2), site("m.a.1.up", 4, None), site("head", 8),
-    ])  # fmt: skip
+    sites = [site("m.a.0.up", 1), site("m.a.0.down", 2), site("m.a.1.up", 4, None), site("head", 8)]
+    total, rest = Totals(9, 18, {"FLOAT": 72}, 30, ("If",)), Rest(3, 12, None)
+    rows = module_table(sites, total, rest)
     above = parents(rows)
     told = [(r.depth, short_name(r, above[r.name]), r.sites, r.parameters, r.flops) for r in rows]
     assert told == [
-        (0, ALL, 4, 15, None), (1, "m.a", 3, 7, None), (2, "0", 2, 3, 20), (3, "up", 1, 1, 10),
+        (0, ALL, 4, 18, None), (1, "m.a", 3, 7, None), (2, "0", 2, 3, 20), (3, "up", 1, 1, 10),
         (3, "down", 1, 2, 10), (2, "1.up", 1, 4, None), (1, "head", 1, 8, 10),
+        (1, OUTSIDE, 0, 3, None),
     ]  # fmt: skip
-    assert module_table([]) == []
+    assert (rows[0].bytes, rows[-1].bytes) == (72, 12)
+    assert module_table([], total, rest) == []
+    assert module_table(sites, total, Rest(0, 0, 0))[-1].name == "head"

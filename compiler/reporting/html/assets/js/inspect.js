@@ -56,9 +56,14 @@ function modulesPart(doc, hub) {
   function line(row, above, parent, most) {
     const title = above && row.name.startsWith(`${above}.`) ? row.name.slice(above.length + 1) : row.name;
     const turn = () => { if (open.has(row.name)) open.delete(row.name); else open.add(row.name); draw(); body.querySelector(`[data-row="${CSS.escape(row.name)}"]`)?.focus(); };
+    if (!row.sites) return cells(row, h("span", { class: "rowhead" }, h("span", { class: "turn" }), title), most);
     const button = h("button", { class: "rowhead", "data-row": row.name, "aria-expanded": parent ? String(open.has(row.name)) : null, onclick: () => (parent ? turn() : hub.show(row.name)) },
       h("span", { class: "turn", "aria-hidden": "true" }, parent ? "▸" : "·"), h("span", { class: row.depth ? "mono" : null }, title));
-    return h("tr", null, h("th", { scope: "row", style: { "padding-left": `${12 + 18 * row.depth}px` } }, button),
+    return cells(row, button, most);
+  }
+
+  function cells(row, head, most) {
+    return h("tr", null, h("th", { scope: "row", style: { "padding-left": `${12 + 18 * row.depth}px` } }, head),
       h("td", { class: "num" }, whole(row.parameters)), h("td", { class: "num" }, bytes(row.bytes)),
       costs.filter(([key]) => key !== "bytes").map(([, cost]) => h("td", { class: "num" }, cost.text(row))),
       h("td", { class: "bars" }, meter((COSTS[at].value(row) ?? 0) / most, row.leaf ? "var(--after)" : "var(--before)")));
