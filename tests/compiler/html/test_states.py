@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from onnx import helper
+from onnx import helper, numpy_helper
 
 from planish.compiler.diffing import compare
 from planish.compiler.reporting.html.compared import compared
@@ -195,3 +195,91 @@ def test_write_report_notes_the_page_in_the_manifest(artifact: Path) -> None:
         "bytes": (artifact / PAGE).stat().st_size,
         "sha256": file_digest(artifact / PAGE),
     }
+
+
+LONG = ".".join(f"a_rather_long_name_of_module_{number}_in_the_network" for number in range(12))
+WIDER = """
+    const width = (text) => text.getBoundingClientRect().width;
+    return [...document.querySelectorAll('.box')].filter(box => [...box.querySelectorAll(':scope > text')]
+        .some(text => width(text) > width(box.querySelector('.frame')) - 4)).map(box => box.textContent);
+"""  # noqa: E501
+
+
+def inspected_page(page: Any, model: Path, target: str = "") -> Any:
+    """The page of one model, by the command."""
+    from planish.cli import main
+
+    html = model.with_suffix(".html")
+    more = ["--target", target] if target else []
+    assert main(["inspect", str(model), "--html", str(html), "--workload", "batch=1", *more]) == 0
+    page.open(html)
+    return page
+
+
+@pytest.fixture
+def long_names(pages: Any, tmp_path: Path) -> Path:
+    random, weight = np.random.default_rng(0), f"{LONG}.weight"
+    wide = f"/{LONG}/{'W' * 26}/Relu"
+    nodes = [helper.make_node("MatMul", ["x", weight], ["h"], name="up"),
+             helper.make_node("Relu", ["h"], ["y"], name=wide)]  # fmt: skip
+    weights = [pages.weight_of(random, weight, (8, 8))]
+    return Path(pages.save(tmp_path / "long.onnx", nodes, weights, 8))
+
+
+def test_long_names_do_not_widen_the_page(page: Any, long_names: Path) -> None:
+    inspected_page(page, long_names)
+    assert page.run("return document.documentElement.scrollWidth <= innerWidth")
+    wraps = "return [...document.querySelectorAll('.wrap')].map(e => e.scrollWidth - e.clientWidth)"
+    assert page.run(wraps) == [0, 0]
+    while closed := page.elements(".box.module[aria-expanded=false]"):
+        click = "arguments[0].dispatchEvent(new MouseEvent('click', {bubbles: true}))"
+        assert page.run(WIDER) == []
+        page.run(click, closed[0])
+    assert page.run(WIDER) == []
+
+
+def test_a_page_of_one_model_speaks_of_one_graph(page: Any, long_names: Path) -> None:
+    inspected_page(page, long_names)
+    assert "The graph" in page.texts("h2")
+    said = page.run("return document.getElementById('content').textContent")
+    for words in ("before and after", "this pass", "the same on both sides"):
+        assert words not in said
+    module = page.element(".box.module")
+    page.run("arguments[0].dispatchEvent(new MouseEvent('click', {bubbles: true}))", module)
+    assert "the same" not in page.element(".about").text
+
+
+def test_what_no_site_holds_is_told(page: Any, pages: Any, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    nodes = [helper.make_node("MatMul", ["x", "m.up.weight"], ["h"], name="up"),
+             helper.make_node("MatMul", ["h", "m.down.weight"], ["d"], name="down"),
+             helper.make_node("Mul", ["d", "scale"], ["y"])]  # fmt: skip
+    weights = [pages.weight_of(random, f"m.{name}.weight", (8, 8)) for name in ("up", "down")]
+    weights.append(numpy_helper.from_array(np.ones(8, np.float32), "scale"))
+    inspected_page(page, pages.save(tmp_path / "model.onnx", nodes, weights, 8), "generic")
+    rows = page.run(
+        "return [...document.querySelectorAll('#modules tbody tr')].map(r => "
+        "[...r.querySelectorAll('th, td')].slice(0, 3).map(c => c.textContent))"
+    )
+    assert rows[0] == ["▸(whole model)", "136", "544 B"]
+    assert rows[-1] == ["(outside of sites)", "8", "32 B"]
+    assert page.texts("h1") == ["544 B, 2 sites"]
+
+
+def test_a_difference_does_not_speak_of_passes(page: Any, pages: Any, tmp_path: Path) -> None:
+    before = chain(pages, tmp_path / "a.onnx", 20, named=True)
+    after = chain(pages, tmp_path / "b.onnx", 20, named=True, other="Sigmoid")
+    write_page(compared(compare(before, after)), tmp_path / "diff.html")
+    page.open(tmp_path / "diff.html")
+    assert "only after" in page.element(".legend").text
+    assert "this pass" not in page.element(".legend").text
+
+
+def test_sites_are_counted_one_way(page: Any, made: ModuleType, tmp_path: Path) -> None:
+    edits = made.edits()
+    again = edits[1].__class__(**{**vars(edits[1]), "id": "e99"})
+    shown(page, made, tmp_path, edits=(*edits, again))
+    count = len({edit.site for edit in edits if edit.pass_name == "quantize"})
+    words = f"{count} sites ({count + 1} edits)"
+    assert f"quantize at {words}" in page.element(".glance").text
+    assert any(f"edited {words}" in text for text in page.texts("#passes tbody td"))

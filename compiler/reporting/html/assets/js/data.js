@@ -26,6 +26,11 @@ function techniques(manifest) {
   return [...new Set((manifest.edits ?? []).map((edit) => edit.pass))];
 }
 
+/** How many sites a pass edited, and how often where that is more: `2 sites (3 edits)`. */
+function sitesEdited(edits, sites) {
+  return many(sites, "site") + (edits === sites ? "" : ` (${many(edits, "edit")})`);
+}
+
 /**
  * Layers: what was done at each site and what was left alone there.
  * Each has name, edits, left (remarks), saved (bytes), loss (largest, or null), kernel.

@@ -77,7 +77,7 @@ function heatMap(layers, hub) {
   draw();
   const around = cells.length - kept.length;
   return h("div", { class: "card" }, h("div", { class: "filters" }, h("div", { class: "seg", role: "group", "aria-label": "What the map shows" }, buttons), scale,
-    h("span", { class: "found" }, around > 0 ? `${many(around, "layer")} stand in the table only` : "")), h("div", { class: "heat", tabindex: 0, role: "region", "aria-label": "Map of layers" }, body));
+    h("span", { class: "found" }, around > 0 ? `${many(around, "layer")} ${around === 1 ? "stands" : "stand"} in the table only` : "")), h("div", { class: "heat", tabindex: 0, role: "region", "aria-label": "Map of layers" }, body));
 }
 
 /** The names that most blocks have, in the order in which they come. */

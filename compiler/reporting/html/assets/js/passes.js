@@ -37,7 +37,7 @@ function whatItDid(row, doc) {
   if (row.name === "model" || row.name === "legalise") return spelled(row, doc);
   if (row.name === "imported") return h("span", { class: "quiet" }, "as imported");
   const parts = [];
-  if (row.edits) parts.push(`${many(row.edits, "edit")} at ${many(row.sites, "site")}`);
+  if (row.edits) parts.push(`edited ${sitesEdited(row.edits, row.sites)}`);
   if (row.refused) parts.push(`${whole(row.refused)} refused`);
   if (row.missed) parts.push(`${whole(row.missed)} missed`);
   if (row.edits && number(row.nodes) !== null) parts.push(many(row.nodes, "node"));

@@ -136,7 +136,10 @@ function beforeAfter() {
 
 /** In two lines: what was done, and what was left alone, with the way to the rest. */
 function atAGlance(m) {
-  const done = techniques(m).map((name) => `${name} at ${many((m.edits ?? []).filter((e) => e.pass === name).length, "site")}`);
+  const done = techniques(m).map((name) => {
+    const edits = (m.edits ?? []).filter((edit) => edit.pass === name);
+    return `${name} at ${sitesEdited(edits.length, new Set(edits.map((edit) => edit.site)).size)}`;
+  });
   const left = reasonsOf(m).slice(0, 3).map((g) => `${g.remarks.length} × ${g.code} (${g.pass})`);
   return h("div", { class: "quiet glance" },
     h("p", null, h("b", null, "Done: "), done.join(", ") || "nothing", "."),

@@ -7,9 +7,9 @@ function aboutNothing(single) {
 
 function aboutModule(panel, box) {
   const stage = panel.tree.stage, tally = box.tally;
-  const counts = [["only before", tally.gone], ["only after", tally.new], ["changed", tally.changed], ["the same", tally.same]].filter(([, n]) => n);
-  return h("div", null, h("h3", null, `Module ${box.title}`, panel.tree.stage.graph.stages.length === 1 ? null : h("span", { class: "quiet small" }, panel.side ? "after" : "before")),
-    h("dl", { class: "facts small" }, h("dt", null, "nodes"), h("dd", null, `${whole(box.items.length)}: ${counts.map(([word, n]) => `${whole(n)} ${word}`).join(", ")}`),
+  const alone = stage.graph.stages.length === 1, counts = [["only before", tally.gone], ["only after", tally.new], ["changed", tally.changed], ["the same", tally.same]].filter(([, n]) => n);
+  return h("div", null, h("h3", null, `Module ${box.title}`, alone ? null : h("span", { class: "quiet small" }, panel.side ? "after" : "before")),
+    h("dl", { class: "facts small" }, h("dt", null, "nodes"), h("dd", null, whole(box.items.length) + (alone ? "" : `: ${counts.map(([word, n]) => `${whole(n)} ${word}`).join(", ")}`)),
       h("dt", null, "weights"), h("dd", null, bytes(stage.bytesOf(box.items))),
       h("dt", null, "operators"), h("dd", null, kindsIn(box.items))));
 }

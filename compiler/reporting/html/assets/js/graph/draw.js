@@ -44,16 +44,28 @@ function boxElement(at, marks, on) {
   return element;
 }
 
+const RULER = document.createElement("canvas").getContext("2d");
+
+/** A text with its middle left out where it is wider than the room, in pixels. `font`: weight and size. */
+function fitted(text, room, font) {
+  RULER.font = `${font} ${getComputedStyle(document.body).fontFamily}`;
+  const wide = RULER.measureText(text).width;
+  let count = wide > room ? Math.ceil(text.length * room / wide) + 2 : text.length;
+  while (count > 3 && RULER.measureText(clipped(text, count)).width > room) count -= 1;
+  return clipped(text, count);
+}
+
+const TITLE = "620 12.5px", DETAIL = "400 11px";  // as .op and .sub are drawn
 const SIGNS = { gone: "−", new: "+", changed: "~" };
 
 function leafTexts({ box, width, height }, status) {
-  const title = s("text", { class: "op", x: width / 2, y: box.item.face || !leafDetail(box) ? height / 2 + 4 : 18, "text-anchor": "middle" }, clipped(leafTitle(box), Math.floor(width / 7.4)));
-  const detail = box.item.face || !leafDetail(box) ? null : s("text", { class: "sub", x: width / 2, y: 33, "text-anchor": "middle" }, clipped(leafDetail(box), Math.floor(width / 6.1)));
+  const title = s("text", { class: "op", x: width / 2, y: box.item.face || !leafDetail(box) ? height / 2 + 4 : 18, "text-anchor": "middle" }, fitted(leafTitle(box), width - (status ? 36 : 12), TITLE));
+  const detail = box.item.face || !leafDetail(box) ? null : s("text", { class: "sub", x: width / 2, y: 33, "text-anchor": "middle" }, fitted(leafDetail(box), width - 12, DETAIL));
   return [title, detail, status ? s("text", { class: "sign", x: width - 6, y: 13 }, SIGNS[status]) : null].filter(Boolean);
 }
 
 function openTexts({ box, width }) {
-  return [s("text", { class: "op", x: 12, y: 18 }, `▾ ${clipped(box.title, Math.floor(width / 7.6))}`)];
+  return [s("text", { class: "op", x: 12, y: 18 }, fitted(`▾ ${box.title}`, width - 24, TITLE))];
 }
 
 function moduleTexts({ box, width }, alone) {
@@ -66,7 +78,7 @@ function moduleTexts({ box, width }, alone) {
     return bar;
   });
   const count = box.tally.gone + box.tally.new + box.tally.changed;
-  return [s("text", { class: "op", x: 12, y: 19 }, `▸ ${clipped(box.title, Math.floor(width / 7.8))}`),
+  return [s("text", { class: "op", x: 12, y: 19 }, fitted(`▸ ${box.title}`, room, TITLE)),
     s("text", { class: "sub", x: 12, y: 35 }, `${many(sum, "node")}${count ? `, ${whole(count)} differ` : ""}`), ...(alone ? [] : share)].filter(Boolean);
 }
 

@@ -2,11 +2,11 @@
 
 class GraphView {
   constructor(doc, tones) {
-    Object.assign(this, { doc, tones, manifest: doc.compile ?? doc, single: doc.graph.stages.length === 1, graph: doc.graph, at: doc.graph.stages.length - 1, linked: true });
+    Object.assign(this, { doc, tones, manifest: doc.compile ?? doc, single: doc.graph.stages.length === 1, slides: doc.kind === "compile" && doc.graph.stages.length > 1, graph: doc.graph, at: doc.graph.stages.length - 1, linked: true });
     this.stages = new Map();
     this.panels = [0, 1].map((side) => new Panel(side, { press: (panel, box) => this.press(panel, box) }));
     this.about = h("div", { class: "about", role: "region", "aria-label": "About what is chosen", "aria-live": "polite" });
-    this.element = h("div", { class: "card wide", "data-graph": "" }, this.toolbar(), h("div", { class: `pair${this.single ? " single" : ""}` }, this.panels.slice(0, this.single ? 1 : 2).map((panel) => panel.element), this.about), legend(this.single));
+    this.element = h("div", { class: "card wide", "data-graph": "" }, this.toolbar(), h("div", { class: `pair${this.single ? " single" : ""}` }, this.panels.slice(0, this.single ? 1 : 2).map((panel) => panel.element), this.about), legend(this.single, this.slides));
   }
 
   /** A stage by its place; the first is the original. */
@@ -21,9 +21,8 @@ class GraphView {
     this.marksOf = names.map((name) => h("li", null, tailOf(name, 14)));
     const step = (by, text, label) => h("button", { "aria-label": label, onclick: () => this.slide(this.at + by) }, text);
     const link = h("input", { type: "checkbox", checked: true, onchange: () => { this.linked = link.checked; } });
-    const slides = this.doc.kind === "compile" && names.length > 1;
     return h("div", { class: "bar" },
-      slides ? h("div", { class: "slider" }, step(-1, "‹", "The pass before"), h("div", { class: "track" }, this.slider, h("ol", { "aria-hidden": "true" }, this.marksOf)), step(1, "›", "The next pass")) : null,
+      this.slides ? h("div", { class: "slider" }, step(-1, "‹", "The pass before"), h("div", { class: "track" }, this.slider, h("ol", { "aria-hidden": "true" }, this.marksOf)), step(1, "›", "The next pass")) : null,
       this.single ? null : h("button", { onclick: () => this.openChanges() }, "Open what changed"), h("button", { onclick: () => this.collapse() }, "Close all"),
       this.single ? null : h("label", { class: "small quiet" }, link, " open both sides"), searchField(() => this.everything()));
   }
@@ -140,14 +139,15 @@ function afterWhat(name) {
   return name === "handed over" ? "Handed over" : `After ${name}`;
 }
 
-function legend(single) {
+/** slides: whether there are passes to go through. */
+function legend(single, slides) {
   if (single) return h("div", { class: "legend" }, "Click a module to open it, a node for what is known of it. Drag to move; zoom with the buttons, or with the wheel after a click.");
   const entry = (tone, tint, text) => h("span", { style: { "--tone": tone, "--tint": tint } }, h("i"), text);
   return h("div", { class: "legend" },
     entry("var(--gone)", "var(--gone-fill)", "− only before"), entry("var(--new)", "var(--new-fill)", "+ only after"), entry("var(--changed)", "var(--changed-fill)", "~ changed"),
-    entry("var(--line)", "var(--card)", "the same"), h("span", null, "Thick border: brought by this pass. Click a module to open it, a node for its counterpart. Drag to move; zoom with the buttons, or with the wheel after a click."));
+    entry("var(--line)", "var(--card)", "the same"), h("span", null, slides ? "Thick border: brought by this pass. " : "", "Click a module to open it, a node for its counterpart. Drag to move; zoom with the buttons, or with the wheel after a click."));
 }
 
 function graphPart(view, lead) {
-  return part("graph", "The graph, before and after", lead, view.element);
+  return part("graph", view.single ? "The graph" : "The graph, before and after", lead, view.element);
 }
