@@ -27,7 +27,7 @@ from .garbage import rarely_collecting
 from .sides import Side, side_of
 from .stages import LEGALISE
 
-SCHEMA = 2
+SCHEMA = 3
 """Version of the JSON document; it grows with every change that a reader could notice."""
 
 

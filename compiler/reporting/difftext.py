@@ -19,6 +19,8 @@ from .diffsums import missing_lines, sum_lines
 from .diffweights import weight_lines
 from .places import folded
 
+QUIET = "spelled"
+"""What was done in hunks of which nothing is shown but how many there are."""
 SHOWN_SUBJECTS = 5
 SHOWN_PLACES, SHOWN_OPERATORS = 6, 4
 
@@ -51,6 +53,8 @@ def lines(diff: ModelDiff, shown: Shown) -> Iterator[Line]:
     yield from _summary(diff, [hunks for _, hunks in families])
     yield from _families(diff, [hunks for _, hunks in families])
     for _, hunks in () if shown.stat else families:
+        if not shown.every and pattern_of(diff.graph, hunks[0]).code == QUIET:
+            continue
         for hunk in hunks if shown.every else hunks[:1]:
             yield Line("")
             yield from _hunk(diff, hunk, hunks, shown)
@@ -205,13 +209,19 @@ def node_text(pool: Pool, number: int, above: Mapping[int, int]) -> str:
     """``MatMul(^, q.weight FLOAT[384, 384]) -> [b, t, 384]``.
 
     above: how many lines above the nodes stand that are shown already; ``^`` is the line before,
-    ``^3`` the third before.
+    ``^3`` the third before. The name of the node stands behind where no input tells which it is.
     """
     node = pool.nodes[number]
     values = zip(pool.sources[number], node.inputs, strict=True)
     read = [_input(source, value, above) for source, value in values if value is not None]
     made = ", ".join(_shape(value) for value in node.outputs if value.name)
-    return inline(f"{node.op_type}({', '.join(read)}) -> {made}")
+    named = "" if any(_tells(source, above) for source in pool.sources[number]) else node.name
+    return inline(f"{node.op_type}({', '.join(read)}) -> {made}  {named or ''}".rstrip())
+
+
+def _tells(source: Source, above: Mapping[int, int]) -> bool:
+    """Whether an input tells which node of its kind reads it: others are shapes alone."""
+    return source.kind == "constant" or (source.kind == "node" and int(source.of) in above)
 
 
 def _input(source: Source, value: ir.Value, above: Mapping[int, int]) -> str:

@@ -12,6 +12,8 @@ from .difflines import LONGEST, Line
 from .headline import size
 
 SHOWN_TENSORS = 6
+FEW_ELEMENTS = 0.1
+"""Share of the elements up to which it is told how many are different."""
 NEW_ZEROS = 0.1
 """Share of the elements from which on zeros that were none are told."""
 
@@ -57,6 +59,9 @@ def _held(weight: Weight) -> str:
 def _weight_facts(change: WeightChange, after: Weight) -> Iterator[str]:
     if change.error is not None:
         yield f"relative error {change.error:.2e}"
+    size = 0 if after.array is None else after.array.size
+    if change.elements and change.elements <= FEW_ELEMENTS * size:
+        yield f"in {change.elements:,} of {size:,} elements"
     if change.cut:
         yield f"{100 * change.cut:.0f} % cut"
     if after.inner is not None:

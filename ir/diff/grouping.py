@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from ..storage.absent import is_unknown
 from ..storage.tensors import tensor_digest
+from .attributes import same_but_for_defaults
 from .lineage import Lineage
 from .match import Matching
 from .pool import Pool, Q, Reader, Source
@@ -25,16 +26,21 @@ Bounds = tuple[set[tuple[int, int]], set[tuple[int, int]]]
 
 
 def groups(found: Matching, told: Lineage) -> list[list[Item]]:
-    """Nodes that are gone, new or changed, those that hang together in one list."""
+    """Nodes that are gone, new or changed, those that hang together in one list.
+
+    Nodes that are the same but for a default that is spelled out tie nothing together.
+    """
     gone, new = found.left()
-    changed = [a for a, b in found.pairs.items() if differs(found, a, b)]
+    different = [a for a, b in found.pairs.items() if differs(found, a, b)]
+    spelled = [a for a in different if only_spelled(found, a, found.pairs[a])]
+    changed = sorted({*different} - {*spelled})
     items = [*(("-", a) for a in gone), *(("+", b) for b in new), *(("~", a) for a in changed)]
     beside: dict[Item, list[Item]] = {item: [] for item in items}
     for one, other in (*_links(found, told, beside), *_descended(found, told)):
         if one in beside and other in beside:
             beside[one].append(other)
             beside[other].append(one)
-    return list(_components(beside))
+    return [*_components(beside), *([("~", a)] for a in spelled)]
 
 
 def differs(found: Matching, a: int, b: int) -> bool:
@@ -45,6 +51,15 @@ def differs(found: Matching, a: int, b: int) -> bool:
     if any(rewired(found, x, y) for x, y in pairs):
         return True
     return found.partly and any(_other_values(found, a, b, i) for i in range(len(pairs)))
+
+
+def only_spelled(found: Matching, a: int, b: int) -> bool:
+    """Whether nothing about a node changed but that a default is spelled out, or is not."""
+    pairs = list(zip(found.before.sources[a], found.after.sources[b], strict=False))
+    wired = not any(rewired(found, x, y) for x, y in pairs)
+    if not wired or not same_but_for_defaults(found, a, b):
+        return False
+    return not (found.partly and any(_other_values(found, a, b, i) for i in range(len(pairs))))
 
 
 def rewired(found: Matching, x: Source, y: Source) -> bool:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
-import onnx
-import onnx.defs
 import onnx_ir as ir
 
 from ..finding.naming import common_path, node_path, parameter_path, scope_path
@@ -15,6 +13,7 @@ from ..graph import constant_tensor
 from ..signature import Signature, shape_of, shape_text, type_name
 from ..storage.absent import unknown_weights
 from ..storage.tensors import tensor_digest, tensor_face
+from .attributes import attribute_changes
 from .changes import GraphDiff, Hunk, HunkKind, ValueChange, stored
 from .constants import changes, stores
 from .exchanged import settle_exchanged
@@ -156,45 +155,12 @@ def _place(found: Matching, hunk: Hunk) -> tuple[float, int]:
 
 def _details(found: Matching, pairs: Iterable[tuple[int, int]]) -> Iterator[str]:
     for a, b in pairs:
-        one, other = found.before.nodes[a], found.after.nodes[b]
-        for name in dict.fromkeys([*one.attributes, *other.attributes]):
-            x, y = (_attribute(node, name) for node in (one, other))
-            if x != y:
-                told = ", its default" if _is_default(one, other, name) else ""
-                yield f"{one.op_type}: {name}: {x} -> {y}{told}"
+        one = found.before.nodes[a]
+        yield from (f"{one.op_type}: {told}" for told in attribute_changes(found, a, b))
         sources = found.before.sources[a], found.after.sources[b]
         if len(sources[0]) != len(sources[1]):
             yield f"{one.op_type}: {len(sources[0])} inputs -> {len(sources[1])}"
         yield from (f"{one.op_type}: {told}" for told in wiring(found, a, b))
-
-
-def _is_default(one: ir.Node, other: ir.Node, name: str) -> bool:
-    """Whether an attribute is left out on one side, and its default on the other."""
-    given = [node.attributes[name] for node in (one, other) if name in node.attributes]
-    if len(given) != 1 or one.domain not in ("", "ai.onnx"):
-        return False
-    try:
-        schema = onnx.defs.get_schema(one.op_type, onnx.defs.onnx_opset_version(), "")
-    except onnx.defs.SchemaError:
-        return False
-    known = schema.attributes.get(name)
-    if known is None or not known.default_value.name:
-        return False
-    default = onnx.helper.get_attribute_value(known.default_value)
-    value = given[0].value
-    return bool((default.decode() if isinstance(default, bytes) else default) == value)
-
-
-def _attribute(node: ir.Node, name: str) -> str:
-    held = node.attributes.get(name)
-    if held is None:
-        return "absent"
-    if held.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
-        return "a body"
-    if held.type == ir.AttributeType.TENSOR:
-        return f"tensor {tensor_digest(held.value)[:8]}"
-    value = held.value
-    return str(list(value) if isinstance(value, (tuple, list)) else value)
 
 
 def _values(found: Matching) -> Iterator[ValueChange]:

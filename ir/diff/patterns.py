@@ -12,6 +12,7 @@ import onnx_ir as ir
 from ..graph import constant_tensor
 from .absorbed import absorbed
 from .changes import GraphDiff, Hunk, TensorChange
+from .grouping import only_spelled
 from .pool import DQ, Q
 
 ROUNDING = frozenset((Q, DQ))
@@ -89,6 +90,14 @@ def pattern_of(diff: GraphDiff, hunk: Hunk) -> Pattern:
     return Pattern(hunk.kind, hunk.kind, change.subjects())
 
 
+def _spelled(change: Change) -> str:
+    """Attributes that are left out on one side, and their defaults on the other."""
+    pairs, found = change.hunk.changed, change.diff.matching
+    if change.gone or change.new or not all(only_spelled(found, a, b) for a, b in pairs):
+        return ""
+    return "a default spelled out, or no longer"
+
+
 def _rounded(change: Change) -> str:
     if change.gone - change.absorbed or change.same:
         return ""
@@ -153,6 +162,9 @@ def _integer(change: Change) -> str:
 
 def _stored(change: Change) -> str:
     """Weights behind a DequantizeLinear that was not there."""
+    halves = _halves(change)
+    if halves:
+        return f"weights stored as {halves}"
     left = change.new - Counter({name: change.new[name] for name in ROUNDING})
     if (change.gone + change.same).keys() == {"Gather"} and "Mul" in change.new:
         read = (v for n in change.hunk.after for v in change.diff.after.nodes[n].inputs)
@@ -162,6 +174,20 @@ def _stored(change: Change) -> str:
         return ""
     stored = sorted(_stored_codes(change), key=lambda dtype: dtype.bitwidth)
     return f"weights stored as {stored[0].name}{_done_by_rounding(change)}" if stored else ""
+
+
+def _halves(change: Change) -> str:
+    """Dtype of narrower floats that new nodes cast back to what they were, "" where none do."""
+    if "Cast" not in change.new or not (change.same or change.gone):
+        return ""
+    if change.new - Counter({"Cast": change.new["Cast"]}) != change.gone:
+        return ""
+    before = {t.before.dtype for t in change.hunk.tensors if t.before is not None}
+    nodes = [change.diff.after.nodes[n] for n in change.hunk.after]
+    cast = [constant_tensor(node.inputs[0]) for node in nodes if node.op_type == "Cast"]
+    held = {tensor.dtype for tensor in cast if tensor is not None}
+    narrow = [dtype for dtype in held if dtype.is_floating_point()]
+    return narrow[0].name if len(narrow) == len(held) == 1 and before == {"FLOAT"} else ""
 
 
 def _stored_codes(change: Change) -> Iterator[ir.DataType]:
@@ -257,6 +283,7 @@ def _written_out(change: Change) -> str:
 
 
 _PATTERNS: dict[str, Callable[[Change], str]] = {
+    "spelled": _spelled,
     "rounded": _rounded,
     "unrounded": _unrounded,
     "few-bits": _few_bits,

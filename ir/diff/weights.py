@@ -97,12 +97,14 @@ class WeightChange:
 
     error: |after - before| / |before| (Frobenius) of what operators see, None where their shapes
     differ or one is not known. cut: share of the elements that are gone, of what was cut smaller.
+    elements: how many of them are different, None where ``error`` is.
     """
 
     before: Weight | None
     after: Weight | None
     error: float | None = None
     cut: float | None = None
+    elements: int | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
@@ -111,6 +113,7 @@ class WeightChange:
             "after": None if self.after is None else self.after.to_json(),
             "relative_error": self.error,
             "cut": self.cut,
+            "changed_elements": self.elements,
         }
 
 
@@ -139,7 +142,9 @@ def _became(weight: Weight, others: Sequence[Weight]) -> WeightChange:
     if not errors:
         return WeightChange(weight, None)
     error, other = min(errors, key=lambda pair: pair[0])
-    return WeightChange(weight, other, error) if error < APART else WeightChange(weight, None)
+    if error >= APART:
+        return WeightChange(weight, None)
+    return WeightChange(weight, other, error, elements=_elements(weight, other))
 
 
 def _with_the_rest(found: list[WeightChange], left: list[Weight]) -> list[WeightChange]:
@@ -156,19 +161,30 @@ def _resized(change: WeightChange, after: Weight) -> WeightChange:
     if before is None or before.array is None or after.array is None:
         return WeightChange(before, after)
     cut = 1 - after.array.size / before.array.size
-    return WeightChange(before, after, _error(before, after), cut if cut > 0 else None)
+    error, elements = _error(before, after), _elements(before, after)
+    return WeightChange(before, after, error, cut if cut > 0 else None, elements)
 
 
 def _error(one: Weight, other: Weight) -> float | None:
+    arrays = _alike(one, other)
+    size = 0.0 if arrays is None else float(np.linalg.norm(arrays[0]))
+    return float(np.linalg.norm(arrays[1] - arrays[0])) / size if arrays and size else None
+
+
+def _elements(one: Weight, other: Weight) -> int | None:
+    """How many elements are different."""
+    arrays = _alike(one, other)
+    return None if arrays is None else int(np.count_nonzero(arrays[0] != arrays[1]))
+
+
+def _alike(one: Weight, other: Weight) -> tuple[Floats, Floats] | None:
+    """Both arrays in one shape, None where they have none in common."""
     x, y = one.array, other.array
     if x is None or y is None or x.size != y.size:
         return None
-    if x.shape != y.shape:
-        if x.ndim != 2 or x.shape != y.T.shape:
-            return None
-        y = y.T
-    size = float(np.linalg.norm(x))
-    return float(np.linalg.norm(y - x)) / size if size else None
+    if x.shape == y.shape:
+        return x, y
+    return (x, y.T) if x.ndim == 2 and x.shape == y.T.shape else None
 
 
 # -- reading ---------------------------------------------------------------------------------

@@ -63,8 +63,8 @@ one.onnx -> other.onnx
   1 node is the same
 
 @@ first  replaced 1 -> 1
- - Relu([batch, 64]) -> [batch, 64]
- + Sigmoid([batch, 64]) -> [batch, 64]
+ - Relu([batch, 64]) -> [batch, 64]  n1
+ + Sigmoid([batch, 64]) -> [batch, 64]  q.n1
 
 @@ second  other weights 1 -> 1
  ~ MatMul([batch, 64], second.weight FLOAT[64, 64]) -> [batch, 64]
@@ -72,6 +72,30 @@ one.onnx -> other.onnx
 error 1.00e+00
 """
     )
+
+
+def test_how_many_elements_of_a_weight_changed(planish: Planish, tmp_path: Path) -> None:
+    one = save(tmp_path / "one.onnx")
+    model = onnx.load(one)
+    second = numpy_helper.to_array(model.graph.initializer[1]).copy()
+    second[3, 5:7] += 1
+    model.graph.initializer[1].CopyFrom(numpy_helper.from_array(second, "second.weight"))
+    onnx.save(model, tmp_path / "other.onnx")
+    assert "in 2 of 4,096 elements" in planish("diff", one.name, "other.onnx").stdout
+    found = json.loads(planish("diff", one.name, "other.onnx", "--json").stdout)
+    assert found["hunks"][0]["weights"][0]["changed_elements"] == 2
+
+
+def test_defaults_that_are_spelled_out_are_one_line(planish: Planish, tmp_path: Path) -> None:
+    one = save(tmp_path / "one.onnx", activation="Softmax")
+    model = onnx.load(one)
+    model.graph.node[1].attribute.append(helper.make_attribute("axis", -1))
+    onnx.save(model, tmp_path / "other.onnx")
+    text = planish("diff", one.name, "other.onnx").stdout
+    assert "1 x a default spelled out, or no longer: Softmax" in text
+    assert "@@" not in text
+    every = planish("diff", one.name, "other.onnx", "--every").stdout
+    assert "Softmax: axis: absent -> -1, its default" in every
 
 
 def test_a_compile_names_its_passes(planish: Planish, tmp_path: Path) -> None:
@@ -83,7 +107,7 @@ def test_a_compile_names_its_passes(planish: Planish, tmp_path: Path) -> None:
                    "--calibration", "data.npz", "--max-drift", "cosine=0.5")  # fmt: skip
     assert (tmp_path / "out" / "manifest.json").is_file(), done.stderr
     found = json.loads(planish("diff", one.name, "out", "--json").stdout)
-    assert found["schema"] == 2
+    assert found["schema"] == 3
     by = [[edit["pass"] for edit in hunk["edits"]] for hunk in found["hunks"]]
     assert by
     assert all("quantize" in names for names in by)
@@ -129,8 +153,8 @@ def test_markdown(planish: Planish, tmp_path: Path) -> None:
     other = save(tmp_path / "other.onnx", activation="Sigmoid")
     text = planish("diff", one.name, other.name, "--markdown").stdout
     assert text.startswith("### one.onnx -> other.onnx\n\n```diff\n")
-    assert "\n-  Relu([batch, 64]) -> [batch, 64]\n" in text
-    assert "\n+  Sigmoid([batch, 64]) -> [batch, 64]\n" in text
+    assert "\n-  Relu([batch, 64]) -> [batch, 64]  n1\n" in text
+    assert "\n+  Sigmoid([batch, 64]) -> [batch, 64]  n1\n" in text
 
 
 @pytest.mark.parametrize("name", ["nothing.onnx", "text.onnx", "empty"])

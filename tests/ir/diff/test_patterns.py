@@ -102,6 +102,34 @@ def test_a_default_that_is_spelled_out(net: Net) -> None:
     assert hunk.details == ("Softmax: axis: absent -> -1, its default",)
 
 
+def test_a_default_that_is_spelled_out_ties_nothing_together(net: Net, weight: Weight) -> None:
+    one = net("a = Neg(x) b = Gemm(a, w) y = Abs(b)", w=weight(0))
+    other = net("b = Gemm <transA = 0> (x, w) y = Abs(b)", w=weight(0))
+    found = diff_models(one, other)
+    assert named(found) == {"removed": 1, "a default spelled out, or no longer": 1}
+    changed = diff_models(one, net("b = Gemm <transB = 1> (x, w) y = Abs(b)", w=weight(0)))
+    assert "a default spelled out, or no longer" not in named(changed)
+    assert contents_digest(replay(one, patch_of(found), store_of(other))) == contents_digest(other)
+
+
+@pytest.mark.parametrize(("opset", "default"), [(12, 1), (20, -1)])
+def test_defaults_are_those_of_the_opset(net: Net, opset: int, default: int) -> None:
+    """Softmax 1 to 12 went along axis 1 where nothing was said."""
+    models = net("y = Softmax(x)"), net(f"y = Softmax <axis = {default}> (x)")
+    for model in models:
+        model.opset_imports[""] = opset
+    assert named(diff_models(*models)) == {"a default spelled out, or no longer": 1}
+    for model in models:
+        model.opset_imports[""] = 32 - opset
+    assert named(diff_models(*models)) == {"modified": 1}
+
+
+def test_weights_in_narrower_floats(net: Net, weight: Weight) -> None:
+    one = net("y = MatMul(x, w)", w=weight(0))
+    other = net("d = Cast <to = 1> (h) y = MatMul(x, d)", h=weight(0).astype(np.float16))
+    assert named(diff_models(one, other)) == {"weights stored as FLOAT16": 1}
+
+
 def test_operators_on_integers_stand_for_those_on_floats(net: Net, weight: Weight) -> None:
     """Each of a chain of its own, though no value between them is one that both graphs compute."""
     one = net("a = MatMul(x, v) b = MatMul(a, w) y = Relu(b)", v=weight(0), w=weight(1))
