@@ -354,7 +354,7 @@ def _sentence(edit: Edit) -> str:
 def _named(error: BaseException, pass_: Pass, site: str) -> BaseException:
     """Errors of the pass with its name and the site; input errors and interrupts as they are."""
     place = f"{pass_.name} at {site}" if site else pass_.name
-    if isinstance(error, PassError) and pass_.name not in error.where:
+    if isinstance(error, PassError) and not _says(error.where, pass_.name):
         error.where = f"{place}: {error.where}" if error.where else place
     if isinstance(error, (PlanishError, MemoryError)) or not isinstance(error, Exception):
         return error
@@ -362,4 +362,14 @@ def _named(error: BaseException, pass_: Pass, site: str) -> BaseException:
         f"the pass failed with {type(error).__name__}: {error}",
         where=place,
         hint="the model is as it was before the pass",
+    )
+
+
+def _says(where: str, name: str) -> bool:
+    """Whether a place names the pass already; that its file is called so does not count."""
+    return (
+        where == name
+        or where.startswith((f"{name} at ", f"{name}: "))
+        or where.endswith(f": {name}")
+        or f": {name} at " in where
     )

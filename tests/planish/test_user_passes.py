@@ -422,6 +422,13 @@ def test_a_pass_that_is_wrong_is_named_with_file_and_line(folder: Path, name: st
     assert not (folder / "out").exists()
 
 
+def test_the_pass_and_the_site_are_named_beside_a_file_called_so(folder: Path) -> None:
+    (folder / "mine.py").write_text(mine(lower="raise ValueError('no')"))
+    with pytest.raises(PassError) as caught:
+        package.compile("model.onnx", "generic", pipeline="mine", pass_files=["mine.py"])
+    assert caught.value.where.startswith(f"mine at first: {folder / 'mine.py'}:")
+
+
 @pytest.mark.parametrize("name", ["raises half-way", "mutates in candidates", "never ends"])
 def test_a_pass_that_is_wrong_can_be_skipped(folder: Path, name: str) -> None:
     text, said, _ = WRONG[name]
