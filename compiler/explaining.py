@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ _ADVICE = (
     ("not found in node", "attributes are there once they are set or canonicalize ran: take a "
      "variable, and look in check"),
 )  # fmt: skip
+_EXPECTED = re.compile(r"OpType mismatch: expected (\w+), got \w+")
 _COMMUTATIVE = frozenset("Add Mul And Or Xor Max Min Equal".split())
 
 
@@ -56,7 +58,8 @@ class Attempt:
 @dataclass(frozen=True)
 class Explanation:
     """What a pattern does on a model. matches: names of nodes; refused: (node, code, sentence);
-    nearest: the best partial matches; beside: why none was even begun."""
+    nearest: the best partial matches; beside: why none was even begun; lacking: operators of the
+    pattern that the model does not have."""
 
     pattern: str
     place: str
@@ -65,6 +68,7 @@ class Explanation:
     refused: tuple[tuple[str, str, str], ...]
     nearest: tuple[Attempt, ...]
     beside: str = ""
+    lacking: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -137,7 +141,7 @@ def explain(asked: Asked, model: ir.Model) -> Explanation:
 
 
 def _explain(asked: Asked, model: ir.Model) -> Explanation:
-    size = len(asked.matcher.nodes())
+    size, lacking = len(asked.matcher.nodes()), _lacking(asked, model)
     matches, refused, attempts = [], [], []
     for graph in all_graphs(model):
         for node in graph:
@@ -153,6 +157,7 @@ def _explain(asked: Asked, model: ir.Model) -> Explanation:
     return Explanation(
         asked.label, asked.place, size, tuple(matches), tuple(refused),
         tuple(_nearest(attempts)), "" if matches or refused or attempts else _beside(asked, model),
+        lacking,
     )  # fmt: skip
 
 
@@ -161,13 +166,37 @@ def _attempt(root: ir.Node, match: Any, size: int) -> Attempt:
     culprits = match.failure_nodes_and_values
     stopped = next((_named(c) for c in culprits), describe(root))
     advice = next((said for part, said in _ADVICE if part in reason), "")
-    turned = match.nodes and match.nodes[-1].op_type in _COMMUTATIVE
-    if turned and reason.startswith("OpType"):
-        advice = f"the operands of {match.nodes[-1].op_type} may stand the other way round here: "
+    if turned := _turned(match, reason):
+        advice = f"the operands of {turned} stand the other way round here: "
         advice += "write a second pattern for that"
     return Attempt(
         describe(root), tuple(map(describe, match.nodes)), size, stopped, _plain(reason), advice
     )
+
+
+def _turned(match: Any, reason: str) -> str:
+    """The operator whose other operand is what was expected of the one that stopped the match.
+
+    "" where there is none.
+    """
+    expected = _EXPECTED.match(reason)
+    stopped = next((n for n in match.failure_nodes_and_values if isinstance(n, ir.Node)), None)
+    if expected is None or stopped is None:
+        return ""
+    for node in match.nodes:
+        makers = [v.producer() for v in node.inputs if v is not None]
+        others = [m for m in makers if m is not None and m is not stopped]
+        here = node.op_type in _COMMUTATIVE and stopped in makers
+        if here and any(m.op_type == expected[1] for m in others):
+            return str(node.op_type)
+    return ""
+
+
+def _lacking(asked: Asked, model: ir.Model) -> tuple[str, ...]:
+    """Operators that the pattern names and the model does not have."""
+    there = {node.op_type for node in all_nodes(model)}
+    named = (str(n.op_type) for n in asked.matcher.nodes() if n.op_identifier() is not None)
+    return tuple(dict.fromkeys(name for name in named if name not in there))
 
 
 def _nearest(attempts: list[Attempt]) -> Iterator[Attempt]:

@@ -60,6 +60,8 @@ def _show(told: Explanation, model: str, console: Console, *, every: bool) -> No
     more = f" and {len(told.matches) - len(names)} more" if len(names) < len(told.matches) else ""
     shown = f": {', '.join(names)}{more}" if names else ""
     lines.append(f"  matches  {len(told.matches)}{shown}")
+    if told.lacking and not (told.beside and len(told.lacking) == 1):
+        lines.append(f"  lacking  the model has no node of {', '.join(told.lacking)}")
     for site, code, sentence in told.refused if every else told.refused[:LISTED]:
         lines.append(f"  refused  {site}: {sentence} ({code})")
     if len(told.refused) > LISTED and not every:

@@ -42,6 +42,12 @@ def too_few_inputs(op, a, b):
 def twice(op, x):
     return op.Div(x, x)
 
+def turned(op, x, r):
+    return op.Add(op.Relu(x), op.Exp(r))
+
+def gelu(op, x):
+    return op.Add(op.Erf(x), x)
+
 def absent(op, x):
     return op.Erf(x)
 
@@ -133,6 +139,25 @@ def test_an_operator_that_is_not_there(folder: Path, capsys: pytest.CaptureFixtu
     assert "the model has no node of Erf; there are MatMul 1" in told(capsys, "absent")["beside"]
 
 
+def test_operands_are_to_be_swapped_only_where_the_other_one_fits(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "operands of Add stand the other way" in told(capsys, "turned")["nearest"][0]["advice"]
+    found = told(capsys, "gelu")
+    assert [attempt["advice"] for attempt in found["nearest"]] == [""]
+    assert found["lacking"] == ["Erf"]
+
+
+def test_operators_that_the_model_lacks_come_first(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["explain-match", "model.onnx", "patterns.py:gelu"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2] == "  lacking  the model has no node of Erf"
+    assert main(["explain-match", "model.onnx", "patterns.py:absent"]) == 0
+    assert capsys.readouterr().out.count("has no node of Erf") == 1
+
+
 @pytest.mark.parametrize(
     ("pattern", "status", "said"),
     [
@@ -156,5 +181,6 @@ def test_the_screen(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("other_operator (2 nodes, ")
     assert lines[1] == "  matches  0"
-    assert "1 of 2 nodes, from Relu" in lines[2]
-    assert "stopped at Div" in lines[3]
+    assert lines[2] == "  lacking  the model has no node of Mul"
+    assert "1 of 2 nodes, from Relu" in lines[3]
+    assert "stopped at Div" in lines[4]
