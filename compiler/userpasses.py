@@ -52,8 +52,11 @@ def load_pass_file(path: Path | str, named_by: Path | None = None) -> PassFile:
     return PassFile(file, passes, named_by)
 
 
-def loaded(things: Iterable[Any] = (), *, project: bool = False) -> tuple[PassFile, ...]:
-    """Files (paths), pass classes and modules of them. project: those too that it names."""
+def loaded(things: Any = (), *, project: bool = False) -> tuple[PassFile, ...]:
+    """Files (paths), pass classes and modules of them, one or several. project: those too that it
+    names."""
+    if isinstance(things, (str, Path, ModuleType)) or inspect.isclass(things):
+        things = (things,)
     found = [_one(thing) for thing in things]
     if project:
         known = find_project()

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import math
 import re
+import traceback
 import types
 import typing
 from collections.abc import Mapping
@@ -39,8 +40,8 @@ def from_text(options_type: type[T], given: Mapping[str, Value], *, owner: str, 
 
     Field types: bool, int, float, str, ``Literal``, ``tuple[X, ...]`` of these and ``X | None``;
     another one is a TypeError. owner: whose options they are, for messages. Raises UsageError for
-    unknown keys (with near names), missing keys, ill-typed values, and whatever the dataclass
-    itself refuses with a ValueError.
+    unknown keys (with near names), missing keys, ill-typed values, whatever the dataclass itself
+    refuses with a ValueError, and whatever else one that planish did not write raises.
     """
     hints = typing.get_type_hints(options_type)
     known = {f.name: hints[f.name] for f in _fields(options_type) if f.init}
@@ -49,11 +50,34 @@ def from_text(options_type: type[T], given: Mapping[str, Value], *, owner: str, 
             what = f"{owner} has no option {key!r}"
             raise UsageError(what, where=where, hint=near(key, known))
     values = {key: _converted(key, value, known[key], where) for key, value in given.items()}
-    _check_complete(options_type, values, owner, where)
     try:
+        _check_complete(options_type, values, owner, where)
         return options_type(**values)
     except ValueError as error:
         raise UsageError(f"{owner}: {error}", where=where) from error
+    except UsageError:
+        raise
+    except Exception as error:
+        if options_type.__module__.startswith(f"{__package__}."):
+            raise
+        what = f"the options of {owner} failed with {type(error).__name__}: {error}"
+        raise UsageError(
+            what, where=_raised_at(error) or where, hint="refuse values with a ValueError"
+        ) from error
+
+
+def unfit(options_type: type[Any]) -> str:
+    """Which field of a dataclass no text can be read as, in words; empty where there is none."""
+    try:
+        hints = typing.get_type_hints(options_type)
+    except NameError:  # a type that is written further down
+        return ""
+    for field in (f for f in _fields(options_type) if f.init):
+        if not _is_known(hints[field.name]):
+            wanted = hints[field.name]
+            shown = wanted.__name__ if type(wanted) is type else str(wanted)
+            return f"{field.name!r} of the type {shown}"
+    return ""
 
 
 def to_text(options: object) -> dict[str, Value]:
@@ -151,6 +175,17 @@ def wanted_text(wanted: Any) -> str:
     return _EXAMPLES.get(wanted, str(wanted))
 
 
+def _is_known(wanted: Any) -> bool:
+    """Whether ``convert`` knows the type."""
+    origin, arguments = typing.get_origin(wanted), typing.get_args(wanted)
+    if origin in (typing.Union, types.UnionType):
+        others = [a for a in arguments if a is not type(None)]
+        return len(others) == 1 and _is_known(others[0])
+    if origin is tuple:
+        return arguments[1:] == (Ellipsis,) and _is_known(arguments[0])
+    return origin is typing.Literal or any(wanted is known for known in _EXAMPLES)
+
+
 def _but_none(arguments: tuple[Any, ...]) -> Any:
     others = [a for a in arguments if a is not type(None)]
     if len(others) != 1 or len(others) == len(arguments):
@@ -186,6 +221,13 @@ def _default(field: dataclasses.Field[Any]) -> Any:
     if field.default_factory is not dataclasses.MISSING:
         return field.default_factory()
     return field.default
+
+
+def _raised_at(error: BaseException) -> str:
+    """``file:line`` of the innermost frame that is not ours; dataclasses have none that is."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename != __file__]
+    mine = [f for f in frames if not f.filename.startswith("<")]
+    return f"{mine[-1].filename}:{mine[-1].lineno}" if mine else ""
 
 
 def _check_complete(

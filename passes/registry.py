@@ -89,7 +89,8 @@ def pass_class(name: str) -> type[Pass]:
     others = offered()
     if name in others:
         return _taken(others[name])
-    hint = f"{near(name, [*known, *others])} A pass of your own needs --pass-file FILE."
+    hint = near(name, [*known, *others])
+    hint += f"{'' if hint.endswith('?') else '.'} A pass of your own needs --pass-file FILE."
     raise UsageError(f"there is no pass {name!r}", hint=hint)
 
 
@@ -121,7 +122,7 @@ def borrowing(passes: Iterable[type[Pass]]) -> Iterator[None]:
     found = dict(_BORROWED.get())
     for cls in passes:
         known = _REGISTRY.get(cls.name)
-        if known is not None and known is not cls:
+        if known is not None and known is not cls and not _same_file(known, cls):
             raise _clash(known, cls)
         _add(found, cls, again=False)
     token = _BORROWED.set(found)
@@ -138,6 +139,12 @@ def _add(known: dict[str, type[Pass]], cls: type[Pass], *, again: bool) -> None:
     if other is not None and other is not cls and not known_again:
         raise _clash(other, cls)
     known[cls.name] = cls
+
+
+def _same_file(one: type[Pass], other: type[Pass]) -> bool:
+    """Whether one is the other, of a file that was imported, too."""
+    files = [Path(cls.place.rpartition(":")[0]).resolve() for cls in (one, other)]
+    return bool(one.place and other.place) and files[0] == files[1]
 
 
 def _clash(one: type[Pass], other: type[Pass]) -> UsageError:
@@ -173,6 +180,7 @@ def _taken(offer: Offer) -> type[Pass]:
 def _check_made(cls: Any, place: str) -> None:
     """Raise UsageError for a class that lacks what every pass has."""
     from .api import Pass, Semantics
+    from .options import unfit
 
     if not (inspect.isclass(cls) and issubclass(cls, Pass)):
         what, hint = "is no pass", "derive it from Pass"
@@ -180,6 +188,9 @@ def _check_made(cls: Any, place: str) -> None:
         what, hint = "promises nothing", "say semantics = Semantics.EXACT, REASSOCIATES or LOSSY"
     elif not dataclasses.is_dataclass(cls.Options):
         what, hint = "has Options that are no dataclass", "write @dataclass(frozen=True) above them"
+    elif field := unfit(cls.Options):
+        what = f"has the option {field}, which a pipeline cannot spell"
+        hint = "bool, int, float, str, Literal, tuple[X, ...] of these, and X | None can be spelled"
     elif missing := [h for h in ("candidates", "lower") if getattr(cls, h) is getattr(Pass, h)]:
         what, hint = f"has no {missing[0]}()", "planish new pass NAME --kind lossy shows one"
     else:

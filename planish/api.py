@@ -50,7 +50,7 @@ def compile(
     workload: str | Sequence[str] | None = None,
     profile: str | None = None,
     keep_stages: bool = False,
-    pass_files: Sequence[Any] = (),
+    pass_files: str | Path | Sequence[Any] = (),
     on_pass_failure: str = "stop",
     pass_timeout: float = TIMEOUT,
     progress: bool | None = None,
@@ -88,8 +88,9 @@ def compile(
     keep_stages: keep the graph after each pass with its weights; without them it is kept anyway.
 
     pass_files: what holds passes of your own, known for this compile: paths of Python files,
-    classes of passes, modules. on_pass_failure: "stop", or "skip" to go on without a pass that
-    fails. pass_timeout: seconds that one call into a pass of yours may take, 0 for any.
+    classes of passes, modules; one, or several. on_pass_failure: "stop", or "skip" to go on
+    without a pass that fails. pass_timeout: seconds that one call into a pass of yours may take, 0
+    for any.
 
     Raises InputError, UsageError, TargetError or PassError; nothing is left behind then.
     """
@@ -133,7 +134,7 @@ def plan(
     keep_overridable: bool = False,
     seed: int = 0,
     max_memory: str | int | float | None = None,
-    pass_files: Sequence[Any] = (),
+    pass_files: str | Path | Sequence[Any] = (),
     progress: bool | None = None,
 ) -> Planned:
     """What ``compile`` would do with the same arguments, predicted; nothing is changed or kept.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -271,6 +272,31 @@ def test_objects_from_python(folder: Path) -> None:
         package.compile("model.onnx", "generic", pipeline=text)
 
 
+def test_a_file_that_was_imported_too_is_no_clash(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And one path is as good as a list of it."""
+    (folder / "imported_too.py").write_text(mine())
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+    monkeypatch.delitem(sys.modules, "imported_too", raising=False)
+    importlib.import_module("imported_too")
+    for given in ("imported_too.py", Path("imported_too.py"), [folder / "imported_too.py"]):
+        artifact = package.compile("model.onnx", "generic", pipeline="mine", pass_files=given)
+        assert {e["pass"] for e in artifact.manifest["edits"]} == {"mine"}
+    (folder / "other.py").write_text(mine())
+    with pytest.raises(package.UsageError, match="two passes are called 'mine'"):
+        package.compile("model.onnx", "generic", pipeline="mine", pass_files="other.py")
+
+
+def test_names_that_are_known_end_with_a_full_stop() -> None:
+    with pytest.raises(package.UsageError) as caught:
+        registry.pass_class("zzzzzzzzzz")
+    assert re.search(r"known names: .*[^?.]\. A pass of your own needs", caught.value.hint)
+    with pytest.raises(package.UsageError, match=r"'quantize'.*\? A pass of your own needs"):
+        registry.pass_class("quantise")
+
+
 # -- files that are wrong ----------------------------------------------------------------
 
 FILES = {
@@ -483,6 +509,35 @@ def test_a_class_that_lacks_something(
     err = capsys.readouterr().err
     assert said in err
     assert f"passes.py:{line_of(text, '@register')}" in err
+
+
+@pytest.mark.parametrize("kind", ["list", "dict", "tuple[int, int]", "int | str"])
+def test_options_that_no_pipeline_can_spell(
+    folder: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    text = mine().replace('    """No options."""', f"    values: {kind} = None")
+    (folder / "passes.py").write_text(text)
+    assert compiled() == 2
+    err = capsys.readouterr().err
+    assert f"has the option 'values' of the type {kind}, which a pipeline cannot spell" in err
+    assert f"passes.py:{line_of(text, '@register')}" in err
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "values: int = 3\n    def __post_init__(self): len(self.values)",
+        "values: tuple[int, ...] = field(default_factory=lambda: len(3))",
+    ],
+)
+def test_options_that_raise(folder: Path, capsys: pytest.CaptureFixture[str], body: str) -> None:
+    text = mine().replace('    """No options."""', f"    {body}")
+    text = text.replace("import dataclass", "import dataclass, field")
+    (folder / "passes.py").write_text(text)
+    assert compiled() == 2
+    err = capsys.readouterr().err
+    assert "the options of mine failed with TypeError: object of type 'int' has no len()" in err
+    assert f"passes.py:{line_of(text, 'len(')}" in err
 
 
 def test_a_plan_is_guarded_too(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
