@@ -137,9 +137,15 @@ def pass_files(
     given: list[Path] | None, terminal: Terminal, *, project: bool
 ) -> tuple[PassFile, ...]:
     """The files of ``--pass-file``; project: those too that the project in the working folder
-    names, which is said on stderr, as nobody named them in the command."""
+    names, which is said on stderr, as nobody named them in the command. Without, no pipeline is
+    given, and those of planish hold no pass of a user: that is said, too."""
     found = loaded(given or (), project=project)
     for file in found:
+        if not project:
+            names = ",".join(cls.name for cls in file.passes)
+            verb, them = ("are", "them") if len(file.passes) > 1 else ("is", "it")
+            said = f"{names} of {file.path.name} {verb} in no pipeline: name {them} with --passes "
+            terminal.stderr().print(f"{said}canonicalize,{names}", markup=False, soft_wrap=True)
         if file.named_by is not None:
             terminal.stderr().print(f"loaded {file}", markup=False, soft_wrap=True)
     return found

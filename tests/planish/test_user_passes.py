@@ -289,6 +289,18 @@ def test_a_file_that_was_imported_too_is_no_clash(
         package.compile("model.onnx", "generic", pipeline="mine", pass_files="other.py")
 
 
+def test_a_file_without_a_pipeline_is_said_to_do_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "passes.py").write_text(mine())
+    words = ["plan", "model.onnx", "-t", "generic", "--pass-file", "passes.py"]
+    said = "mine of passes.py is in no pipeline: name it with --passes canonicalize,mine"
+    main(words)
+    assert said in capsys.readouterr().err
+    main([*words, "--passes", "canonicalize,mine"])
+    assert "in no pipeline" not in capsys.readouterr().err
+
+
 def test_names_that_are_known_end_with_a_full_stop() -> None:
     with pytest.raises(package.UsageError) as caught:
         registry.pass_class("zzzzzzzzzz")
