@@ -179,7 +179,7 @@ def _matcher_class() -> Any:
     of several outputs it tries all combinations of nodes, that of a node with itself, too."""
     from onnxscript.rewriter.pattern import SimplePatternMatcher
 
-    class Distinct(SimplePatternMatcher):  # type: ignore[misc]
+    class Distinct(SimplePatternMatcher):
         def _multi_match(self, candidate: Iterable[ir.Node], check_removable: bool) -> Any:
             match = super()._multi_match(candidate, check_removable)
             return match.fail(DOUBLED) if match and _is_doubled(match) else match
