@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import onnx
@@ -43,14 +43,17 @@ def command_for(subject: Subject, folder: Path, files: Sequence[Path] = ()) -> s
     return shlex.join([*words, *(["--exact"] if subject.exact else [])])
 
 
-def model_text(model: onnx.ModelProto) -> str | None:
-    """The model as ONNX text; None where it is too long to be read."""
+def model_text(model: onnx.ModelProto, file: str = MODEL) -> str | None:
+    """The model as ONNX text; None where it is too long to be read.
+
+    file: that holds the model, for the first line of a text that does not parse back.
+    """
     if model.ByteSize() > LARGEST_TEXT:
         return None
     text = str(onnx.printer.to_text(model))
     if len(text) > LARGEST_TEXT:
         return None
-    return text if _parses_back(text, model) else f"# does not parse back: use {MODEL}\n{text}"
+    return text if _parses_back(text, model) else f"# does not parse back: use {file}\n{text}"
 
 
 def _parses_back(text: str, model: onnx.ModelProto) -> bool:
@@ -63,12 +66,28 @@ def _parses_back(text: str, model: onnx.ModelProto) -> bool:
 
 
 def _bare(model: onnx.ModelProto) -> bytes:
-    """The model with its tensors in one of the ways that ONNX has for their bytes."""
+    """The model with tensors and domains in one of the ways that ONNX has to write them."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
+    _plain_domains(copy.graph.node)
+    for opset in copy.opset_import:
+        if not opset.domain:
+            opset.ClearField("domain")
+    for function in copy.functions:
+        _plain_domains(function.node)
     for tensor in copy.graph.initializer:
         if not tensor.raw_data and tensor.data_type != onnx.TensorProto.STRING:
             array = onnx.numpy_helper.to_array(tensor)
             tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
     data: bytes = copy.SerializeToString(deterministic=True)
     return data
+
+
+def _plain_domains(nodes: Iterable[onnx.NodeProto]) -> None:
+    """An empty domain is no domain, also in branches and loops."""
+    for node in nodes:
+        if not node.domain:
+            node.ClearField("domain")
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                _plain_domains(graph.node)

@@ -101,7 +101,8 @@ def _tell(reduction: Reduction, before: Size, progress: Progress) -> None:
 def _show(
     reduction: Reduction, before: Size, seconds: float, terminal: Terminal, interrupted: bool
 ) -> None:
-    after, text = Size.of(reduction.best), model_text(reduction.best)
+    after = Size.of(reduction.best)
+    text = model_text(reduction.best, str(reduction.output))
     if terminal.json:
         document = {
             "output": str(reduction.output), "before": asdict(before), "after": asdict(after),

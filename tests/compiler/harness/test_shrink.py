@@ -252,17 +252,36 @@ def test_text_parses_back_or_says_that_it_does_not(make_case: MakeCase) -> None:
     case = make_case(HEAD + "g (float[2] x) => (float[2] y) { y = Relu(x) }", {})
     text = model_text(case.model)
     assert text is not None
+    assert not text.startswith("#")
     assert onnx.parser.parse_model(text).graph.node[0].op_type == "Relu"
-    # ONNX text has no way to write NaN
+    # ONNX text has no way to write what a NaN holds
     nan = make_case(
         HEAD + "g (float[1] x) => (float[1] y) { y = Add(x, w) }",
         {},
-        w=np.array([np.nan], np.float32),
+        w=np.array([0x7FC00001], np.uint32).view(np.float32),
     )
     assert str(model_text(nan.model)).startswith("# does not parse back")
     assert model_text(make_case(
         HEAD + "g (float[n] x) => (float[n] y) { y = Add(x, w) }", {}, w=np.zeros(90_000)
     ).model) is None  # fmt: skip
+
+
+def test_an_empty_domain_is_none(make_case: MakeCase) -> None:
+    text = (
+        HEAD
+        + """g (bool c, float[2] x) => (float[2] y) {
+        y = If (c) <then_branch = t () => (float[2] a) { a = Relu(x) },
+                    else_branch = e () => (float[2] b) { b = Abs(x) }> }"""
+    )
+    model = make_case(text, {}).model
+    (node,) = model.graph.node
+    for each in (node, node.attribute[0].g.node[0]):
+        each.domain = ""
+        assert each.HasField("domain")
+    assert "does not parse back" not in str(model_text(model))
+    node.domain = "other words"
+    said = str(model_text(model, "small.onnx"))
+    assert said.startswith("# does not parse back: use small.onnx\n")
 
 
 def test_the_command_shows_the_failure_again(liars: ModuleType, tmp_path: Path) -> None:
