@@ -50,7 +50,7 @@ from .executed import Executed, executed
 from .feeding import MOST_FEEDS, SIZES, feeds_for, too_large
 from .mend import check_output, mend
 from .process import record_alone
-from .remedies import advice, with_command
+from .remedies import advice, mendable, with_command
 from .trace import Trace, read_trace
 
 SECONDS = 3.0
@@ -114,7 +114,6 @@ def examine(
     found = _causes(view, broken, cost, total, ran)
     if problem.startswith(REFUSED) and all(cause.severity != "error" for cause in found):
         found.append(_refused(problem))
-    found = [with_command(cause, str(model), known) for cause in found]
     mended = None
     if fix is not None:
         progress.phase("mending")
@@ -122,6 +121,8 @@ def examine(
             path, Path(fix), known, calibration=calibration, workload=workload, threads=threads,
             seconds=seconds, runs=ran is not None,
         )  # fmt: skip
+    offered = mendable(graph, broken)
+    found = [with_command(cause, str(model), known, offered, mended) for cause in found]
     return Diagnosis(
         str(model), known, ordered(found, RESULTS), run, problem, _layers(ran), _quantized(graph),
         tuple(_notes(view, graph, str(model), run)), mended,

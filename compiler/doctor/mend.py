@@ -26,7 +26,7 @@ from ..quality.statistics import Ratio
 from ..timing import time_alternating
 from .causes import broken_rules
 from .feeding import MOST_FEEDS, feeds_for
-from .repairs import REPAIRS
+from .repairs import REPAIRS, hindrance
 
 SLOWER = 0.98
 """Below this, with all of the interval, what was mended for speed is not handed over."""
@@ -46,10 +46,17 @@ class Mended:
     left: tuple[tuple[str, int], ...]
     speed: Ratio | None = None
     drift: str = ""
+    reasons: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def gone(self) -> frozenset[str]:
+        """Rules that nothing breaks any longer in the file that was written."""
+        return frozenset(dict(self.done)) - frozenset(dict(self.left)) if self.path else frozenset()
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
-        return {**asdict(self), "done": dict(self.done), "left": dict(self.left)}
+        by_rule = {"done": self.done, "left": self.left, "reasons": self.reasons}
+        return {**asdict(self), **{name: dict(rows) for name, rows in by_rule.items()}}
 
 
 def mend(
@@ -73,12 +80,16 @@ def mend(
                 repair(rewriter, nodes)
             rewriter.verify(edit, imported.signature)
     infer_shapes(model)
-    after = {rule: len(nodes) for rule, nodes in _breaking(model, target).items()}
+    still = _breaking(model, target)
+    after = {rule: len(nodes) for rule, nodes in still.items()}
+    said = ((rule, hindrance(rule, model, nodes)) for rule, nodes in still.items())
+    reasons = tuple((rule, why) for rule, why in said if why)
     gone = {rule: len(nodes) - after.get(rule, 0) for rule, nodes in before.items()}
     done = tuple((rule, count) for rule, count in gone.items() if count > 0)
     left = tuple(after.items())
     if not done:
-        return Mended("", "nothing that was found can be mended in the file", (), left)
+        why = "nothing that was found can be mended in the file"
+        return Mended("", why, (), left, reasons=reasons)
     speed, verdict = None, None
     if runs:
         speed, verdict = _measured(path, model, calibration, workload, threads, seconds)
@@ -86,7 +97,7 @@ def mend(
     why = "" if RIGHT & dict(done).keys() else _worse(speed, verdict)
     if not why:
         save_model(model, output)
-    return Mended("" if why else str(output), why, done, left, speed, drift)
+    return Mended("" if why else str(output), why, done, left, speed, drift, reasons)
 
 
 def _worse(speed: Ratio | None, verdict: DriftVerdict | None) -> str:

@@ -24,8 +24,9 @@ from ...ir.graph import (
     scalar,
 )
 from ...ir.rewriter import Rewriter
+from ...targets.rules.table import label
 from ..backends.legalise import legalise
-from .unsigned import to_unsigned
+from .unsigned import obstacle, to_unsigned
 
 Repair = Callable[[Rewriter, Sequence[ir.Node]], None]
 """Mends what it can of the nodes that break a rule; what it cannot is found again afterwards."""
@@ -35,15 +36,23 @@ _INT32 = float(2**31 - 1)
 def _bypass(rewriter: Rewriter, nodes: Sequence[ir.Node]) -> None:
     """What a QuantizeLinear rounds goes on unrounded."""
     for node in nodes:
-        readers = consumers(node.outputs[0]) if node.op_type == "QuantizeLinear" else []
-        if not readers or any(r.op_type != "DequantizeLinear" for r in readers):
-            continue
         value = node.inputs[0]
-        if value is None or node.outputs[0].is_graph_output():
+        if value is None or _no_pair(node):
             continue
-        for reader in readers:
+        for reader in consumers(node.outputs[0]):
             rewriter.replace_uses(reader.outputs[0], value)
             rewriter.sweep(reader.outputs)
+
+
+def _no_pair(node: ir.Node) -> str:
+    """Why what a node rounds cannot go on unrounded; "" where it can."""
+    if node.op_type != "QuantizeLinear":
+        return f"{node.op_type} {label(node)} computes in codes, there is no pair to take out"
+    kinds = [reader.op_type for reader in consumers(node.outputs[0])]
+    if node.outputs[0].is_graph_output() or not kinds:
+        return f"the codes of {label(node)} are no pair's"
+    other = next((kind for kind in kinds if kind != "DequantizeLinear"), "")
+    return other and f"the codes of {label(node)} are read by {other}, there is no pair to take out"
 
 
 def _unsigned(rewriter: Rewriter, nodes: Sequence[ir.Node]) -> None:
@@ -150,7 +159,7 @@ def _rows_first(rewriter: Rewriter, nodes: Sequence[ir.Node]) -> None:
     """Rows of a table are fetched as codes, and dequantized then."""
     for node in nodes:
         made = producer(given(node, 0), "DequantizeLinear")
-        if made is None or scalar(given(made, 1)) is None or attribute(made, "block_size", 0):
+        if made is None or _many_scales(node):
             continue
         old = node.outputs[0]
         attributes = {key: attribute(node, key) for key in node.attributes}
@@ -167,6 +176,15 @@ def _rows_first(rewriter: Rewriter, nodes: Sequence[ir.Node]) -> None:
         rewriter.take_over(old, rows.outputs[0])
         rewriter.remove(node)
         rewriter.sweep([table])
+
+
+def _many_scales(node: ir.Node) -> str:
+    """Why rows of a table cannot be fetched as codes; "" where they can."""
+    made = producer(given(node, 0), "DequantizeLinear")
+    one = made is not None and scalar(given(made, 1)) is not None
+    if made is not None and one and not attribute(made, "block_size", 0):
+        return ""
+    return f"the table of {label(node)} has more than one scale"
 
 
 def _alone(value: ir.Value) -> np.ndarray:
@@ -221,3 +239,17 @@ REPAIRS: Mapping[str, Repair] = MappingProxyType(
     }
 )
 """By rule; in the order in which they are made."""
+
+_BY_NODE: Mapping[str, Callable[[ir.Node], str]] = MappingProxyType(
+    {"softmax-range-blown": _no_pair, "table-dequantized-whole": _many_scales}
+)
+
+
+def hindrance(rule: str, model: ir.Model, nodes: Sequence[ir.Node]) -> str:
+    """Why none of the nodes that break a rule can be mended in the file; "" where that is not so,
+    or not known before it is tried."""
+    if REPAIRS.get(rule) is _unsigned:
+        return obstacle(model)
+    asked = _BY_NODE.get(rule)
+    reasons = [] if asked is None else [asked(node) for node in nodes]
+    return reasons[0] if reasons and all(reasons) else ""

@@ -18,6 +18,7 @@ SHIFT = 128
 
 Places = tuple[tuple[int, int], ...]
 # By operator: positions of codes with that of their zero point, and of the output's zero point.
+# QLinearConcat takes any number of codes, see _coded.
 _CODED: Mapping[str, tuple[Places, int | None]] = MappingProxyType(
     {
         "QuantizeLinear": ((), 2),
@@ -47,19 +48,33 @@ _WEIGHT: Mapping[str, int] = MappingProxyType(
 """Where a constant may stay signed."""
 
 
-def to_unsigned(rewriter: Rewriter) -> str:
-    """Turn all signed codes that are computed into unsigned ones; why not, "" where it was done."""
+def obstacle(model: ir.Model) -> str:
+    """Why signed codes that are computed cannot become unsigned ones; "" where they can."""
+    found = _signed(model)
+    if not found:
+        return "it computes no signed codes whose zero points are known"
+    return next((why for value in found for why in _obstacles(value)), "")
+
+
+def to_unsigned(rewriter: Rewriter) -> None:
+    """Turn all signed codes that are computed into unsigned ones, or none (see ``obstacle``)."""
+    if obstacle(rewriter.model):
+        return
     found = _signed(rewriter.model)
-    why = next((why for value in found for why in _obstacles(value)), "")
-    if why or not found:
-        return why or "it computes no signed codes"
     shifted: dict[ir.Value, ir.Value] = {}
     nodes = [n for value in found for n in (value.producer(), *(u.node for u in value.uses()))]
     for node in dict.fromkeys(n for n in nodes if n is not None):
         _turn(node, found, rewriter, shifted)
     for value in found:
         rewriter.set_type(value, ir.DataType.UINT8, value.shape)
-    return ""
+
+
+def _coded(node: ir.Node) -> tuple[Places, int | None] | None:
+    """Places of a node's codes and zero points; None where they are not known."""
+    kind = operator(node)[1]
+    if kind != "QLinearConcat":
+        return _CODED.get(kind)
+    return tuple((at, at + 2) for at in range(2, len(node.inputs) - 2, 3)), 1
 
 
 def _signed(model: ir.Model) -> dict[ir.Value, None]:
@@ -75,7 +90,7 @@ def _signed(model: ir.Model) -> dict[ir.Value, None]:
 def _makes_signed(node: ir.Node, kind: str, found: Mapping[ir.Value, None]) -> bool:
     if kind in _MOVES and node.inputs:
         return node.inputs[0] in found or _is_int8(node.inputs[0])
-    output = _CODED.get(kind, ((), None))[1]
+    _, output = _coded(node) or ((), None)
     return output is not None and _is_int8(given(node, output))
 
 
@@ -91,7 +106,7 @@ def _obstacles(value: ir.Value) -> Iterator[str]:
         if node is None:
             continue
         kind = operator(node)[1]
-        if kind not in _CODED and kind not in _MOVES:
+        if _coded(node) is None and kind not in _MOVES:
             yield f"it is not known what {node.op_type} {node.name} makes of int8 codes"
         for place in _zero_places(node):
             if constant_tensor(given(node, place)) is None:
@@ -99,7 +114,7 @@ def _obstacles(value: ir.Value) -> Iterator[str]:
 
 
 def _zero_places(node: ir.Node) -> list[int]:
-    inputs, output = _CODED.get(operator(node)[1], ((), None))
+    inputs, output = _coded(node) or ((), None)
     return [zero for _, zero in inputs] + ([output] if output is not None else [])
 
 
@@ -112,7 +127,7 @@ def _turn(
         if node.inputs[0] not in found and constant_tensor(node.inputs[0]) is not None:
             _shift(node, 0, rewriter, shifted)
         return
-    inputs, output = _CODED[kind]
+    inputs, output = _coded(node) or ((), None)
     for place, zero in inputs:
         value = given(node, place)
         constant = constant_tensor(value)

@@ -153,9 +153,12 @@ def _mended(mended: Mended) -> Iterator[Line]:
             ruined = any(rule in RIGHT for rule, _ in mended.done)
             why = "results change, as those of the file were ruined" if ruined else "results"
             yield Line(f"  {why}: {mended.drift}")
-    for word, rows in (("done", mended.done), ("left", mended.left)):
-        for rule, count in rows:
-            yield Line(f"  {word}: {rule}, {_counted(count, 'node')}", "quiet")
+    reasons = dict(mended.reasons)
+    for rule, count in mended.done:
+        yield Line(f"  done: {rule}, {_counted(count, 'node')}", "quiet")
+    for rule, count in mended.left:
+        why = f": {inline(reasons[rule])}" if rule in reasons else ""
+        yield Line(f"  left: {rule}, {_counted(count, 'node')}{why}", "quiet")
 
 
 def milliseconds(ms: float | None) -> str:

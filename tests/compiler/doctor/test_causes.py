@@ -91,7 +91,8 @@ def test_a_range_that_a_mask_has_blown(tmp_path: Path) -> None:
     found = look(broken, calibration=feeds, fix=tmp_path / "fixed.onnx")
     assert found.causes[0].rule == "softmax-range-blown"
     assert found.exit_code == 10
-    assert "--fix" in found.causes[0].command
+    assert "--fix" in look(broken, calibration=feeds).causes[0].command
+    assert not found.causes[0].command  # it is done
     expected = answers(path, feeds)
     before, after = (answers(p, feeds) for p in (broken, tmp_path / "fixed.onnx"))
     far = [
@@ -121,6 +122,71 @@ def test_operators_of_two_signed_operands(tmp_path: Path) -> None:
     ):
         assert np.array_equal(one, other)
     assert not [c for c in look(tmp_path / "fixed.onnx").causes if c.severity == "slow"]
+
+
+JOINED = """
+<ir_version: 10, opset_import: ["" : 20]>
+g (float[B, 16, 12, 12] x) => (float[B, 16, 12, 12] y) {
+    a = Conv <pads = [1, 1, 1, 1]> (x, w1)
+    b = Conv <pads = [1, 1, 1, 1]> (x, w2)
+    c = Concat <axis = 1> (a, b)
+    p = MaxPool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (c)
+    y = Conv <pads = [1, 1, 1, 1]> (p, w3)
+}
+"""
+
+
+def test_signed_operators_that_are_joined_become_unsigned(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    w = {f"w{i}": rng.normal(size=(16, n, 3, 3)) for i, n in ((1, 16), (2, 16), (3, 32))}
+    tensors = {name: value.astype(np.float32) for name, value in w.items()}
+    path = save(JOINED, tmp_path / "f.onnx", **tensors)
+    feeds = [{"x": rng.normal(size=(1, 16, 12, 12)).astype(np.float32)} for _ in range(3)]
+    broken = made.static(path, tmp_path / "signed.onnx", feeds, **made.SIGNED)
+    assert "QLinearConcat" in {node.op_type for node in onnx.load(broken).graph.node}
+    found = look(broken, calibration=feeds, fix=tmp_path / "fixed.onnx")
+    assert found.mended is not None
+    assert dict(found.mended.done) == {"signed-products": 3}
+    assert not [c for c in found.causes if "--fix" in c.command]
+    mended = load_model(tmp_path / "fixed.onnx").model
+    kept = {t.dtype for v in mended.graph.initializers.values() if (t := v.const_value) is not None}
+    assert ir.DataType.UINT8 in kept
+    for one, other in zip(
+        answers(broken, feeds), answers(tmp_path / "fixed.onnx", feeds), strict=True
+    ):
+        assert np.array_equal(one, other)
+
+
+def test_a_repair_is_offered_only_where_it_can_be_made(tmp_path: Path) -> None:
+    path, feeds = attention(tmp_path)
+    broken = made.static(path, tmp_path / "signed.onnx", feeds, **made.SIGNED)
+    run = {cause.rule: cause.command for cause in look(broken, calibration=feeds).causes}
+    assert run["softmax-range-blown"].startswith("planish compile FLOAT.onnx")
+    assert "--fix" in run["signed-products"]
+    found = look(broken, calibration=feeds, fix=tmp_path / "fixed.onnx")
+    assert "--fix" not in str(found)
+    assert found.mended is not None
+    assert dict(found.mended.left).keys() == {"softmax-range-blown"}
+    why = dict(found.mended.reasons)["softmax-range-blown"]
+    assert why.endswith("there is no pair to take out")
+    assert f"nodes: {why}" in str(found)
+    assert found.to_json()["fixed"]["reasons"] == {"softmax-range-blown": why}
+
+
+def test_an_unknown_operator_between_signed_codes_is_named(tmp_path: Path) -> None:
+    path, feeds = attention(tmp_path)
+    broken = made.static(path, tmp_path / "signed.onnx", feeds, **made.SIGNED)
+    proto = onnx.load(broken)
+    codes = next(n.output[0] for n in proto.graph.node if n.op_type == "QLinearMatMul")
+    shape = onnx.helper.make_node("Shape", [codes], ["shape"], name="size")
+    proto.graph.node.append(shape)
+    proto.graph.output.append(onnx.helper.make_tensor_value_info("shape", 7, None))
+    onnx.save(proto, broken)
+    found = look(broken, calibration=feeds, fix=tmp_path / "fixed.onnx")
+    assert found.mended is not None
+    assert not found.mended.path
+    why = "it is not known what Shape size makes of int8 codes"
+    assert dict(found.mended.reasons)["signed-products"] == why
 
 
 @pytest.mark.parametrize(
