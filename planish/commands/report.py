@@ -50,8 +50,8 @@ def report_command(
     if output is None:
         path = write_report(found.path, given)
     else:
-        path = checked_output(output)
-        write_page(compiled(found.path, found.manifest, given), path)
+        path = checked_output(output, "-o")
+        write_page(compiled(found.path, found.manifest, given), path, "-o")
     if terminal.json:
         count = path.stat().st_size
         terminal.document({"page": str(path), "bytes": count, "original": str(given or "")})

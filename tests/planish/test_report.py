@@ -74,9 +74,10 @@ def test_without_the_original_it_is_made_from_the_stages(planish: Planish, folde
         (("report", "."), 3, "not an artifact"),
         (("report", "model.onnx"), 3, "a file, not an artifact's folder"),
         (("report", "out", "--original", "out/model.onnx.gone"), 3, "no such file"),
-        (("report", "out", "-o", "out"), 2, "is a folder"),
+        (("report", "out", "-o", "out"), 2, "name a file: -o 'out/report.html'"),
         (("report", "out", "-o", "gone/page.html"), 2, "there is no folder"),
         (("diff", "model.onnx", "out", "--html", "gone/page.html"), 2, "there is no folder"),
+        (("diff", "model.onnx", "out", "--html", "out"), 2, "a file: --html 'out/report.html'"),
         (("inspect", "model.onnx", "--html", "out"), 2, "is a folder"),
     ],
 )

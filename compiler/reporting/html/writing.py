@@ -23,12 +23,17 @@ NO_PAGE = "no-page"
 """Code of the remark that says why an artifact has no page."""
 
 
-def checked_output(path: Path) -> Path:
-    """A place for a page. Raises UsageError for a folder, or one in a folder that is not there."""
+def checked_output(path: Path, option: str = "--html") -> Path:
+    """A place for a page that an option names.
+
+    Raises UsageError for a folder, for what is no file, and where its folder is not there.
+    """
     if path.is_dir():
-        raise UsageError(f"{str(path)!r} is a folder", hint=f"name a file: -o {str(path / PAGE)!r}")
+        raise UsageError(
+            f"{str(path)!r} is a folder", hint=f"name a file: {option} {str(path / PAGE)!r}"
+        )
     if path.exists() and not path.is_file():
-        raise UsageError(f"{str(path)!r} is no file", hint=f"name one: -o {PAGE}")
+        raise UsageError(f"{str(path)!r} is no file", hint=f"name one: {option} {PAGE}")
     if not path.absolute().parent.is_dir():
         raise UsageError(
             f"there is no folder {str(path.absolute().parent)!r}", hint="make it first"
@@ -36,14 +41,14 @@ def checked_output(path: Path) -> Path:
     return path
 
 
-def write_page(document: Mapping[str, Any], path: Path) -> None:
+def write_page(document: Mapping[str, Any], path: Path, option: str = "--html") -> None:
     """Write the page of a document. Raises InputError where the file cannot be written."""
     try:
         _replace(path, render(document))
     except OSError as error:
         raise InputError(
             f"the page cannot be written: {error.strerror}", where=str(path),
-            hint="give another place with -o",
+            hint=f"give another place with {option}",
         ) from error  # fmt: skip
 
 
@@ -54,7 +59,7 @@ def write_report(folder: Path, original: Path | None = None) -> Path:
     """
     manifest = manifests.read(folder)
     path = folder / PAGE
-    write_page(compiled(folder, manifest, original), path)
+    write_page(compiled(folder, manifest, original), path, "-o")
     row = {"bytes": path.stat().st_size, "sha256": sha256(path)}
     files = dict(sorted({**manifest.get("files", {}), PAGE: row}.items()))
     _write_manifest(folder, {**manifest, "files": files})

@@ -166,7 +166,7 @@ def test_a_manifest_is_replaced_whole(
     made.artifact(tmp_path / "out")
     before = (tmp_path / "out" / manifests.MANIFEST).read_bytes()
     (tmp_path / "out" / PAGE).touch()
-    monkeypatch.setattr(writing, "write_page", lambda document, path: None)
+    monkeypatch.setattr(writing, "write_page", lambda *_: None)
     monkeypatch.setattr(writing, "_replace", _full)
     with pytest.raises(InputError, match="No space left"):
         writing.write_report(tmp_path / "out")
