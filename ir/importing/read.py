@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import stat
 from pathlib import Path
@@ -94,7 +95,18 @@ def _similar(path: Path) -> str:
     folder = path.parent
     if not folder.is_dir():
         return f"the folder {folder} does not exist either; check the path"
-    return _models(folder) or "check the path; a relative one starts at the working directory"
+    return (
+        _near(path)
+        or _models(folder)
+        or "check the path; a relative one starts at the working directory"
+    )
+
+
+def _near(path: Path) -> str:
+    """The models beside it whose names are spelled almost alike, "" where none is."""
+    stems = {name.removesuffix(".onnx").lower(): name for name in _names(path.parent)}
+    close = difflib.get_close_matches(path.stem.lower(), stems, n=3, cutoff=0.6)
+    return f"did you mean {' or '.join(repr(stems[stem]) for stem in close)}?" if close else ""
 
 
 def _inside(path: Path) -> str:
@@ -102,11 +114,16 @@ def _inside(path: Path) -> str:
 
 
 def _models(folder: Path) -> str:
+    found = _names(folder)
+    more = f" and {len(found) - 5} more" if len(found) > 5 else ""
+    return f"name one of its models: {', '.join(found[:5])}{more}" if found else ""
+
+
+def _names(folder: Path) -> list[str]:
     try:
-        found = sorted(p.name for p in folder.glob("*.onnx"))[:5]
+        return sorted(path.name for path in folder.glob("*.onnx"))
     except OSError:
-        return ""
-    return f"name one of its models: {', '.join(found)}" if found else ""
+        return []
 
 
 def _too_large(path: Path, size: int) -> InputError:

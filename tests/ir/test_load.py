@@ -83,6 +83,16 @@ def test_no_such_file(tmp_path: Path) -> None:
     assert "encoder.onnx" in error.hint
 
 
+def test_no_such_file_among_many(tmp_path: Path) -> None:
+    for name in [*(f"a{number:02}" for number in range(40)), "minilm", "minilm-int8", "resnet20"]:
+        (tmp_path / f"{name}.onnx").touch()
+    assert refused(tmp_path / "minlm.onnx").hint.startswith("did you mean 'minilm.onnx'")
+    assert refused(tmp_path / "ResNet20").hint == "did you mean 'resnet20.onnx'?"
+    assert refused(tmp_path / "vocoder.onnx").hint == (
+        "name one of its models: a00.onnx, a01.onnx, a02.onnx, a03.onnx, a04.onnx and 38 more"
+    )
+
+
 def test_no_such_folder(tmp_path: Path) -> None:
     assert "does not exist either" in refused(tmp_path / "missing" / "model.onnx").hint
 
