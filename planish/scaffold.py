@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import keyword
 import re
 import sys
@@ -29,7 +30,9 @@ def write_pass(name: str, kind: Kind, folder: Path) -> tuple[Path, Path, Path]:
     cannot be written; then nothing is written.
     """
     check_name(name)
-    module = name.replace("-", "_")
+    words = _words(name, kind)
+    check_free(name, _render(f"{kind}.py.j2", words), words["object"])
+    module = words["module"]
     named = dict(
         zip(
             (f"{module}.py", f"test_{module}.py", f"{module}.md"),
@@ -43,11 +46,6 @@ def write_pass(name: str, kind: Kind, folder: Path) -> tuple[Path, Path, Path]:
             "the file exists already", where=", ".join(map(str, there)),
             hint="choose another name, or another folder with -o; nothing is overwritten",
         )  # fmt: skip
-    camel = "".join(part.capitalize() for part in name.split("-"))
-    words = {
-        "name": name, "module": module, "kind": kind, "camel": camel, "function": module,
-        "object": module if kind == "rewrite" else camel,
-    }  # fmt: skip
     texts = {folder / file: _render(template, words) for file, template in named.items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -56,6 +54,40 @@ def write_pass(name: str, kind: Kind, folder: Path) -> tuple[Path, Path, Path]:
         raise UsageError(f"cannot write: {error.strerror}", where=str(folder)) from error
     one, two, three = texts
     return one, two, three
+
+
+def _words(name: str, kind: Kind) -> dict[str, str]:
+    """What the templates are filled with."""
+    module = name.replace("-", "_")
+    camel = "".join(part.capitalize() for part in name.split("-"))
+    return {
+        "name": name, "module": module, "kind": kind, "camel": camel, "function": module,
+        "object": module if kind == "rewrite" else camel,
+    }  # fmt: skip
+
+
+def check_free(name: str, text: str, own: str) -> None:
+    """Raise UsageError where the file of a pass needs the word that it defines otherwise, too.
+
+    text: of the file. own: what the pass is called in it.
+    """
+    bound = [word for node in ast.walk(ast.parse(text)) for word in _bound(node)]
+    if bound.count(own) > 1:
+        raise UsageError(
+            f"the file would need the word {own} for something else, too",
+            hint=f"choose another name: my-{name}",
+        )
+
+
+def _bound(node: ast.AST) -> list[str]:
+    """Names that a node of Python gives a meaning."""
+    if isinstance(node, ast.Import | ast.ImportFrom):
+        return [(each.asname or each.name).partition(".")[0] for each in node.names]
+    if isinstance(node, ast.FunctionDef | ast.ClassDef):
+        return [node.name]
+    if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+        return [node.id]
+    return [node.arg] if isinstance(node, ast.arg) else []
 
 
 def check_name(name: str) -> None:

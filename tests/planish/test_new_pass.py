@@ -78,6 +78,26 @@ def test_names_that_cannot_be(
     assert list(folder.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("candidate", "lossy"), ("refusal", "lossy"), ("options", "lossy"), ("pass", "lossy"),
+        ("is-constant", "rewrite"), ("constant-array", "rewrite"), ("check", "rewrite"),
+        ("pattern", "rewrite"), ("semantics", "adapt"),
+    ],
+)  # fmt: skip
+def test_names_that_the_file_needs_itself(
+    folder: Path, capsys: pytest.CaptureFixture[str], name: str, kind: str
+) -> None:
+    assert main(["new", "pass", name, "--kind", kind]) == 2
+    assert "word" in capsys.readouterr().err
+    assert list(folder.iterdir()) == []
+
+
+def test_a_name_that_only_another_kind_needs(folder: Path) -> None:
+    assert main(["new", "pass", "candidate"]) == 0
+
+
 def test_a_folder_that_cannot_be_written_to(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
