@@ -49,6 +49,8 @@ def lines(diff: ModelDiff, shown: Shown) -> Iterator[Line]:
     families = [
         (key, hunks) for key, hunks in repeated(diff) if _wanted(diff, hunks[0], shown.only)
     ]
+    if shown.only:
+        yield from _filtered(shown, sum(len(h) for _, h in families), len(diff.graph.hunks))
     yield Line("")
     yield from _summary(diff, [hunks for _, hunks in families])
     yield from _families(diff, [hunks for _, hunks in families])
@@ -58,6 +60,14 @@ def lines(diff: ModelDiff, shown: Shown) -> Iterator[Line]:
         for hunk in hunks if shown.every else hunks[:1]:
             yield Line("")
             yield from _hunk(diff, hunk, hunks, shown)
+
+
+def _filtered(shown: Shown, count: int, of: int) -> Iterator[Line]:
+    """That what follows is not all of it."""
+    names = inline(" and ".join(shown.only))
+    yield Line("")
+    yield Line(f"  only what {names} did: {count} of {of} places; the sums above are of all",
+               "changed")  # fmt: skip
 
 
 def _nothing_seen(graph: GraphDiff) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import takewhile
 
 import onnx_ir as ir
 
@@ -68,13 +69,24 @@ def _hunk(found: Matching, items: Sequence[Item], told: Lineage) -> Hunk:
     before = sorted({n for sign, n in items if sign != "+"})
     after = sorted({n for sign, n in items if sign == "+"} | {b for _, b in pairs})
     kind = _kind(found, before, after, pairs)
-    edits = {told.made.get(b, "") for b in after}
-    edits.update(edit for a in before for edit in told.touched.get(a, ()))
+    edits = _edits(before, after, [a for a, _ in pairs], told)
     tensors = tuple(changes(found, before, after, pairs))
     return Hunk(
         kind, tuple(before), tuple(after), tuple(pairs), _module(found, before, after),
-        tuple(_details(found, pairs)), tensors, tuple(sorted(filter(None, edits))),
+        tuple(_details(found, pairs)), tensors, edits,
     )  # fmt: skip
+
+
+def _edits(
+    before: Sequence[int], after: Sequence[int], changed: Sequence[int], told: Lineage
+) -> tuple[str, ...]:
+    """The edits that made a hunk. One that touched nothing but nodes that stay, and whose own new
+    nodes stand elsewhere, only read what these compute: it counts where there is no other."""
+    sure = {told.made.get(b, "") for b in after}
+    sure.update(edit for a in {*before} - {*changed} for edit in told.touched.get(a, ()))
+    more = {edit for a in changed for edit in told.touched.get(a, ())} - sure
+    sure |= more - set(told.made.values())
+    return tuple(sorted(filter(None, sure))) or tuple(sorted(more))
 
 
 def _inherited(found: Matching, hunks: list[Hunk]) -> list[Hunk]:
@@ -111,6 +123,29 @@ def _module(found: Matching, before: Sequence[int], after: Sequence[int]) -> str
         paths = [path for n in numbers if (path := module_of(pool.nodes[n]))]
         if paths:
             return common_path(paths) or paths[0]
+    body = _body(found.before, before) if before else _body(found.after, after)
+    return body or _outside(found, before, after)
+
+
+def _body(pool: Pool, numbers: Sequence[int]) -> str:
+    """``if > then_branch``: the body that all these nodes stand in, "" for the main graph."""
+    paths = [_bodies(pool, number) for number in numbers]
+    shared = takewhile(lambda parts: len({*parts}) == 1, zip(*paths, strict=False))
+    return " > ".join(parts[0] for parts in shared)
+
+
+def _bodies(pool: Pool, number: int) -> list[str]:
+    """The nodes whose bodies a node stands in, each with the name of the body, outermost first."""
+    found = list[str]()
+    while (owner := pool.owners[number]) >= 0:
+        held = pool.nodes[owner]
+        body = pool.places[number].rpartition("/")[2].split(".")[1]
+        found.insert(0, f"{held.name or held.op_type} > {body}")
+        number = owner
+    return found
+
+
+def _outside(found: Matching, before: Sequence[int], after: Sequence[int]) -> str:
     return _around(found.before, before) if before else _around(found.after, after)
 
 

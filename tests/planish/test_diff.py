@@ -115,6 +115,7 @@ def test_a_compile_names_its_passes(planish: Planish, tmp_path: Path) -> None:
     assert any(isinstance(loss, float) for loss in losses)
     shown = planish("diff", one.name, "out", "--only", "quantize", "--stat").stdout
     assert "by quantize" in shown
+    assert f"only what quantize did: {len(by)} of {len(by)} places; the sums above" in shown
     wrong = planish("diff", one.name, "out", "--only", "prune-heads")
     assert wrong.returncode == 2
     assert "quantize" in wrong.stderr

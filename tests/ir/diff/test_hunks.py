@@ -9,9 +9,11 @@ import onnx_ir as ir
 
 from planish.ir.diff.changes import GraphDiff
 from planish.ir.diff.hunks import diff_models
-from planish.ir.diff.lineage import Stamp, lineage_of
+from planish.ir.diff.lineage import Lineage, Stamp, lineage_of
+from planish.ir.diff.pool import Pool
 from planish.ir.diff.replay import patch_of, replay, store_of
 from planish.ir.digest import contents_digest
+from planish.ir.graph import all_nodes
 
 Net = Callable[..., ir.Model]
 Weight = Callable[[int], np.ndarray]
@@ -137,6 +139,23 @@ def test_two_graphs_with_nothing_in_common(net: Net, weight: Weight) -> None:
     assert told(found) == [("replaced", ["Sin", "Cos"], ["Neg", "Abs", "Exp"])]
 
 
+def test_the_body_that_a_change_stands_in(net: Net) -> None:
+    face = "(float[2, 4] x, bool c) => (float[2, 4] y)"
+    body = (
+        "y = If (c) <then_branch = t () => (float[2, 4] p) {{ p = {0} (x) }}, "
+        "else_branch = e () => (float[2, 4] q) {{ q = {1} (x) }}>"
+    )
+    models = [net(body.format(*names), face=face) for names in (("Relu", "Neg"), ("Relu", "Abs"))]
+    for model in models:
+        for node in model.graph:
+            node.name = "choice"
+        for node in all_nodes(model):
+            node.name = node.name if node.op_type == "If" else ""
+    modules = [hunk.module for hunk in diff_models(*models).hunks]
+    assert modules
+    assert set(modules) == {"choice > else_branch"}
+
+
 def test_stamps_say_what_came_from_what(net: Net, weight: Weight) -> None:
     """Two equal layers, the second one replaced by what could as well stand for the first."""
     one = net("a = MatMul(x, v) b = Relu(a) y = MatMul(b, w)", v=weight(0), w=weight(1))
@@ -151,6 +170,26 @@ def test_stamps_say_what_came_from_what(net: Net, weight: Weight) -> None:
     assert told(found) == [("replaced", ["MatMul"], ["MatMul", "MatMul"])]
     assert hunk.edits == ("0001-low-rank/second",)
     assert set(found.matching.how.values()) == {"lineage"}
+
+
+def test_an_edit_that_only_read_what_a_node_computes_did_not_change_it(net: Net) -> None:
+    """Relu reads a constant now; that what it computes is rounded is another hunk."""
+    one = net("n = Neg(c) a = Max(x, n) y = Abs(a)", c=np.float32([1, 2, 3, 4]))
+    other = net("a = Max(x, m) q = QuantizeLinear(a, s, z) d = DequantizeLinear(q, s, z) "
+                "y = Abs(d)", m=np.float32([-1, -2, -3, -4]), s=np.float32(1),
+                z=np.uint8(0))  # fmt: skip
+
+    def lineage(before: Pool, after: Pool) -> Lineage:
+        kinds = {node.op_type: a for a, node in enumerate(before.nodes)}
+        new = {node.op_type: b for b, node in enumerate(after.nodes)}
+        return Lineage(
+            {kinds[name]: new[name] for name in ("Max", "Abs")},
+            touched={kinds["Neg"]: ("1-fold/m",), kinds["Max"]: ("1-fold/m", "2-round/a")},
+            made={new["QuantizeLinear"]: "2-round/a", new["DequantizeLinear"]: "2-round/a"},
+        )
+
+    found = diff_models(one, other, lineage=lineage)
+    assert [hunk.edits for hunk in found.hunks] == [("1-fold/m",), ("2-round/a",)]
 
 
 def test_stamps_of_another_compile_are_not_believed(net: Net, weight: Weight) -> None:
