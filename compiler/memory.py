@@ -151,12 +151,18 @@ def bindings_of(
     feeds: Iterable[Mapping[str, object]],
     nominal: Mapping[str, int] = NOMINAL,
 ) -> dict[str, int]:
-    """The largest size of each named axis of the inputs over all feeds; else a nominal one."""
-    found: dict[str, int] = {}
-    for value in model.graph.inputs:
-        for axis, name in enumerate(_symbols(value)):
-            if name:
-                found[name] = max(found.get(name, 0), nominal["other" if axis else "batch"])
+    """The largest size of each named axis of the inputs over all feeds; else a nominal one.
+
+    An axis that is the first of an input is a batch, wherever else it stands (state of a recurrent
+    network: [2, batch, 128]), but not where it stands behind another named one ([batch, tokens]
+    and [tokens]).
+    """
+    axes = [_symbols(value) for value in model.graph.inputs]
+    first = {names[0] for names in axes if names}
+    behind = {name for names in axes for name in [n for n in names if n][1:]}
+    batches = first - behind
+    known = dict.fromkeys(name for names in axes for name in names if name)
+    found = {name: nominal["batch" if name in batches else "other"] for name in known}
     given: dict[str, int] = {}
     inputs = {str(v.name): v for v in model.graph.inputs}
     for feed in feeds:

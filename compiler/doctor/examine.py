@@ -174,7 +174,7 @@ def _measured(
                 path, chosen, folder, threads=threads, seconds=seconds, entries={}
             )
         except (InputError, TargetError) as error:
-            return None, None, _said(error, generated=calibration is None)
+            return None, None, _said(error, "" if calibration is not None else _other_feeds(graph))
         trace = read_trace(recorded.trace, skip=recorded.skip, feeds=len(chosen))
         written = onnx.load(recorded.graph, load_external_data=False)
     ran = executed(written, trace, graph)
@@ -195,10 +195,16 @@ def _plain_ms(
     return 1e3 * float(paired.medians[0]) / len(feeds)
 
 
-def _said(error: InputError | TargetError, *, generated: bool = False) -> str:
-    if generated and not error.what.startswith(REFUSED):
-        return f"{error.what}; the feeds were generated: give --calibration with data of its own"
+def _said(error: InputError | TargetError, other_feeds: str = "") -> str:
+    if other_feeds and not error.what.startswith(REFUSED):
+        return f"{error.what}; the feeds were generated: {other_feeds}"
     return f"{error.what}; {error.hint}" if error.hint else error.what
+
+
+def _other_feeds(graph: ir.Model) -> str:
+    """How to have the model profiled on others than generated feeds."""
+    sizes = "sizes with --workload, or " if symbols(graph) else ""
+    return f"give {sizes}data of its own with --calibration"
 
 
 def _costs(run: Run | None, ran: Executed | None) -> tuple[Cost, float | None]:

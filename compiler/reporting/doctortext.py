@@ -44,7 +44,7 @@ def headline(found: Diagnosis) -> str:
     """``model.onnx on host: 12.3 ms a run; 1 error, 2 slow``."""
     name = f"{inline(found.model)} on {found.target.name}"
     run = found.run
-    took = "" if run is None else f"{milliseconds(run.ms)} a run, {run.basis}; "
+    took = "not run; " if run is None else f"{milliseconds(run.ms)} a run, {run.basis}; "
     return f"{name}: {took}{_verdict(found)}"
 
 

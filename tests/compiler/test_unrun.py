@@ -232,6 +232,25 @@ def test_open_axes_have_the_largest_size_of_the_feeds() -> None:
     assert bindings_of(model, [{"x": np.zeros((n, 100))} for n in (3, 9, 2)]) == {"batch": 9}
 
 
+@pytest.mark.parametrize(
+    ("inputs", "sizes"),
+    [
+        ("float[batch, n] x, float[2, batch, 8] state", {"batch": 4, "n": 32}),
+        ("float[2, batch, 8] state, float[batch, n] x", {"batch": 4, "n": 32}),
+        ("int64[batch, tokens] x, int64[tokens] places", {"batch": 4, "tokens": 32}),
+        ("float[1, frames] x", {"frames": 32}),
+    ],
+)
+def test_the_first_open_axis_is_the_batch_wherever_it_stands(
+    inputs: str, sizes: dict[str, int]
+) -> None:
+    text = (
+        f'<ir_version: 10, opset_import: ["" : 20]>\n'
+        f"g ({inputs}) => (float y) {{ y = Constant <value_float = 1.0> () }}"
+    )
+    assert bindings_of(load_model(ir.from_onnx_text(text)).model, ()) == sizes
+
+
 def test_a_tensor_held_twice_counts_once(kit: ModuleType) -> None:
     model = load_model(kit.chain(2)).model
     values = model.graph.initializers

@@ -133,7 +133,8 @@ def test_an_artifact_is_a_model(
         (lambda p: save(p, node("Relu"), rows()), 0, "its rank is unknown"),
         (lambda p: save(p, [helper.make_node("MatMul", ["x", "w"], ["y"])], rows("b", "k"),
                         tensors={"w": np.zeros((7, 3), np.float32)}), 0,
-         "the feeds were generated: give --calibration with data of its own"),
+         "the feeds were generated: give sizes with --workload, or data of its own with "
+         "--calibration"),
         (lambda p: save(p, [], rows("b", 4), output="x"), 0, "the graph holds no node"),
     ],
     ids=["custom op", "too new", "no rank", "sizes", "empty graph"],
@@ -145,6 +146,7 @@ def test_what_cannot_be_run_gets_its_rules_and_the_reason(
     text, _ = doctor(capsys, make(tmp_path / "m.onnx"), status=status)
     assert said in text
     if "holds no node" not in said:
+        assert " on host: not run; " in text.splitlines()[0]
         assert "not run here: " in text
         assert "no times are known" in text
 
