@@ -127,3 +127,24 @@ def test_what_is_not_in_order_is_said() -> None:
     assert "several edits" in said
     blameless = Found("quantize", "cosine >= 0.9", 9, steps[1], steps[4])
     assert "no edit is to blame" in _lines(blameless)[0]
+
+
+def test_a_pass_without_an_end_ends_the_search(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "endless.py").write_text("""
+import planish
+
+def endless(x):
+    while True:
+        pass
+
+@planish.rewrite_pass("endless", lambda op, x: op.Tanh(x), check=endless)
+def endless_pass(op, x):
+    "Never."
+    return op.Tanh(x)
+""")
+    own = ["--passes", "canonicalize,endless", "--pass-file", "endless.py"]
+    bound = ["--max-drift", "cosine=0.9", "--pass-timeout", "0.3"]
+    assert main(["bisect", "m.onnx", *own, *DATA, *bound]) == 1
+    assert "took more than 0.3 seconds" in capsys.readouterr().err
