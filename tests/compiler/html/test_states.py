@@ -238,6 +238,20 @@ def test_long_names_do_not_widen_the_page(page: Any, long_names: Path) -> None:
     assert page.run(WIDER) == []
 
 
+def test_long_names_do_not_widen_a_difference(page: Any, pages: Any, long_names: Path) -> None:
+    other = long_names.with_name("other.onnx")
+    random, weight = np.random.default_rng(0), f"{LONG}.weight"
+    nodes = [helper.make_node("MatMul", ["x", weight], ["h"], name="up"),
+             helper.make_node("Tanh", ["h"], ["y"], name=f"/{LONG}/Tanh")]  # fmt: skip
+    pages.save(other, nodes, [pages.weight_of(random, weight, (8, 8))], 8)
+    path = long_names.with_name("diff.html")
+    write_page(compared(compare(long_names, other)), path)
+    page.open(path)
+    assert page.run("return document.documentElement.scrollWidth <= innerWidth")
+    wrap = page.element(".wrap")
+    assert page.run("return arguments[0].scrollWidth - arguments[0].clientWidth", wrap) == 0
+
+
 def test_a_page_of_one_model_speaks_of_one_graph(page: Any, long_names: Path) -> None:
     inspected_page(page, long_names)
     assert "The graph" in page.texts("h2")

@@ -36,7 +36,7 @@ function familiesPart(doc, tones, hub) {
     { title: "Operators", value: (f) => `${f.before} ${f.after}`, cell: (f) => h("span", { class: "mono small" }, f.kind === "modified" || f.kind === "moved" ? f.before : [f.before, f.after].filter(Boolean).join(" → ")) },
     { title: "By", value: (f) => f.passes.join(" ") || null, cell: (f) => h("div", { class: "chips" }, f.passes.map((name) => chip(tones, name))) },
     { title: "Weights", numeric: true, value: (f) => f.bytes || null, cell: (f) => (f.bytes ? `${f.bytes < 0 ? "−" : "+"}${bytes(Math.abs(f.bytes))}` : "") },
-    { title: "Where", value: (f) => f.modules[0] ?? null, cell: (f) => h("button", { class: "rowhead mono small", onclick: () => hub.hunk(f.hunks[0]) }, f.modules[0] || "show", f.hunks.length > 1 ? h("span", { class: "quiet" }, ` and ${whole(f.hunks.length - 1)} more`) : null) },
+    { title: "Where", value: (f) => f.modules[0] ?? null, cell: (f) => h("button", { class: "rowhead mono small where", onclick: () => hub.hunk(f.hunks[0]) }, f.modules[0] || "show", f.hunks.length > 1 ? h("span", { class: "quiet" }, ` and ${whole(f.hunks.length - 1)} more`) : null) },
   ], { caption: "What was done how often", sorted: 0, down: true });
   table.show(doc.families);
   return part("changes", "What changed, and how often", null, h("div", { class: "card" }, table));
