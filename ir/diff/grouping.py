@@ -15,6 +15,8 @@ from .pool import Pool, Q, Reader, Source
 
 _SIZES = (ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL)
 
+CLIPPED = frozenset(("Relu", "Clip"))
+"""Activations that rounding can do: codes that start at zero, or end where they do."""
 MANY = 3
 """Readers of a node beyond which it goes with the first alone: a mask ties no layers together,
 what queries, keys and values read does tie them."""
@@ -188,9 +190,11 @@ def _twins(found: Matching) -> Iterator[tuple[int, int]]:
 def _beside(found: Matching, a: int, b: int) -> Iterator[tuple[int, int]]:
     """What two nodes read, input by input, as seen through Q and DQ; of twins the values alone."""
     before, after = found.before, found.after
-    theirs = after.seen[b]
-    if after.nodes[b].op_type.startswith("QLinear"):
-        theirs = tuple(after.through(s) for s in after.sources[b][::3])
+    theirs, op = after.seen[b], after.nodes[b].op_type
+    if op.startswith("QLinear"):
+        first = 2 if op == "QLinearConcat" else 0  # the scale and zero point of its output
+        theirs = tuple(after.through(s) for s in after.sources[b][first::3])
+        a = _inside(found, a, op)
     for x, y in zip(before.seen[a], theirs, strict=False):
         if x.kind == y.kind == "node":
             origin = int(y.of)
@@ -200,7 +204,20 @@ def _beside(found: Matching, a: int, b: int) -> Iterator[tuple[int, int]]:
 
 
 def _is_twin(found: Matching, a: int, b: int) -> bool:
-    return found.after.nodes[b].op_type == f"QLinear{found.before.nodes[a].op_type}"
+    name = found.after.nodes[b].op_type
+    if found.before.labels[a] == found.after.labels[b]:  # a pool computes on codes what it did
+        return True
+    return name == f"QLinear{found.before.nodes[_inside(found, a, name)].op_type}"
+
+
+def _inside(found: Matching, a: int, twin: str) -> int:
+    """What an activation reads that is gone, as what rounds the output of its twin does it."""
+    node, sources = found.before.nodes[a], found.before.sources[a]
+    if node.op_type not in CLIPPED or twin == f"QLinear{node.op_type}":
+        return a
+    source = sources[0]
+    inner = int(source.of) if source.kind == "node" else a
+    return inner if inner not in found.pairs else a
 
 
 def _first(readers: Sequence[Reader], number: int, known: Mapping[int, int]) -> bool:

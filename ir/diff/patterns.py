@@ -157,7 +157,16 @@ def _rounds_at_run_time(change: Change) -> bool:
 
 def _integer(change: Change) -> str:
     names = [name for name in change.new if name.startswith("QLinear") or name in INTEGER]
-    return "computed in 8-bit integers" if names and change.gone else ""
+    on_codes = change.gone == change.new and not change.same and _makes_codes(change)
+    return "computed in 8-bit integers" if (names or on_codes) and change.gone else ""
+
+
+def _makes_codes(change: Change) -> bool:
+    """Whether all of a hunk reads what operators on codes compute: the pool of rounded values."""
+    pool = change.diff.after
+    first = [pool.sources[n][0] for n in change.hunk.after if pool.sources[n]]
+    made = [pool.nodes[int(s.of)].op_type if s.kind == "node" else "" for s in first]
+    return bool(made) and all(name.startswith("QLinear") for name in made)
 
 
 def _stored(change: Change) -> str:

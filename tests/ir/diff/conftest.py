@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 
-HEAD = '<ir_version: 10, opset_import: ["" : 20]>'
+HEAD = '<ir_version: 10, opset_import: ["" : 20, "com.microsoft" : 1]>'
 
 
 @pytest.fixture

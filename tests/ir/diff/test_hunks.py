@@ -145,13 +145,13 @@ def test_the_body_that_a_change_stands_in(net: Net) -> None:
         "y = If (c) <then_branch = t () => (float[2, 4] p) {{ p = {0} (x) }}, "
         "else_branch = e () => (float[2, 4] q) {{ q = {1} (x) }}>"
     )
-    models = [net(body.format(*names), face=face) for names in (("Relu", "Neg"), ("Relu", "Abs"))]
-    for model in models:
+    one, other = (net(body.format(*ops), face=face) for ops in (("Relu", "Neg"), ("Relu", "Abs")))
+    for model in (one, other):
         for node in model.graph:
             node.name = "choice"
         for node in all_nodes(model):
             node.name = node.name if node.op_type == "If" else ""
-    modules = [hunk.module for hunk in diff_models(*models).hunks]
+    modules = [hunk.module for hunk in diff_models(one, other).hunks]
     assert modules
     assert set(modules) == {"choice > else_branch"}
 
@@ -174,9 +174,9 @@ def test_stamps_say_what_came_from_what(net: Net, weight: Weight) -> None:
 
 def test_an_edit_that_only_read_what_a_node_computes_did_not_change_it(net: Net) -> None:
     """Relu reads a constant now; that what it computes is rounded is another hunk."""
-    one = net("n = Neg(c) a = Max(x, n) y = Abs(a)", c=np.float32([1, 2, 3, 4]))
+    one = net("n = Neg(c) a = Max(x, n) y = Abs(a)", c=np.array([1, 2, 3, 4], np.float32))
     other = net("a = Max(x, m) q = QuantizeLinear(a, s, z) d = DequantizeLinear(q, s, z) "
-                "y = Abs(d)", m=np.float32([-1, -2, -3, -4]), s=np.float32(1),
+                "y = Abs(d)", m=np.array([-1, -2, -3, -4], np.float32), s=np.float32(1),
                 z=np.uint8(0))  # fmt: skip
 
     def lineage(before: Pool, after: Pool) -> Lineage:

@@ -144,6 +144,32 @@ def test_operators_on_integers_stand_for_those_on_floats(net: Net, weight: Weigh
     assert [sum("MatMul" in op for op in after) for _, after in operators(found)] == [1, 1]
 
 
+def test_operators_on_integers_that_do_the_activation_too(net: Net) -> None:
+    """Convolutions with Relu in a chain, a pool on codes, a Concat whose scale comes first."""
+    face = "(float[1, 4, 4, 4] x) => (float[1, 8, 4, 4] y)"
+    kernels = [np.random.default_rng(i).normal(size=(4, 4, 1, 1)).astype("f4") for i in range(2)]
+    pool = "MaxPool <kernel_shape = [1, 1]>"
+    one = net(
+        f"a = Conv(x, v) b = Relu(a) l = {pool} (b) c = Conv(l, w) d = Relu(c) m = {pool} (d) "
+        "e = Concat <axis = 1> (l, m) y = Neg(e)",
+        face=face, v=kernels[0], w=kernels[1],
+    )  # fmt: skip
+    codes = {f"k{i}": np.full((4, 4, 1, 1), i + 1, np.int8) for i in range(2)}
+    other = net(
+        "p = QuantizeLinear(x, s, z) f = QLinearConv(p, s, z, k0, s, z, s, low) "
+        f"o = {pool} (f) g = QLinearConv(o, s, low, k1, s, z, s, low) n = {pool} (g) "
+        "h = com.microsoft.QLinearConcat <axis = 1> (s, low, o, s, low, n, s, low) "
+        "i = DequantizeLinear(h, s, low) y = Neg(i)",
+        face=face, s=SCALE, z=ZERO, low=np.int8(-128), **codes,
+    )  # fmt: skip
+    found = diff_models(one, other)
+    assert named(found) == {"computed in 8-bit integers": 5}
+    gone = [before for before, _ in operators(found)]
+    assert gone == [["Conv", "Relu"], ["MaxPool"], ["Conv", "Relu"], ["MaxPool"], ["Concat"]]
+    played = replay(one, patch_of(found), store_of(other))
+    assert contents_digest(played) == contents_digest(other)
+
+
 ACTIVATIONS = [
     ("Relu(a)", -128, ", Relu done by rounding"),
     ("Clip(a, lo, hi)", -128, ", Clip done by rounding"),
