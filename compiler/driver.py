@@ -177,7 +177,8 @@ def _search(prepared: Prepared) -> Finished:
         watched = request.snapshots is not None or request.bisect_limit is not None
         feeds = None if watched else prepared.timing_feeds  # who watches passes wants no others
         choice = beside_lossless(held, feeds, workshop, make_lossless)
-        return _finish(held, choice, prepared)
+        finished = _finish(held, choice, prepared)
+        return replace(finished, notes=(*told, *finished.notes))
     lossless = make_lossless() or workshop.judged(workshop.build_untouched())
     proposed = propose(
         workshop.rewriter.model,

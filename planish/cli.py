@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -120,6 +121,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         _close_quietly()
         return UNREAD
+    except OSError:  # the disk is full, as was said on stderr
+        _close_quietly()
+        return PlanishError.exit_code
     return status
 
 
@@ -146,7 +150,7 @@ def _close_quietly() -> None:
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
-        except BrokenPipeError:
+        except OSError:
             os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
 
@@ -181,6 +185,9 @@ def _as_planish(error: Exception) -> PlanishError | None:
     if isinstance(error, MemoryError):
         hint = "close other programs, use a larger machine, or give smaller data"
         return PlanishError("there is not enough memory for this; nothing was written", hint=hint)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        hint = "free some space, or send the output elsewhere"
+        return PlanishError("the disk is full: not all could be written", hint=hint)
     # typer brings its own copy of click's errors in some versions: know them by what they do.
     message = getattr(error, "format_message", None)
     if not callable(message):

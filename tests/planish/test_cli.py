@@ -307,3 +307,21 @@ def test_the_public_names() -> None:
     for name in package.__all__:
         assert getattr(package, name) is not None
     assert package.InputError.exit_code == 3
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full here")
+@pytest.mark.parametrize(
+    "words", [["passes", "list"], ["passes", "list", "--json"], ["--help"]], ids=" ".join
+)
+def test_a_full_disk_is_said_without_a_traceback(words: list[str]) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "planish", *words],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: the disk is full")
+    assert "Traceback" not in done.stderr
+    assert "internal error" not in done.stderr
