@@ -106,30 +106,13 @@ def compile_model(
     """
     start = time.perf_counter()
     request = Request(
-        source,
-        _target(target),
-        example_inputs,
-        dynamic_shapes,
-        goal,
-        pipeline,
-        calibration,
-        holdout,
-        token_mask,
-        evaluate,
-        max_drop,
-        max_drift,
-        threads,
-        keep_overridable,
-        seed,
-        bisect_limit,
-        snapshots,
-        output,
-        command,
-        max_memory,
-        workload,
-        profile,
-        keep_stages,
-    )
+        source=source, target=_target(target), example_inputs=example_inputs,
+        dynamic_shapes=dynamic_shapes, goal=goal, pipeline=pipeline, calibration=calibration,
+        holdout=holdout, token_mask=token_mask, evaluate=evaluate, max_drop=max_drop,
+        max_drift=max_drift, threads=threads, keep_overridable=keep_overridable, seed=seed,
+        bisect_limit=bisect_limit, snapshots=snapshots, output=output, command=command,
+        max_memory=max_memory, workload=workload, profile=profile, keep_stages=keep_stages,
+    )  # fmt: skip
     replayed = _check(request, plan)
     with rarely_collecting(), staging(output, force) as folder, _scratch(folder) as scratch:
         prepared = prepare(request, scratch, progress or Silent())

@@ -24,13 +24,17 @@ from ..ir.errors import UsageError
 from ..targets.loader import load_target
 from ..terminal import JsonOption, Terminal, VerboseOption, terminal_of
 from .options import (
-    QUALITY,
     TRIED_TIMEOUT,
     CalibrationOption,
+    EvaluateOption,
+    HoldoutOption,
+    MaxDriftOption,
+    MaxDropOption,
     MaxMemoryOption,
     ModelArgument,
     PassFileOption,
     PassTimeoutOption,
+    SeedOption,
     TargetOption,
     ThreadsOption,
     TokenMaskOption,
@@ -54,33 +58,14 @@ def bisect_command(
         typer.Option(metavar="FILE", help="A manifest.json, a plan or an artifact that broke."),
     ] = None,
     calibration: CalibrationOption = None,
-    holdout: Annotated[
-        str | None, typer.Option(metavar="DATA", help="Data to measure on; as for compile.")
-    ] = None,
+    holdout: HoldoutOption = None,
     token_mask: TokenMaskOption = None,
-    evaluate: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE.PY:FUNCTION", rich_help_panel=QUALITY, help="Your metric; as for compile."
-        ),
-    ] = None,
-    max_drop: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DROP", rich_help_panel=QUALITY, help="From which drop on it is broken."
-        ),
-    ] = None,
-    max_drift: Annotated[
-        str | None,
-        typer.Option(
-            metavar="BOUND",
-            rich_help_panel=QUALITY,
-            help="Where there is no metric: such as cosine=0.98, sqnr=20 or top1=99.",
-        ),
-    ] = None,
+    evaluate: EvaluateOption = None,
+    max_drop: MaxDropOption = None,
+    max_drift: MaxDriftOption = None,
     threads: ThreadsOption = 0,
     max_memory: MaxMemoryOption = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="Of every random choice.")] = 0,
+    seed: SeedOption = 0,
     json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> None:

@@ -19,11 +19,14 @@ from .options import (
     CHOICES,
     DATA,
     DEFAULT_TIMEOUT,
-    QUALITY,
     TOOLS,
     CalibrationOption,
+    EvaluateOption,
     Goal,
     GoalOption,
+    HoldoutOption,
+    MaxDriftOption,
+    MaxDropOption,
     MaxMemoryOption,
     ModelArgument,
     OnFailure,
@@ -31,6 +34,7 @@ from .options import (
     PassesOption,
     PassFileOption,
     PassTimeoutOption,
+    SeedOption,
     TargetOption,
     ThreadsOption,
     TokenMaskOption,
@@ -56,41 +60,11 @@ def compile_command(
         ),
     ] = None,
     calibration: CalibrationOption = None,
-    holdout: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DATA",
-            rich_help_panel=DATA,
-            help="Data to measure on; default: a random 20 % of the calibration data.",
-        ),
-    ] = None,
+    holdout: HoldoutOption = None,
     token_mask: TokenMaskOption = None,
-    evaluate: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE.PY:FUNCTION",
-            rich_help_panel=QUALITY,
-            help="Your metric: gets run(feeds) -> outputs; returns a number, one number a "
-            "sample, or planish.Scores.",
-        ),
-    ] = None,
-    max_drop: Annotated[
-        str | None,
-        typer.Option(
-            metavar="DROP",
-            rich_help_panel=QUALITY,
-            help="What the metric may lose: in its units (0.5), or relative to float (0.5%).",
-        ),
-    ] = None,
-    max_drift: Annotated[
-        str | None,
-        typer.Option(
-            metavar="BOUND",
-            rich_help_panel=QUALITY,
-            help="What the outputs must keep where there is no metric, such as cosine=0.98, "
-            "sqnr=20 (dB) or top1=99 (percent).",
-        ),
-    ] = None,
+    evaluate: EvaluateOption = None,
+    max_drop: MaxDropOption = None,
+    max_drift: MaxDriftOption = None,
     workload: WorkloadOption = None,
     profile: Annotated[
         str | None,
@@ -117,7 +91,7 @@ def compile_command(
             "--keep-overridable", help="Keep initializers that are also inputs overridable."
         ),
     ] = False,
-    seed: Annotated[int, typer.Option(metavar="N", help="Of every random choice.")] = 0,
+    seed: SeedOption = 0,
     snapshots: Annotated[
         Path | None,
         typer.Option(metavar="DIR", rich_help_panel=TOOLS, help="Save the model after each pass."),

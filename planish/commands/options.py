@@ -71,6 +71,41 @@ CalibrationOption = Annotated[
         "(one feed each), or file.py:function yielding feeds.",
     ),
 ]
+HoldoutOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DATA",
+        rich_help_panel=DATA,
+        help="Data to measure on; default: a random 20 % of the calibration data.",
+    ),
+]
+EvaluateOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE.PY:FUNCTION",
+        rich_help_panel=QUALITY,
+        help="Your metric: gets run(feeds) -> outputs; returns a number, one number a "
+        "sample, or planish.Scores.",
+    ),
+]
+MaxDropOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DROP",
+        rich_help_panel=QUALITY,
+        help="What the metric may lose: in its units (0.5), or relative to float (0.5%).",
+    ),
+]
+MaxDriftOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="BOUND",
+        rich_help_panel=QUALITY,
+        help="What the outputs must keep where there is no metric, such as cosine=0.98, "
+        "sqnr=20 (dB) or top1=99 (percent).",
+    ),
+]
+SeedOption = Annotated[int, typer.Option(metavar="N", help="Of every random choice.")]
 TokenMaskOption = Annotated[
     str | None,
     typer.Option(
