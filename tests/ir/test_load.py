@@ -125,7 +125,7 @@ def test_something_else_than_a_path() -> None:
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n", "Git LFS pointer"),
         (b"PK\x03\x04 and so on", "PyTorch checkpoint"),
         (b"<!DOCTYPE html><html></html>", "web page"),
-        (gzip.compress(b"model"), "gzip"),
+        (gzip.compress(b"model", mtime=0), "gzip"),
         (b"\x1c\x00\x00\x00TFL3\x00", "TensorFlow Lite"),
         (b"import torch\n", "truncated or not an ONNX model"),
         (b"\x00" * 64, "truncated or not an ONNX model"),
