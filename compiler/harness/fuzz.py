@@ -30,7 +30,7 @@ from .run import Report, Run
 CHUNK = 40
 """Graphs before other pipelines have their turn, and progress is written down."""
 ALONE = 8
-"""On one graph of so many each pipeline goes its whole way alone, as in a compile."""
+"""On one graph of so many each pipeline goes its whole way alone, as in a compile, and twice."""
 FEW = 100
 """Graphs, from which on each pass must have found something to edit."""
 RARELY = 50_000, 20, 100
@@ -94,7 +94,8 @@ def _chunk(
     number = options.start + seen
     runs = [Timed(Run(plan.subject(), _folder(options, plan, number))) for plan in plans]
     for case in generated(count, options.seed, start=number, tower=plans[0].tower):
-        memory = Memory(prefixes=number % ALONE != 0)
+        alone = number % ALONE == 0
+        memory = Memory(prefixes=not alone, twice=alone)
         for plan, run in zip(plans, runs, strict=True):
             again = f"--seed {options.seed} --start {number} --count 1 '{plan.pipeline}'"
             (options.keep / "now").write_text(f"{again}\n", encoding="utf8")

@@ -29,9 +29,13 @@ class Prefix:
 
 @dataclass
 class Memory:
-    """Of one case; nobody else may ask it. prefixes: whether steps are shared, or only imports."""
+    """Of one case; nobody else may ask it. prefixes: whether steps are shared, or only imports.
+
+    twice: whether each pipeline is run a second time from the start, to compare the files.
+    """
 
     prefixes: bool = True
+    twice: bool = True
     _known: dict[Hashable, Any] = field(default_factory=dict)
 
     def once(self, key: Hashable, make: Callable[[], T]) -> T:

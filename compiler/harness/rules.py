@@ -268,7 +268,7 @@ def _round_trip(trial: Trial) -> Iterator[Found]:
 
 
 def _deterministic(trial: Trial) -> Iterator[Found]:
-    if trial.final is None:
+    if trial.final is None or trial.final.second is None:
         return
     second = trial.final.second
     if isinstance(second, Exception):

@@ -97,7 +97,8 @@ class Final:
     signature: as it is read from the file. plain, optimized: what the file computes, or why it
     does not run. digests: of the contents, before saving and after loading. file: digest of
     the file's bytes. restored: whether rolling everything back restores the imported graph.
-    second: digest of the bytes when all is done again from the start, or the error that this gave.
+    second: digest of the bytes when all is done again from the start, or the error that this gave;
+    None where it was not (``Memory.twice``).
     """
 
     model: ir.Model
@@ -108,7 +109,7 @@ class Final:
     digests: tuple[str, str]
     restored: bool
     file: str
-    second: str | Exception
+    second: str | Exception | None
     untrue: tuple[Untrue, ...]
 
 
@@ -380,7 +381,7 @@ def _finished(
         digests,
         restored=snapshot(rewriter.model) == whole,
         file=_digest(data),
-        second=_second(trial, memory),
+        second=_second(trial, memory) if memory.twice else None,
         untrue=tuple(untrue(model, trial.case.feeds)),
     )
 

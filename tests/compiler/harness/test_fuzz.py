@@ -47,7 +47,7 @@ def test_pipelines_share_what_they_have_in_common_and_show_the_same() -> None:
         for line in lines:
             subject = Subject(line, "x86-avx512-vnni")
             shared, alone = check(subject, case, memory), check(subject, case)
-            assert shared == alone
+            assert shared == alone == check(subject, case, Memory(twice=False))
             assert shared.by_step == alone.by_step
             edits += alone.by_step.get(str(parse(line)[1]), 0)
     assert edits
