@@ -18,8 +18,10 @@ FACTORS = (0.35, 0.5, 0.7, 0.85, 1.2)
 """Of the calibrated range."""
 BETTER = 0.9
 """Another range is taken where it leaves so much of the error, or less."""
-LOUD = 0.01
-"""Values with less of the error of all are left as they are calibrated: each range takes a run."""
+SILENT = 1e-4
+"""Relative squared error of the outputs (40 dB) that all values left as calibrated may make
+together: each range that is tried takes a run. A share of the error of all would not do: the
+loudest layers are given back in the end, and then those matter that were quiet beside them."""
 
 Ranges = Mapping[str, FakeQuant]
 
@@ -35,7 +37,7 @@ def fitted_ranges(readers: Mapping[str, Sequence[Site]], ranges: Ranges, ctx: Co
     if len(known) < len(ranges):
         return ranges
     found, best = dict(ranges), {name: BETTER * error for name, error in known.items()}
-    loud = [name for name in ranges if known[name] > LOUD * sum(known.values())]
+    loud = [name for name in ranges if known[name] * len(ranges) > SILENT]
     for factor in FACTORS:
         tried = {name: _scaled(ranges[name], factor) for name in loud}
         for name, error in _moved(readers, tried, ctx).items():
