@@ -71,7 +71,7 @@ def _of_site(site: Site) -> Iterator[Reason]:
         yield from _of_node(use.nodes[0])
     if any(not _is_turn(node) for use in site.uses for node in use.weight_path):
         yield "not-canonical", "its weight stands behind a reshape or a cast"
-    if site.kind == "linear" and len({turns(use) for use in site.uses}) > 1:
+    if len({turns(use) for use in site.uses}) > 1:
         yield "not-canonical", "it is applied both as it is stored and transposed"
 
 

@@ -127,11 +127,11 @@ def sharing(sites: Iterable[Site]) -> Iterator[Shared]:
 
 def is_turned(site: Site) -> bool:
     """Whether its weight is stored as [outputs, inputs]; a table's rows are its outputs."""
-    return site.kind == "embedding" or turns(site.uses[0])
+    return (site.kind == "embedding") ^ turns(site.uses[0])
 
 
 def turns(use: Use) -> bool:
-    """Whether a product reads its weight transposed."""
+    """Whether a layer reads its weight transposed."""
     across = bool(attribute(use.nodes[0], "transB", 0))
     return across ^ (sum(node.op_type == "Transpose" for node in use.weight_path) % 2 == 1)
 

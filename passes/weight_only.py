@@ -16,7 +16,7 @@ import onnx_ir as ir
 
 from ..ir.errors import InputError
 from ..ir.facts import FLOAT, QUANTIZED, SPARSE
-from ..ir.graph import constant_tensor, given, opset
+from ..ir.graph import constant_tensor, consumers, given, opset
 from ..ir.nbits import PackedValues, PackedWeight, look_up, multiply, store
 from ..ir.opset import raised
 from ..ir.rewriter import Rewriter
@@ -306,7 +306,7 @@ def _packed(group: Shared, coded: BlockCodes) -> PackedWeight:
         scales = scales.astype(group.dtype, copy=False)  # as the kernel wants them
     else:
         data, scales, zeros = pack_rows(coded)
-        scales = _narrow(coded, scales)
+        scales = scales if _is_normalised(group) else _narrow(coded, scales)
     return PackedWeight(data, scales, zeros, inputs, coded.bits, coded.block)
 
 
@@ -316,6 +316,16 @@ def _blank(shape: tuple[int, int], form: Form) -> BlockCodes:
     zeros = None if form["symmetric"] else np.zeros((blocks, outputs), np.uint8)
     codes, scale = np.zeros(shape, np.uint8), np.ones((blocks, outputs), np.float32)
     return BlockCodes(codes, scale, zeros, form["bits"], form["block"])
+
+
+def _is_normalised(group: Shared) -> bool:
+    """Whether what is looked up goes straight into a spelled out layer normalisation.
+
+    ONNX Runtime fuses that with a Cast in front into a float16 operator with a float32 scale, and
+    then refuses the model (LayerNormFusion, 1.31.1); behind float32 scales there is no Cast.
+    """
+    readers = (node for use in group.applied() for node in consumers(use.use.output))
+    return any(node.op_type in ("ReduceMean", "Pow") for node in readers)
 
 
 def _narrow(coded: BlockCodes, scales: np.ndarray) -> np.ndarray:

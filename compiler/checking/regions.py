@@ -211,8 +211,17 @@ def _perturbed(
     rewriter = Rewriter(region)
     inputs = {str(v.name): v for v in region.graph.inputs}
     for name, quant in perturbation.fake_quants.items():
+        if quant.block:  # how many blocks there are cannot be inferred where nothing is in them
+            inputs[name].shape = _last_axis_of(values[name])
         _insert_fake_quant(rewriter, inputs[name], quant)
     return region
+
+
+def _last_axis_of(value: ir.Value) -> ir.Shape | None:
+    """A shape of which only the last axis is known."""
+    if not value.shape:
+        return value.shape
+    return ir.Shape([*[None] * (len(value.shape) - 1), value.shape[-1]])
 
 
 def _insert_fake_quant(rewriter: Rewriter, value: ir.Value, quant: FakeQuant) -> None:

@@ -306,7 +306,7 @@ class _Attempt:
         mark, edits = rewriter.checkpoint(), 0
         try:
             for _ in range(1 if type(pass_).perturb is Pass.perturb else RUNS_UNTIL_SETTLED):
-                manager = PassManager(rewriter, context, [VerifyEach(signature)])
+                manager = PassManager(rewriter, context, _refusing(signature))
                 edits = len(manager.run(pass_, selector=step.selector).edits)
                 if not edits:
                     break
@@ -355,7 +355,12 @@ def _context(subject: Subject, case: Case, model: ir.Model, signature: Signature
 
 def _instruments(signature: Signature) -> Sequence[Instrument]:
     """The checks of a compile; the others only watch."""
-    return [VerifyEach(signature), KeepsPatterns(), RegionCheck()]
+    return [*_refusing(signature), RegionCheck()]
+
+
+def _refusing(signature: Signature) -> Sequence[Instrument]:
+    """Those that look at the graph alone; what they refuse once they have to refuse again."""
+    return [VerifyEach(signature), KeepsPatterns()]
 
 
 def _finished(

@@ -15,12 +15,13 @@ import numpy as np
 import onnx_ir as ir
 
 from ...ir.digest import contents_digest
+from ...ir.errors import InputError
 from ...ir.graph import constant_array, rank
 from ...ir.sites import Site, Sites
 from ...ir.storage.tensors import tensor_digest
 from ..api import REMEMBERED, STEPPED, Context, Makes, Paired, Reads
 from ..math.refit import refit_across
-from .consumers import Consumer, form_of, own_bias
+from .consumers import Consumer, UnfitError, form_of, own_bias
 from .ranking import CutReader, bias_moved
 
 Tensors = Mapping[str, np.ndarray]
@@ -86,11 +87,18 @@ class Stepping:
 
 
 def _fitted(consumer: Consumer, kept: Sequence[np.ndarray], seen: Paired) -> dict[str, np.ndarray]:
-    """A weight for what is read now, and the bias, where it can."""
+    """A weight for what is read now, and the bias, where it can.
+
+    Nothing where what is read now is nothing but rounding about its mean: the layer stays as it is.
+    """
     weights, count = consumer.matrices(), seen.now.count
     moments, across = consumer.moments(seen.now), _across(consumer, seen)
     parts = zip(weights, moments, across, kept, strict=True)
-    made = consumer.stored(np.stack([refit_across(w, m, a, count, k) for w, m, a, k in parts]))
+    try:
+        fits = [refit_across(w, m, a, count, k) for w, m, a, k in parts]
+    except InputError:
+        return {}
+    made = consumer.stored(np.stack(fits))
     found = {str(consumer.weight.name): made}
     if consumer.bias is None:
         return found
@@ -123,7 +131,11 @@ def matchable(sites: Sites, names: Iterable[str], ctx: Context) -> list[Site]:
     a weight and a bias of their own. Of others without a bias a remark tells."""
     wanted, found = set(names), []
     for site in (s for s in sites if s.name in wanted and s.kind == "conv"):
-        if own_bias(site) is None:
+        try:
+            bias = own_bias(site)
+        except UnfitError:  # no plain convolution, or not the same at each use
+            continue
+        if bias is None:
             why = "there is no bias of its own to hold its mean, so it is not matched"
             ctx.remark("note", site.name, "no-bias", why)
         elif len(site.uses) == 1 and site.weight is not None and len(site.weight.uses()) == 1:

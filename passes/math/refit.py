@@ -17,13 +17,22 @@ Doubles = NDArray[np.float64]
 RIDGE = 0.2
 """Times inputs over rows of data: the share of the mean variance that is added to every input's.
 Measured on neurons and heads of a sentence encoder, 500 to 7,400 rows for 384 and 1,536 inputs."""
+ROUNDING = 1e-6
+"""Of sums in float32, relative."""
 _LEAST, _TIMES, _MOST = 1e-6, 10.0, 1.0
 
 
 def centred(matrix: ArrayLike, total: ArrayLike, count: float) -> Doubles:
-    """Covariance [K, K] of rows x, from the sum of x x^T [K, K], the sum of x [K], their number."""
-    mean = np.asarray(total, np.float64) / count
-    return np.asarray(np.asarray(matrix, np.float64) / count - np.outer(mean, mean))
+    """Covariance [K, K] of rows x, from the sum of x x^T [K, K], the sum of x [K], their number.
+
+    A variance that is negative by the rounding of float32 sums, next to its mean square, is zero.
+    """
+    mean, about_zero = np.asarray(total, np.float64) / count, np.asarray(matrix, np.float64) / count
+    found = about_zero - np.outer(mean, mean)
+    variance = np.diagonal(found)
+    rounding = (variance < 0) & (variance > -ROUNDING * np.diagonal(about_zero))
+    np.fill_diagonal(found, np.where(rounding, 0.0, variance))
+    return np.asarray(found)
 
 
 def damped(moments: ArrayLike, rows: float) -> Doubles:

@@ -284,6 +284,44 @@ def test_scales_beyond_float16_stay_in_float32(graphs: ModuleType) -> None:
     np.testing.assert_allclose(made.outputs(IDS[0])["y"], meant[IDS[0]["ids"]], rtol=1e-5)
 
 
+@pytest.mark.parametrize("width", [48, 64])
+def test_a_table_may_be_stored_transposed(graphs: ModuleType, width: int) -> None:
+    """Also where it is square, so that no shape tells rows from columns."""
+    text = head("int64[n, s] ids", f"float[n, s, {width}] y") + (
+        "{ rows = Transpose(t) y = Gather(rows, ids) }"
+    )
+    table = T[:64, :width] if width <= T.shape[1] else np.pad(T, ((0, 0), (0, 16)))[:64]
+    ids = RNG.integers(0, 64, (20, 10))
+    made = bench(graphs, text, [{"ids": ids}], t=np.ascontiguousarray(table.T))
+    assert len(made.run("weight-only").edits) == 1
+    meant = read(made.model, "embedding1", 4, 32, width).T
+    assert relative(made.outputs({"ids": ids})["y"], meant[ids]) < 1e-6
+    assert relative(meant, table) < 0.02
+
+
+def test_a_table_behind_which_a_normalisation_is_spelled_out_opens_optimised(
+    graphs: ModuleType,
+) -> None:
+    """ONNX Runtime fuses that with a Cast in front of it into what it then refuses."""
+    text = (
+        head("int64[n, s] ids", "float[n, s, 48] y")
+        + """{
+        e = Gather(t, ids)
+        last = Constant<value_ints = [-1]>() two = Constant<value_float = 2.0>()
+        tiny = Constant<value_float = 1e-5>()
+        mean = ReduceMean(e, last) less = Sub(e, mean) square = Pow(less, two)
+        spread = ReduceMean(square, last) more = Add(spread, tiny) root = Sqrt(more)
+        ratio = Div(less, root) scaled = Mul(ratio, g) y = Add(scaled, h)
+    }"""
+    )
+    given = {"t": T[:, :48], "g": np.ones(48, np.float32), "h": np.zeros(48, np.float32)}
+    ids = RNG.integers(0, 64, (20, 10))
+    made = bench(graphs, text, [{"ids": ids}], **given)
+    assert len(made.run("weight-only").edits) == 1
+    plain, optimized = (made.outputs({"ids": ids}, o)["y"] for o in ("none", "all"))
+    assert relative(optimized, plain) < 1e-5
+
+
 @pytest.mark.parametrize("bits", [8, 4, 2])
 @pytest.mark.parametrize("form", ["transpose", "gemm", "copy"])
 def test_an_embedding_and_its_head_keep_one_packed_table(

@@ -28,6 +28,17 @@ SOME: dict[str, tuple[int, ...]] = {
     "recurrent": (0, 1, 2, 3, 4, 5, 6, 7),
 }
 """By what they begin with, numbers of graphs of seed 11 on which each pass finds something."""
+CHANNELS = "canonicalize,prune-channels{ratio=0.5 multiples=false residual=true}"
+FOUND = (
+    (664, "convnet", CHANNELS, "x86-avx512-vnni"),
+    (1034, "convnet", CHANNELS, "x86-avx512-vnni"),
+    (899, "transformer", "canonicalize,quantize-mxfp8", "nvidia-blackwell"),
+    (2107, "transformer", "canonicalize", "nvidia-blackwell"),
+    (919, "", "weight-only", "x86-avx512-vnni"),
+    (923, "", "weight-only", "x86-avx512-vnni"),
+    (1537, "", "weight-only", "x86-avx512-vnni"),
+)
+"""Graphs of seed 0 that broke a pass once."""
 
 
 def test_every_pass_of_ours_is_fuzzed() -> None:
@@ -37,6 +48,17 @@ def test_every_pass_of_ours_is_fuzzed() -> None:
 
 def ours(cls: type) -> bool:
     return cls.__module__.startswith("planish.passes.")
+
+
+@pytest.mark.parametrize(("number", "tower", "pipeline", "target"), FOUND)
+def test_what_broke_a_pass_once_breaks_it_no_more(
+    number: int, tower: str, pipeline: str, target: str
+) -> None:
+    (case,) = generated(1, 0, start=number, tower=tower)
+    outcome = check(Subject(pipeline, target), case)
+    assert outcome.failures == ()
+    assert outcome.edits
+    assert not outcome.skipped
 
 
 def test_pipelines_share_what_they_have_in_common_and_show_the_same() -> None:

@@ -35,6 +35,19 @@ def covariance(x: Array) -> Array:
     return centred(x.T @ x, x.sum(axis=0), len(x))
 
 
+def test_a_variance_below_the_rounding_of_its_sums_is_none() -> None:
+    """A channel that never changes, next to one that does; sums in float32 as kernels take them."""
+    x = np.stack([np.full(64, 0.37), 1e-3 * np.random.default_rng(0).normal(size=64)], 1)
+    single = x.astype(np.float32)
+    matrix = (single.T @ single).astype(np.float64)
+    matrix[0, 0] = np.nextafter(np.float32(matrix[0, 0]), np.float32(0))  # one rounding too small
+    found = centred(matrix, single.sum(axis=0, dtype=np.float64), len(x))
+    assert found[0, 0] == 0.0
+    assert np.isfinite(damped(found, len(x))).all()
+    with pytest.raises(InputError, match="negative"):
+        damped(centred(np.diag([-1.0, 1.0]), np.zeros(2), 4), 4)
+
+
 def reader(inputs: int, outputs: int, width: int, seed: int = 0) -> tuple[Reader, Array]:
     """A reader whose moments are those of data, and the data."""
     x = data(inputs, seed)
