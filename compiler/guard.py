@@ -26,7 +26,7 @@ from ..ir.errors import (
     TargetError,
     near,
 )
-from ..ir.graph import all_nodes
+from ..ir.graph import all_graphs, all_nodes
 from ..ir.rewriter import EditRecord, Rewriter
 from ..passes.api import (
     AnalysisKey,
@@ -68,6 +68,7 @@ class Guard:
         self._state = None if self.trusted else State.at(rewriter.model)
         self._quiet = self._state
         self._size = 0 if self.trusted else sum(1 for _ in all_nodes(rewriter.model))
+        self._stored = 0 if self.known else _stored_bytes(rewriter.model)
 
     def candidates(self, ctx: Context) -> Iterator[Candidate | Refusal]:
         """What the pass offers."""
@@ -116,6 +117,16 @@ class Guard:
         if lies:
             said = "; ".join(dict.fromkeys(lies))
             raise PassError(f"shapes or types do not fit: {said}")
+
+    def saved(self, stated: int) -> int:
+        """Bytes of stored numbers that the edit that was just made saves, measured.
+
+        stated: by the candidate; of planish's own passes that counts.
+        """
+        if self.known:
+            return stated
+        before, self._stored = self._stored, _stored_bytes(self.rewriter.model)
+        return before - self._stored
 
     def put_back(self) -> None:
         """After the rewriter's rollback: undo what a pass did behind its back."""
@@ -227,6 +238,13 @@ class Guard:
                 )
         for name, array in found.tensors.items():
             _check_tensor(name, array, model.graph.initializers.get(name))
+
+
+def _stored_bytes(model: ir.Model) -> int:
+    """Of all constants that something reads."""
+    values = (v for graph in all_graphs(model) for v in graph.initializers.values())
+    read = (v.const_value for v in values if v.uses() or v.is_graph_output())
+    return sum(tensor.nbytes for tensor in read if tensor is not None)
 
 
 def _failed(error: BaseException) -> PassError:

@@ -6,6 +6,7 @@ Hooks: before_build (of a pipeline), before_pass, allow (may a candidate be appl
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -29,6 +30,9 @@ from .execution import running
 from .pipeline import Pipeline, parse
 from .quality.equality import each_difference, promised_tolerance, random_outputs
 
+LOOKED_THROUGH = 100
+"""Edits, each a run of the model, among which the one that broke a promise is looked for."""
+
 
 class RejectedError(Exception):
     """An instrument's veto: the edit is undone and the reason becomes a remark."""
@@ -39,12 +43,14 @@ class RejectedError(Exception):
 
 
 class BrokenPromiseError(PassError):
-    """Edits changed an output although the pass promises not to."""
+    """Edits changed an output although the pass promises not to. site: of the first that did."""
 
-    def __init__(self, pass_name: str, promise: Semantics, output: str, found: str) -> None:
+    def __init__(
+        self, pass_name: str, promise: Semantics, output: str, found: str, site: str = ""
+    ) -> None:
         super().__init__(
             f"the pass changed output {output!r} although it promises not to: {found}",
-            where=pass_name,
+            where=f"{pass_name} at {site}" if site else pass_name,
             hint="please report this with the reproducer; leave the pass out meanwhile",
         )
         self.promise = promise
@@ -141,15 +147,18 @@ class RegionCheck(Instrument):
 
     Edits in a row with the same promise are a stretch. Outputs of the whole graph are compared
     before and after each stretch whose promise is EXACT or REASSOCIATES, the runtime's
-    optimisations off. Outputs that depend on random numbers are left out.
+    optimisations off. Outputs that depend on random numbers are left out. Where they differ, edits
+    are undone, the last first, until they do not: the pass is taken back then anyway.
     """
 
     _held: dict[str, Any] | None = None
     _promise: Semantics | None = None
-    _edited: bool = False
+    _edits: list[tuple[str, int]] = field(default_factory=list)
+    """What edits of the stretch are called, each with the checkpoint behind it."""
 
     def before_pass(self, event: PassEvent) -> None:
-        self._held, self._promise, self._edited = None, None, False
+        self._held, self._promise = None, None
+        self._edits.clear()
 
     def allow(self, event: PassEvent, candidate: Candidate) -> bool:
         promise = promise_of(event.pass_, candidate)
@@ -158,7 +167,9 @@ class RegionCheck(Instrument):
         return True
 
     def after_edit(self, event: EditEvent) -> None:
-        self._edited = True
+        asked = event.candidate
+        name = f"graph ({asked.setting})" if asked.site == "graph" else asked.site
+        self._edits.append((name, event.during.rewriter.checkpoint()))
         check_lowered(event)
 
     def after_pass(self, event: PassEvent, edits: Sequence[Edit]) -> None:
@@ -166,9 +177,10 @@ class RegionCheck(Instrument):
 
     def _turn(self, event: PassEvent, promise: Semantics | None) -> None:
         """End the present stretch, and begin one of edits that promise something else."""
-        if self._edited:
+        if self._edits:
             self._held = self._checked(event)
-        self._promise, self._edited = promise, False
+        self._promise = promise
+        self._edits.clear()
         if self._held is None and promise not in (None, Semantics.LOSSY):
             self._held = _outputs(event)
 
@@ -180,8 +192,24 @@ class RegionCheck(Instrument):
         exact = self._promise is Semantics.EXACT
         tolerance = promised_tolerance(event.model, exact=exact)
         for name, found in each_difference(self._held, now, tolerance):
-            raise BrokenPromiseError(event.pass_.name, self._promise, name, found)
+            site = self._culprit(event, tolerance)
+            raise BrokenPromiseError(event.pass_.name, self._promise, name, found, site)
         return now
+
+    def _culprit(self, event: PassEvent, tolerance: float | None) -> str:
+        """The first edit behind which outputs differ; "" where that would take long to find."""
+        if len(self._edits) > LOOKED_THROUGH:
+            return ""
+        for number in reversed(range(1, len(self._edits))):
+            event.rewriter.undo(self._edits[number - 1][1])
+            try:
+                now = _outputs(event)
+            except PlanishError:
+                return ""
+            assert self._held is not None
+            if not any(True for _ in each_difference(self._held, now, tolerance)):
+                return self._edits[number][0]
+        return self._edits[0][0]
 
 
 @dataclass
@@ -240,10 +268,14 @@ class Snapshots(Instrument):
 
 @dataclass
 class Reproducer(Instrument):
-    """On failure: the model before the failing pass, the pipeline from there, the command."""
+    """On failure: the model before the failing pass, the pipeline from there, the command.
+
+    command: as it was given. model: what it names the model that is compiled.
+    """
 
     folder: Path
     command: str
+    model: str = ""
 
     def on_failure(self, event: PassEvent, error: BaseException) -> None:
         # A wrong selector or a full disk is no defect of the pass.
@@ -261,7 +293,23 @@ class Reproducer(Instrument):
         self.folder.mkdir(parents=True, exist_ok=True)
         save_model(event.model, self.folder / "model.onnx")
         (self.folder / "pipeline.txt").write_text(f"{_from(event)}\n", encoding="utf8")
-        (self.folder / "command.txt").write_text(self.command + "\n", encoding="utf8")
+        text = _again(self.command, self.model, self.folder / "model.onnx", str(_from(event)))
+        (self.folder / "command.txt").write_text(text, encoding="utf8")
+
+
+def _again(command: str, name: str, model: Path, pipeline: str) -> str:
+    """What shows the failure again, and the command as it was given; that alone where it names no
+    model."""
+    given, words = f"{command}\n", list[str]()
+    for word in (asked := iter(shlex.split(command))):
+        if word == "--passes":
+            next(asked, None)
+        elif not word.startswith("--passes="):
+            words.append(str(model.absolute()) if word == name else word)
+    if not name or str(model.absolute()) not in words:
+        return given
+    again = shlex.join([*words, "--passes", pipeline])
+    return f"cd {shlex.quote(str(Path.cwd()))} && {again}\n# it was: {given}"
 
 
 def check_lowered(event: EditEvent) -> None:

@@ -289,12 +289,16 @@ class PassManager:
             for instrument in self.instruments:
                 instrument.after_edit(happened)
             self._guard.check_edit(record)
+            edit = replace(edit, saving=self._guard.saved(candidate.saving))
         except RejectedError as reason:
             if reason.code in DEFECTS and not self._guard.trusted:
                 raise PassError(str(reason)) from reason
             self.rewriter.undo(mark)
             self.context.remark("missed", candidate.site, reason.code, str(reason))
             return None
+        if edit.saving < candidate.saving:
+            said = f"the pass states that {candidate.saving} bytes are saved; it is {edit.saving}"
+            self.context.remark("note", candidate.site, "saving-overstated", said)
         if measured is not None:
             measured = replace(measured, runtime=_added(happened, measured.runtime))
             edit = replace(

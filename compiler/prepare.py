@@ -279,7 +279,9 @@ def _instruments(
     request: Request, signature: Signature, timing: Timing, check: Instrument
 ) -> list[Instrument]:
     reproducer = Reproducer(
-        request.output.with_name(request.output.name + "-repro"), request.command
+        request.output.with_name(request.output.name + "-repro"),
+        request.command,
+        str(request.source) if isinstance(request.source, (str, Path)) else "",
     )
     checks: list[Instrument] = [VerifyEach(signature), KeepsPatterns(), check]
     instruments = [*checks, timing, reproducer]

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from ..ir.errors import InputError, UsageError
+from ..ir.errors import InputError, PlanishError, UsageError
 from ..ir.project import find_project
 from ..passes.api import Pass
 from ..passes.registry import borrowing
@@ -46,9 +46,16 @@ def load_pass_file(path: Path | str, named_by: Path | None = None) -> PassFile:
     """
     file = Path(path).resolve()
     _check(file, named_by)
-    module, passes = load_module(file)
-    if not passes:
-        raise InputError("there is no pass in the file", where=str(file), hint=_why_none(module))
+    try:
+        module, passes = load_module(file)
+        if not passes:
+            why = _why_none(module)
+            raise InputError("there is no pass in the file", where=str(file), hint=why)
+    except PlanishError as error:
+        if named_by is not None:  # nobody gave the file: it would not be known why it is run
+            told = f"{named_by} names the file, under pass-files of [tool.planish]"
+            error.hint = "; ".join(filter(None, [error.hint, told]))
+        raise
     return PassFile(file, passes, named_by)
 
 

@@ -77,9 +77,10 @@ class RegionRuns(RegionCheck):
 
     def _turn(self, event: PassEvent, promise: Semantics | None) -> None:
         """End the present stretch of edits with one promise, and begin another."""
-        if self._edited and self._before is not None:
+        if self._edits and self._before is not None:
             self._check(event, self._before, exact=self._promise is Semantics.EXACT)
-        self._promise, self._edited = promise, False
+        self._promise = promise
+        self._edits.clear()
         lossless = promise in (Semantics.EXACT, Semantics.REASSOCIATES)
         self._before = event.model.clone() if lossless else None
 

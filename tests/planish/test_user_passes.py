@@ -168,6 +168,7 @@ def test_the_promise_of_a_rewrite_is_checked(
     said = capsys.readouterr().err
     assert "although it promises not to" in said
     assert f"passes.py:{line_of(text, '@planish.rewrite_pass')}" in said
+    assert re.search(r"div-to-mul at \w", said)
     assert "REASSOCIATES" in said
 
 
@@ -187,6 +188,38 @@ def test_a_project_names_its_passes(
     listed = json.loads(capsys.readouterr().out)["passes"]
     (own,) = (p for p in listed if p["name"] == "div-to-mul")
     assert own["written_at"].startswith(str(folder / "passes.py"))
+
+
+def test_a_file_that_fails_says_who_named_it(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "passes.py").write_text("import nothing_that_exists\n")
+    (folder / "pyproject.toml").write_text('[tool.planish]\npass-files = ["passes.py"]\n')
+    assert main(["passes", "list"]) in (1, 2, 3)
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"{folder / 'passes.py'}:1" in said
+    assert f"{folder / 'pyproject.toml'} names the file" in said
+
+
+def test_what_an_edit_saves_is_measured(folder: Path) -> None:
+    """The pass changes numbers only; what it states orders nothing and stands nowhere."""
+    (folder / "passes.py").write_text(mine().replace('"changed")', '"changed", 1_000_000)'))
+    assert compiled() in (0, 6, 8)
+    manifest = package.load(folder / "out").manifest
+    edits = [e for e in manifest["edits"] if e["pass"] == "mine"]
+    assert [e["saving_bytes"] for e in edits] == [0, 0]
+    said = [r for r in manifest["remarks"] if r["code"] == "saving-overstated"]
+    assert [r["site"] for r in said] == ["first", "second"]
+    assert "1000000 bytes" in said[0]["sentence"]
+
+
+def test_what_an_edit_adds_is_measured_too(folder: Path) -> None:
+    """Of three divisions by one stored vector two multiply by reciprocals that are stored anew."""
+    (folder / "passes.py").write_text(DIVISION)
+    assert compiled(passes="canonicalize,div-to-mul") in (0, 6, 8)
+    manifest = package.load(folder / "out").manifest
+    saved = [e["saving_bytes"] for e in manifest["edits"] if e["pass"] == "div-to-mul"]
+    assert sum(saved) == 16 * 4 - 2 * 16 * 4
 
 
 def test_what_nobody_asked_for_is_not_loaded(
