@@ -289,7 +289,12 @@ def _open(model: Path | bytes, options: ort.SessionOptions) -> Session:
     label = "the model in memory" if isinstance(model, bytes) else str(model)
     source = model if isinstance(model, bytes) else str(model)
     try:
-        native = ort.InferenceSession(source, options, providers=[PROVIDER])
+        native = ort.InferenceSession(
+            source,
+            options,
+            providers=[PROVIDER],
+            enable_fallback=0,  # it prints, and tries the same
+        )
     except Exception as error:
         raise loading_error(error, label) from error
     return Session(native, label)

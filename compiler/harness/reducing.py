@@ -125,8 +125,8 @@ class Reduction:
             raise UsageError(
                 "the command does not find the model itself interesting",
                 where=shlex.join(self.predicate.words),
-                hint="it must exit with 0 for the model as it is; -v shows what it prints, "
-                "--timeout gives it more time",
+                hint="it must exit with 0 for the model as it is, whose path is its last argument "
+                "or stands for {model}; -v shows what it prints, --timeout gives it more time",
             )
         return shrink(Case("model", model, ()), self._ask, budget, MORE).model
 
