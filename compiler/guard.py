@@ -8,7 +8,7 @@ the graph is put back as it was.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -68,7 +68,8 @@ class Guard:
         self._state = None if self.trusted else State.at(rewriter.model)
         self._quiet = self._state
         self._size = 0 if self.trusted else sum(1 for _ in all_nodes(rewriter.model))
-        self._stored = 0 if self.known else _stored_bytes(rewriter.model)
+        self._graphs = () if self.known else tuple(all_graphs(rewriter.model))
+        self._stored = _stored_bytes(self._graphs)
 
     def candidates(self, ctx: Context) -> Iterator[Candidate | Refusal]:
         """What the pass offers."""
@@ -125,7 +126,7 @@ class Guard:
         """
         if self.known:
             return stated
-        before, self._stored = self._stored, _stored_bytes(self.rewriter.model)
+        before, self._stored = self._stored, _stored_bytes(self._graphs)
         return before - self._stored
 
     def put_back(self) -> None:
@@ -240,9 +241,9 @@ class Guard:
             _check_tensor(name, array, model.graph.initializers.get(name))
 
 
-def _stored_bytes(model: ir.Model) -> int:
+def _stored_bytes(graphs: Iterable[ir.Graph]) -> int:
     """Of all constants that something reads."""
-    values = (v for graph in all_graphs(model) for v in graph.initializers.values())
+    values = (v for graph in graphs for v in graph.initializers.values())
     read = (v.const_value for v in values if v.uses() or v.is_graph_output())
     return sum(tensor.nbytes for tensor in read if tensor is not None)
 

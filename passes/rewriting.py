@@ -25,7 +25,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..ir.errors import PassError, UsageError
-from ..ir.graph import all_graphs, all_nodes
+from ..ir.graph import all_graphs
 from ..ir.provenance import EDIT_KEY
 from ..ir.rewriter import Rewriter
 from ..ir.signature import shape_of, shape_text, type_name
@@ -49,8 +49,10 @@ class RewritePass(Pass):
     def __init__(self, options: Any) -> None:
         super().__init__(options)
         self._refused: set[tuple[str, str]] = set()
+        self._roots: dict[str, ir.Node] = {}
 
     def candidates(self, model: ir.Model, ctx: Context) -> Iterator[Candidate | Refusal]:
+        self._roots.clear()
         for graph in all_graphs(model):
             for node in graph:
                 found = self.matcher.at(model, graph, node)
@@ -65,8 +67,8 @@ class RewritePass(Pass):
         rewriter: Rewriter,
         ctx: Context,
     ) -> None:
-        root = next((n for n in all_nodes(model) if n.name == candidate.site), None)
-        if root is None or not isinstance(root.graph, ir.Graph):
+        root = self._roots[candidate.site]
+        if not isinstance(root.graph, ir.Graph):
             return  # an earlier edit took it
         found = self.matcher.at(model, root.graph, root)
         if found is None or self._made_all(found) or refusal(found, self.check):
@@ -76,6 +78,7 @@ class RewritePass(Pass):
     def _offers(self, node: ir.Node, found: Found) -> Iterator[Candidate | Refusal]:
         why = refusal(found, self.check)
         if why is None:
+            self._roots[str(node.name)] = node
             yield Candidate(str(node.name), "rewritten")
         elif (str(node.name), why.code) not in self._refused:
             self._refused.add((str(node.name), why.code))
