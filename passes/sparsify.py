@@ -33,15 +33,16 @@ from .api import (
 from .cutting.consumers import UnfitError
 from .cutting.region import CutRegion, cut_region
 from .math.sparse import pattern_mask
-from .sparse.gate import STORAGE, Reason, layer_of, no_gain, no_kernel, unfit
+from .sparse.gate import STORAGE, Reason, layer_of, no_codes, no_gain, no_kernel, unfit
 from .sparse.layers import Layer
-from .sparse.numbers import Method, Numbers, Tensors
+from .sparse.numbers import Codes, Method, Numbers, Tensors
 from .sparse.orders import free_axes, reorder
 
 NO_DATA = (
     "which weights can go is learnt from real data: give --calibration, or ask for "
     "score=magnitude refit=false"
 )
+NO_GRID = "codes are for kernels that skip zeros"
 STORED = "no kernel skips these zeros: files become smaller once compressed, and nothing faster"
 
 
@@ -50,15 +51,17 @@ class SparsifyOptions:
     """pattern: of n:m, n weights of every m in a row along the input channels stay; unstructured
     (any weights) and block (16 by 16) are for storage only. score: sparsegpt, groups one after
     another, later weights making up for those that go; wanda, weights times the energy of what
-    they meet; magnitude, weights alone. refit: fit what stays by least squares. permute: choose
-    the order of channels where it is free. ratio: share of zeros where the pattern does not say
-    it. convolutions: take them, too. small: also layers of sizes from which kernels for zeros gain
-    nothing. exclude: selectors of sites to leave whole.
+    they meet; magnitude, weights alone. refit: fit what stays by least squares. codes: int8, zeros
+    and the codes of the rest are chosen together, and quantize behind it rounds nothing. permute:
+    choose the order of channels where it is free. ratio: share of zeros where the pattern does not
+    say it. convolutions: take them, too. small: also layers of sizes from which kernels for zeros
+    gain nothing. exclude: selectors of sites to leave whole.
     """
 
     pattern: Literal["2:4", "1:4", "4:8", "2:8", "unstructured", "block"] = "2:4"
     score: Literal["sparsegpt", "wanda", "magnitude"] = "sparsegpt"
     refit: bool = True
+    codes: Codes = "none"
     permute: bool = True
     ratio: float = 0.5
     convolutions: bool = True
@@ -68,6 +71,12 @@ class SparsifyOptions:
     def __post_init__(self) -> None:
         if not 0 < self.ratio < 1:
             raise ValueError(f"ratio is {self.ratio:g}, not between 0 and 1: the share of zeros")
+        if self.codes != "none" and self.pattern in STORAGE:
+            raise ValueError(f"{NO_GRID}, and none skips pattern={self.pattern}: ask for 2:4")
+        if self.codes != "none" and not self.refit:
+            raise ValueError(
+                f"codes={self.codes} fits what stays on a grid: refit=false wants codes=none"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +98,10 @@ class Sparsify(Pass):
     losing the weights that cost least once all behind them make up for it; then what stays is
     fitted by least squares, column by column, and the bias takes up the mean. Where one layer
     alone reads an axis (hidden units of feed-forward blocks), channels are first put into an order
-    in which the pattern takes less, here and in the layers that make them.
+    in which the pattern takes less, here and in the layers that make them. With ``codes=int8``
+    the weights that stay are rounded to 8 bits (symmetric, one scale for each output) while zeros
+    are chosen, and are fitted on that grid, code by code; they are stored as floats that lie on it.
+    ``quantize{scheme=static}`` behind it finds these codes, and its rounding costs nothing more.
     When it applies: float linear layers and convolutions, with calibration data, where the target
     declares kernels for the pattern and the layer meets their sizes. Weights are stored with their
     zeros. Only on request, after everything that changes shapes and before quantization, which
@@ -186,7 +198,7 @@ class Sparsify(Pass):
     @property
     def _method(self) -> Method:
         options = self.options
-        return Method(options.pattern, options.score, options.refit, options.ratio)
+        return Method(options.pattern, options.score, options.refit, options.ratio, options.codes)
 
     def _judged(self, site: Site, excluded: set[str], ctx: Context) -> Layer | Reason:
         """The layer, or why it stays whole."""
@@ -196,6 +208,8 @@ class Sparsify(Pass):
         if site.kind == "conv" and not options.convolutions:
             return "excluded", "convolutions were switched off"
         reason = no_kernel(options.pattern, ctx.target) or unfit(site)
+        if reason is None and options.codes != "none":
+            reason = no_codes(site, ctx)
         if reason is not None:
             return reason
         layer = layer_of(site)
@@ -235,6 +249,7 @@ class Sparsify(Pass):
         pattern, free = self._method.grouped, self._free.get(name)
         share = self.options.ratio if pattern is None else pattern.share
         details: dict[str, Any] = {"zeros": share, "score": self.options.score}
+        details |= {"codes": self.options.codes} if self.options.codes != "none" else {}
         details |= {"reordered": free.axis.name} if free is not None else {}
         much = f"-{self.options.ratio:g}" if pattern is None else ""
         return Candidate(name, f"{self.options.pattern}{much}", 0, details)

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from .blockcodes import BlockCodes, Doubles, column_parts, row_grids, top
 
 _PANEL = 64  # inputs between two matrix products
+Grids = tuple[Doubles, Doubles, Doubles]
+Held = NDArray[np.bool_]
 
 
 def descend(weight: NDArray[Any], gram: Doubles, coded: BlockCodes) -> BlockCodes:
@@ -27,12 +29,24 @@ def descend(weight: NDArray[Any], gram: Doubles, coded: BlockCodes) -> BlockCode
         scale, zeros = row_grids(coded, part)
         shifted = coded.codes[:, part] - zeros
         error = weight[:, part].astype(np.float64) - shifted * scale
-        for start in range(0, len(error), _PANEL):
-            panel = slice(start, start + _PANEL)
-            grids = scale[panel], -zeros[panel], top(coded.bits) - zeros[panel]
-            _sweep(shifted[panel], error, gram, panel, grids)
+        sweep(shifted, error, gram, (scale, -zeros, top(coded.bits) - zeros))
         codes[:, part] = shifted + zeros
     return replace(coded, codes=codes)
+
+
+def sweep(
+    shifted: Doubles, error: Doubles, gram: Doubles, grids: Grids, held: Held | None = None
+) -> None:
+    """The same for codes less their zero points, in place, with what is left of the weight.
+
+    shifted, error [K, N], error = weight - shifted * scale. grids: scale, lowest and highest code,
+    each [K, N]. held: bool [K, N], codes that stay as they are.
+    """
+    for start in range(0, len(error), _PANEL):
+        panel = slice(start, start + _PANEL)
+        scale, lowest, highest = (grid[panel] for grid in grids)
+        kept = None if held is None else held[panel]
+        _sweep(shifted[panel], error, gram, panel, (scale, lowest, highest), kept)
 
 
 def _sweep(
@@ -40,7 +54,8 @@ def _sweep(
     error: Doubles,
     gram: Doubles,
     panel: slice,
-    grids: tuple[Doubles, Doubles, Doubles],
+    grids: Grids,
+    held: Held | None,
 ) -> None:
     """New codes (less zero points) of the inputs of one panel, and their errors, in place.
 
@@ -55,6 +70,7 @@ def _sweep(
         pull += square[i, :i] @ moved[:i]
         weight = inside[i] + shifted[i] * scale[i]
         aim = weight + pull / square[i, i] - inside[i]
-        shifted[i] = np.clip(np.rint(aim / scale[i]), lowest[i], highest[i])
+        best = np.clip(np.rint(aim / scale[i]), lowest[i], highest[i])
+        shifted[i] = best if held is None else np.where(held[i], shifted[i], best)
         moved[i] = weight - shifted[i] * scale[i] - inside[i]
         inside[i] += moved[i]

@@ -17,6 +17,8 @@ from numpy.typing import ArrayLike, NDArray
 from .refit import Doubles
 
 Mask = NDArray[np.bool_]
+LARGEST = 127
+"""Code of 8 bits, its sign aside."""
 _PANEL = 128  # inputs between two products of whole matrices
 
 
@@ -94,13 +96,18 @@ def saliency(weight: Doubles, energy: Doubles | None) -> Doubles:
 # -- one group after another ---------------------------------------------------------------
 
 
-def sparsegpt(weight: Doubles, moments: Doubles, pattern: Pattern) -> tuple[Doubles, Mask]:
+def sparsegpt(
+    weight: Doubles, moments: Doubles, pattern: Pattern, scale: Doubles | None = None
+) -> tuple[Doubles, Mask]:
     """A weight [K, N] with the pattern, whose errors later inputs make up for, and its mask.
 
     moments: [K, K] of the inputs, positive definite (``refit.damped``). Groups are taken in order.
     With H the moments of a group and of all inputs behind it, leaving out the weights S of one
     column costs w_S^T [H^-1]_SS^-1 w_S when the others are fitted; the cheapest S of the group
     goes, then w -= H^-1[:, S] [H^-1]_SS^-1 w_S. Takes about K^3 + K^2 N flops.
+    scale: [N]; the others of the group are then rounded one by one to multiples of it, up to
+    ``LARGEST``, the rest of the group and all behind it making up for that, too; and the cheapest
+    S is the one that costs least with all that was rounded.
     """
     inputs, size = len(weight), pattern.group
     factor = inverse_factor(moments)
@@ -111,7 +118,7 @@ def sparsegpt(weight: Doubles, moments: Doubles, pattern: Pattern) -> tuple[Doub
         made[start:stop] -= factor[:start, start:stop].T @ held[:start]
         for first in range(start, stop, size):
             here, behind = slice(first, first + size), slice(first, stop)
-            held[here], mask[here] = _cheapest(made[here], factor[here, here], pattern)
+            held[here], mask[here] = _cheapest(made[here], factor[here, here], pattern, scale)
             made[behind] -= factor[here, behind].T @ held[here]
     return np.where(mask, made, 0.0), mask
 
@@ -125,20 +132,42 @@ def inverse_factor(moments: Doubles) -> Doubles:
     return np.asarray(np.triu(np.linalg.inv(lower[::-1, ::-1])))
 
 
-def _cheapest(weight: Doubles, factor: Doubles, pattern: Pattern) -> tuple[Doubles, Mask]:
+def _cheapest(
+    weight: Doubles, factor: Doubles, pattern: Pattern, scale: Doubles | None
+) -> tuple[Doubles, Mask]:
     """For each column of one group [m, N] the set that goes: what moves [m, N], and what stays.
 
-    factor: R of the group, [m, m]. With A = R[:, S], leaving S out takes A (A^T A)^-1 w_S from
-    R^-T times the group; its squared length is the cost.
+    factor: R of the group, [m, m]. The squared length of a move is its cost.
     """
     best = np.full(weight.shape[1], np.inf)
     moves, mask = np.zeros_like(weight), np.ones(weight.shape, bool)
     for chosen in map(list, combinations(range(pattern.group), pattern.group - pattern.keep)):
-        spread = factor[:, chosen]
-        move = spread @ np.linalg.solve(spread.T @ spread, weight[chosen])
+        move = _move(weight, factor, chosen)
+        if scale is not None:
+            move = _rounded(weight, factor, chosen, move, scale)
         cost = np.einsum("mn,mn->n", move, move)
         better = cost < best
         best[better], moves[:, better] = cost[better], move[:, better]
         mask[:, better] = True
         mask[np.ix_(np.array(chosen), np.flatnonzero(better))] = False
     return moves, mask
+
+
+def _move(change: Doubles, factor: Doubles, chosen: list[int]) -> Doubles:
+    """What takes ``change`` [m, N] from the weights S of a group at least cost: with A = R[:, S],
+    A (A^T A)^-1 change_S, of which R^T times goes from the group."""
+    spread = factor[:, chosen]
+    return np.asarray(spread @ np.linalg.solve(spread.T @ spread, change[chosen]))
+
+
+def _rounded(
+    weight: Doubles, factor: Doubles, chosen: list[int], move: Doubles, scale: Doubles
+) -> Doubles:
+    """What moves when those that stay are rounded, too, the first of them first."""
+    change, done = weight.copy(), list(chosen)
+    for row in (row for row in range(len(weight)) if row not in chosen):
+        now = weight[row] - factor[:, row] @ move
+        change[row] -= np.clip(np.rint(now / scale), -LARGEST, LARGEST) * scale
+        done.append(row)
+        move = _move(change, factor, done)
+    return move

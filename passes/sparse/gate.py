@@ -12,8 +12,10 @@ from ...ir.graph import constant_tensor
 from ...ir.sites import Site
 from ...targets.schema import Target
 from ...targets.techniques import sparse_support
+from ..api import Context
 from ..cutting.consumers import FITTED, UnfitError
 from ..math.sparse import Pattern
+from ..quantizing.layers import refuse_any, uneven_shape
 from .layers import Layer
 
 Shape = Literal["2:4", "1:4", "4:8", "2:8", "unstructured", "block"]
@@ -25,6 +27,7 @@ _KERNELS = {
     ir.DataType.BFLOAT16: "bf16",
 }
 """Which products compute weights of a dtype on tensor cores; fewer bits come later."""
+_WITHOUT = "codes=none gives it zeros alone"
 _OPERATORS = {"linear": ("MatMul", "Gemm"), "conv": ("Conv",)}
 
 Reason = tuple[str, str]
@@ -66,6 +69,25 @@ def no_kernel(pattern: Shape, target: Target) -> Reason | None:
         return None
     found = sparse_support(pattern, target)
     return None if found.supported else (found.code, found.sentence)
+
+
+def no_codes(site: Site, ctx: Context) -> Reason | None:
+    """Why ``quantize`` would not multiply by the codes of a layer, None where it would."""
+    target, dtypes = ctx.target, ctx.target.sparse.dtypes
+    if dtypes is not None and "int8" not in dtypes:
+        known = f"{target.name} skips zeros in {', '.join(dtypes)} alone"
+        return "no-int8-kernel", f"{known}: {_WITHOUT}"
+    if target.int8.supported and (target.int8.saturates or target.int8.weight_bits != 8):
+        return "no-int8-kernel", f"{target.name} does not take all 8 bits: {_WITHOUT}"
+    left = refuse_any(site, ctx)
+    if left is not None:
+        return left.code, f"quantize leaves it float, since {left.sentence}: {_WITHOUT}"
+    uneven = uneven_shape(site, target)
+    return (
+        ("uneven-shape", f"quantize leaves it float, since {uneven}: {_WITHOUT}")
+        if uneven
+        else None
+    )
 
 
 def no_gain(layer: Layer, pattern: Shape, target: Target, *, small: bool) -> Reason | None:

@@ -22,12 +22,14 @@ from ..math.sparse import (
     share_mask,
     sparsegpt,
 )
+from ..math.sparse_codes import fit_on_grid
 from ..math.sparse_fit import masked_refit
 from ..math.sparse_order import Order, best_order
 from .gate import STORAGE, Shape
 from .layers import Layer
 
 Score = Literal["sparsegpt", "wanda", "magnitude"]
+Codes = Literal["none", "int8"]
 Tensors = dict[str, np.ndarray]
 BLOCK = 16
 """Inputs, and outputs, of a block that becomes zero as a whole."""
@@ -36,12 +38,13 @@ BLOCK = 16
 @dataclass(frozen=True)
 class Method:
     """How zeros are chosen, and what makes up for them. ratio: of zeros, where the pattern does
-    not say how many."""
+    not say how many. codes: what the others become, fitted with data in any case."""
 
     pattern: Shape
     score: Score
     refit: bool
     ratio: float
+    codes: Codes = "none"
 
     @property
     def needs_data(self) -> bool:
@@ -113,9 +116,9 @@ def thinned(layer: Layer, method: Method, gram: Gram | None) -> Tensors:
 
     gram: of what the layer reads, None where no data is looked at.
     """
-    weights, moments = layer.matrices(), _moments(layer, gram)
-    pairs = zip(weights, moments, strict=True)
-    stored = layer.stored(np.stack([_matrix(w, m, method) for w, m in pairs]))
+    pairs = zip(layer.matrices(), _moments(layer, gram), strict=True)
+    taps = layer.reader.form.taps_each
+    stored = layer.stored(np.stack([_matrix(w, m, method, taps) for w, m in pairs]))
     found = {str(layer.reader.weight.name): stored}
     return found | ({} if gram is None else layer.corrected(stored, gram))
 
@@ -141,16 +144,32 @@ def _moments(layer: Layer, gram: Gram | None) -> list[Doubles] | list[None]:
     return [damped(moments, gram.count) for moments in layer.moments(gram)]
 
 
-def _matrix(weight: Doubles, moments: Doubles | None, method: Method) -> Doubles:
+def _matrix(weight: Doubles, moments: Doubles | None, method: Method, taps: int) -> Doubles:
+    made, mask = _thinned(weight, moments, method)
+    if moments is None:
+        return made
+    if method.codes == "int8":
+        return _coded(weight, moments, mask, method, taps)
+    return masked_refit(weight, moments, mask) if method.refit else made
+
+
+def _thinned(weight: Doubles, moments: Doubles | None, method: Method) -> tuple[Doubles, Mask]:
+    """The weight before anything is fitted, and which of it stays."""
     pattern = method.grouped
     if method.score == "sparsegpt" and pattern is not None and moments is not None:
-        made, mask = sparsegpt(weight, moments, pattern)
-    else:
-        mask = _mask(weight, moments, method)
-        made = np.where(mask, weight, 0.0)
-    if not method.refit or moments is None:
-        return made
-    return masked_refit(weight, moments, mask)
+        return sparsegpt(weight, moments, pattern)
+    mask = _mask(weight, moments, method)
+    return np.where(mask, weight, 0.0), mask
+
+
+def _coded(weight: Doubles, moments: Doubles, mask: Mask, method: Method, taps: int) -> Doubles:
+    """On a grid, with the zeros of ``mask``, or where an output then loses less with those of a
+    sweep that rounds what stays on its way."""
+    found, pattern = fit_on_grid(weight, moments, mask, taps), method.grouped
+    if method.score != "sparsegpt" or pattern is None:
+        return found.weight
+    _, together = sparsegpt(weight, moments, pattern, found.scale)
+    return found.or_better(fit_on_grid(weight, moments, together, taps)).weight
 
 
 def _mask(weight: Doubles, moments: Doubles | None, method: Method) -> Mask:
