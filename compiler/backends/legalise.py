@@ -26,6 +26,7 @@ from ...ir.graph import (
     dims,
     is_constant,
     operator,
+    opset,
     producer,
     rank,
     scalar,
@@ -46,6 +47,8 @@ from .backend import Legalised
 from .double_norms import unfuse_double_norm
 
 INT32_LIMIT = float(2**31 - 1)
+SCALE_PER_CHANNEL = 13
+"""Opset from which on DequantizeLinear takes one."""
 
 
 def legalise(rewriter: Rewriter) -> list[Legalised]:
@@ -103,7 +106,7 @@ def _bias_of_quantized(node: ir.Node, rewriter: Rewriter) -> Iterator[Legalised]
     if add is None or not (merges(add, node) or (flat and _adds_constant(add, node))):
         return
     name = str(add.outputs[0].name)
-    bias = _int32_bias(node, add)
+    bias = _int32_bias(node, add) if opset(rewriter.model) >= SCALE_PER_CHANNEL else None
     if bias is None or not flat or activation_fuses(add.outputs[0]):
         _as_sum(add, rewriter)
         yield Legalised(name, "bias-apart", "the bias is added apart, so that the product is int8")

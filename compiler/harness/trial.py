@@ -318,8 +318,12 @@ class _Attempt:
             rewriter.rollback(mark)
 
     def _legalise(self, rewriter: Rewriter) -> None:
-        with rewriter.edit(LEGALISE):
-            done = legalise(rewriter)
+        try:
+            with rewriter.edit(LEGALISE):
+                done = legalise(rewriter)
+        except Exception as error:
+            self.stop = Stop(LEGALISE, error)
+            return
         if done:
             lossy = any(s.promise is Semantics.LOSSY for s in self.stages)
             promise = Semantics.LOSSY if lossy else Semantics.REASSOCIATES

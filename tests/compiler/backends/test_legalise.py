@@ -140,6 +140,30 @@ def test_the_integer_bias_is_the_one_the_formula_gives() -> None:
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_before_opset_13_the_bias_is_added_apart() -> None:
+    """Its scale is one of each column, which DequantizeLinear did not take then."""
+    text = """<ir_version: 6, opset_import: ["" : 11]>
+    g (float[2, 64] x) => (float[2, 32] y) {
+        c = QuantizeLinear(x, one, zero) d = DequantizeLinear(c, one, zero)
+        e = DequantizeLinear(w, one) p = MatMul(d, e) y = Add(p, b)
+    }"""
+    random = np.random.default_rng(3)
+    held = {
+        "one": np.float32(0.05), "zero": np.uint8(128), "b": WEIGHTS["b"],
+        "w": random.integers(-9, 9, (64, 32)).astype(np.int8),
+    }  # fmt: skip
+    proto = onnx.parser.parse_model(text)
+    proto.graph.initializer.extend(
+        onnx.numpy_helper.from_array(np.asarray(array), name) for name, array in held.items()
+    )
+    model = load_model(proto).model
+    x = random.normal(size=(2, 64)).astype(np.float32)
+    (before,) = open_session(to_bytes(model), optimize="none").run({"x": x})
+    assert [done.code for done in legalise(Rewriter(model))] == ["bias-apart"]
+    (after,) = open_session(to_bytes(model)).run({"x": x})
+    np.testing.assert_allclose(after, before, rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("ports", [STATIC, ("float[2, 3, 4, 64] x", "float[2, 3, 4, 32] y")])
 def test_where_every_size_is_known_the_bias_is_added_apart(ports: tuple[str, str]) -> None:
     done, census = legalised(quantized("p = MatMul(x, w) y = Add(p, b)", ports))

@@ -37,6 +37,7 @@ FOUND = (
     (919, "", "weight-only", "x86-avx512-vnni"),
     (923, "", "weight-only", "x86-avx512-vnni"),
     (1537, "", "weight-only", "x86-avx512-vnni"),
+    (2362, "", "canonicalize", "x86-avx512-vnni"),
 )
 """Graphs of seed 0 that broke a pass once."""
 
