@@ -109,7 +109,11 @@ class Sparsify(Pass):
     What it costs: measured per layer as relative squared error of its output. Half of the weights
     is a lot: feed-forward layers take it better than attention. The loss of a layer whose channels
     are reordered holds that of the layers that make them. With fewer rows of data than inputs
-    (remark ``few-rows``) a ridge holds the fit to the weights as they were.
+    (remark ``few-rows``) a ridge holds the fit to the weights as they were. ``codes=int8`` gains
+    next to nothing on MiniLM, since 8 bits cost little beside half of the weights: for
+    nvidia-jetson-orin, quantized behind it, cosine 0.8791 and Spearman 81.99 % instead of 0.8789
+    and 81.88 (float: 82.03; one draw of calibration data, within chance); it takes twice as long
+    or more.
     Guarantee: the weights are those whose loss was measured; the pattern is a fact of the site,
     checked again behind every later pass.
     Example: ``sparsify{exclude=*.attention.*}``

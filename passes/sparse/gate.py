@@ -82,12 +82,9 @@ def no_codes(site: Site, ctx: Context) -> Reason | None:
     left = refuse_any(site, ctx)
     if left is not None:
         return left.code, f"quantize leaves it float, since {left.sentence}: {_WITHOUT}"
-    uneven = uneven_shape(site, target)
-    return (
-        ("uneven-shape", f"quantize leaves it float, since {uneven}: {_WITHOUT}")
-        if uneven
-        else None
-    )
+    if uneven := uneven_shape(site, target):
+        return "uneven-shape", f"quantize leaves it float, since {uneven}: {_WITHOUT}"
+    return None
 
 
 def no_gain(layer: Layer, pattern: Shape, target: Target, *, small: bool) -> Reason | None:
