@@ -10,6 +10,7 @@ import shlex
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from .context import CompileContext
 from .execution import running
 from .pipeline import Pipeline, parse
 from .quality.equality import each_difference, promised_tolerance, random_outputs
+from .quality.noise import is_noise
 
 LOOKED_THROUGH = 100
 """Edits, each a run of the model, among which the one that broke a promise is looked for."""
@@ -192,9 +194,22 @@ class RegionCheck(Instrument):
         exact = self._promise is Semantics.EXACT
         tolerance = promised_tolerance(event.model, exact=exact)
         for name, found in each_difference(self._held, now, tolerance):
+            if not exact and self._is_noise(event, name, now):
+                continue
             site = self._culprit(event, tolerance)
             raise BrokenPromiseError(event.pass_.name, self._promise, name, found, site)
         return now
+
+    def _is_noise(self, event: PassEvent, name: str, now: dict[str, Any]) -> bool:
+        """Whether it is rounding alone by which an output differs; a remark says so."""
+        assert self._held is not None
+        if not is_noise(event.model, name, self._held[name], now[name], partial(_outputs, event)):
+            return False
+        said = (
+            "the output is nothing but rounding: it differs, and would in any other order of sums"
+        )
+        event.context.remark("note", name, "rounding-noise", said)
+        return True
 
     def _culprit(self, event: PassEvent, tolerance: float | None) -> str:
         """The first edit behind which outputs differ; "" where that would take long to find."""
@@ -342,9 +357,12 @@ def _from(event: PassEvent) -> Pipeline:
     return Pipeline(steps[names.index(event.pass_.name) :])
 
 
-def _outputs(event: PassEvent) -> dict[str, Any]:
-    """Outputs on a sample feed, the runtime's optimisations off; random ones are left out."""
+def _outputs(event: PassEvent, model: ir.Model | None = None) -> dict[str, Any]:
+    """Outputs on a sample feed, the runtime's optimisations off; random ones are left out.
+
+    model: another one with the same face; default: the one that the pass is at.
+    """
     feed, drawn = event.context.sample_feed(), random_outputs(event.model)
-    with running(event.model, threads=event.context.threads, optimize="none") as session:
+    with running(model or event.model, threads=event.context.threads, optimize="none") as session:
         found = zip(session.output_names, session.run(feed), strict=True)
         return {name: value for name, value in found if name not in drawn}
