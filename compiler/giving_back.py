@@ -39,29 +39,38 @@ def loss_per_saving(edits: Sequence[Edit]) -> list[Given]:
 def out_of_proportion(edits: Sequence[Edit]) -> dict[Given, str]:
     """Sites that cost more accuracy than they bring, each with a sentence that says so.
 
-    The densest is taken out again and again, as long as it has ``DENSITY`` times the loss per
-    share of what is left, and more than ``QUIET`` is left. Nothing where losses were not measured
-    at the outputs.
+    Of the sites of one pass the densest is taken out again and again, as long as it has
+    ``DENSITY`` times the loss per share of what is left, and more than ``QUIET`` is left. Passes
+    are not weighed against each other: zeros bring something else than few bits. Nothing where
+    losses were not measured at the outputs.
     """
     lossy = [e for e in edits if e.loss is not None and e.loss > 0 and e.site != GRAPH]
     if not _weighed(lossy):
         return {}
+    found = dict[Given, str]()
+    for name in dict.fromkeys(e.pass_name for e in lossy):
+        found |= _out_of_proportion([e for e in lossy if e.pass_name == name])
+    return found
+
+
+def _out_of_proportion(lossy: Sequence[Edit]) -> dict[Given, str]:
     shares, found = _shares(lossy), dict[Given, str]()
     by_name = {_given(e): e for e in lossy}
-    whole = loss = sum(map(_loss, lossy))
-    left = 1.0
+    loss, left = sum(map(_loss, lossy)), 1.0
     for given in loss_per_saving(lossy):
         own, share = _loss(by_name[given]), shares[given]
         if loss <= QUIET or own * left <= DENSITY * share * loss:
             break
-        found[given] = SENTENCE.format(given[0], 100 * own / whole, 100 * share)
+        rest = AMONG.format(len(lossy) - len(found)) if found else ""
+        found[given] = SENTENCE.format(given[0], 100 * own / loss, rest, 100 * share / left)
         loss, left = max(loss - own, 0.0), left - share
     return found
 
 
+AMONG = ", among the {} sites that were left by then"
 SENTENCE = (
-    "left as it was: {} would have {:.1f} % of its loss at the outputs here, for {:.1f} % of what "
-    "it brings; with a bound of your own (--max-drop, --max-drift) that decides instead"
+    "left as it was: {} would have {:.1f} % of its loss at the outputs here{}, for {:.1f} % of "
+    "what it brings; with a bound of your own (--max-drop, --max-drift) that decides instead"
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -64,7 +65,20 @@ def test_few_sites_with_most_of_the_loss_are_out_of_proportion() -> None:
 def test_shares_are_of_what_is_left() -> None:
     """The second is 1/30 of the whole loss, and 30 times its share of what is behind the first."""
     edits = [edit("bad", 1.0), edit("next", 0.03), *(edit(f"l{i}", 5e-5) for i in range(38))]
-    assert sites(out_of_proportion(edits)) == ["bad", "next"]
+    found = out_of_proportion(edits)
+    assert sites(found) == ["bad", "next"]
+    sentence = found["quantize", "next"]
+    assert "94.0 % of its loss at the outputs here, among the 39 sites" in sentence
+    assert "for 2.6 % of what it brings" in sentence
+
+
+def test_passes_are_not_weighed_against_each_other() -> None:
+    """Zeros cost more than few bits in every layer: that is no reason to leave all of them."""
+    zeros = [replace(edit(f"l{i}", 0.05), pass_name="sparsify") for i in range(9)]
+    bits = [edit(f"l{i}", 1e-4) for i in range(9)]
+    assert out_of_proportion([*zeros, *bits]) == {}
+    bad = replace(edit("bad", 5.0), pass_name="sparsify")
+    assert out_of_proportion([bad, *zeros, *bits]).keys() == {("sparsify", "bad")}
 
 
 def test_a_quiet_model_is_left_alone() -> None:

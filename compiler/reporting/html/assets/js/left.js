@@ -9,7 +9,7 @@ function leftPart(m, tones, hub) {
     groups.length ? h("ul", { class: "card reasons" }, groups.map((group) => h("li", null, h("details", null,
       h("summary", null, chip(tones, group.pass), " ", h("b", null, group.code), h("span", { class: "quiet" }, ` · ${many(group.remarks.length, "site")}, ${group.kind} · ${clipped(group.remarks[0].sentence, 150)}`)),
       h("div", { class: "body small" }, sitesOf(group, hub)))))) : null,
-    back.map(([pass, sites]) => h("p", { class: "notice info" }, `Given back by ${pass} to hold the quality bound: ${sites.join(", ")}`)),
+    back.map(([pass, sites]) => h("p", { class: "notice info" }, `Given back by ${pass}, to hold the quality bound or as they cost more than they bring: ${sites.join(", ")}`)),
     trials.length > 1 ? h("details", { class: "card block", style: { "margin-top": "14px" } }, h("summary", null, `What was tried: ${many(trials.length, "pipeline")}`),
       h("div", { class: "wrap" }, trialTable(trials))) : null);
 }
