@@ -63,7 +63,7 @@ def choose(
     eligible = _eligible(candidates)
     times = _times(eligible, feeds, workshop)
     if times is None:
-        best = _likeliest(eligible[1:] or eligible, goal, predicted)
+        best = _likeliest(eligible, goal, predicted)
     else:
         best = _best(eligible, times.medians[1:], goal)
     speeds = (
@@ -99,18 +99,19 @@ def beside_lossless(
 
 
 def _likeliest(
-    candidates: Sequence[Judged],
+    eligible: Sequence[Judged],
     goal: Goal,
     predicted: Callable[[ir.Model], float | None] | None,
 ) -> Judged:
-    """The best one as far as it can be told without measuring."""
+    """The best one as far as it can be told without measuring; the first is the lossless one."""
+    lossy = eligible[1:] or eligible
     if goal == "size":
-        return min(candidates, key=lambda c: c.build.bytes)
-    times = [predicted(c.build.model) if predicted else None for c in candidates]
+        return min(lossy, key=lambda c: c.build.bytes)
+    times = [predicted(c.build.model) if predicted else None for c in eligible]
     known = [time for time in times if time is not None]
     if len(known) < len(times):
-        return candidates[0]
-    return _best(candidates, np.array(known), goal)
+        return lossy[0]
+    return _best(eligible, np.array(known), goal)
 
 
 def write_as(judged: Judged, names: Sequence[str], workshop: Workshop) -> Judged | None:

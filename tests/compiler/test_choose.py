@@ -184,16 +184,19 @@ def test_where_nothing_can_be_timed_the_order_of_proposal_decides(
 @pytest.mark.parametrize(
     ("goal", "times", "chosen"),
     [
-        ("latency", {"b": 2.0, "a": 1.0}, "a"),
-        ("latency", {"b": 1.0, "a": 2.0}, "b"),
-        ("latency", {"b": None, "a": 1.0}, "b"),  # one is unknown: the order of proposal
-        ("balanced", {"b": 1.0, "a": 1.5}, "a"),  # 2000 against 1500
-        ("size", {"b": 1.0, "a": 9.0}, "a"),
+        ("latency", {"lossless": 3.0, "b": 2.0, "a": 1.0}, "a"),
+        ("latency", {"lossless": 3.0, "b": 1.0, "a": 2.0}, "b"),
+        ("latency", {"lossless": 3.0, "b": None, "a": 1.0}, "b"),  # unknown: as proposed
+        ("latency", {"lossless": None, "b": 2.0, "a": 1.0}, "b"),
+        ("latency", {"lossless": 0.9, "b": 2.0, "a": 1.0}, "lossless"),
+        ("balanced", {"lossless": 3.0, "b": 1.0, "a": 1.5}, "a"),  # 2000 against 1500
+        ("size", {"lossless": 0.9, "b": 1.0, "a": 9.0}, "a"),
     ],
 )
 def test_elsewhere_the_predicted_time_decides_where_all_are_known(
     tmp_path: Path, goal: Any, times: Mapping[str, float | None], chosen: str
 ) -> None:
+    """Also against the lossless one: nothing is given away for what is predicted to be slower."""
     candidates = [lossless(tmp_path), candidate(tmp_path, "b", 2000), candidate(tmp_path, "a")]
     shop: Any = Shop()
     choice = choose(candidates, goal, None, shop, lambda model: times[str(model.graph.name)])
