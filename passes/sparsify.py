@@ -239,7 +239,7 @@ class Sparsify(Pass):
         """By the name of the layer that reads it."""
         if not self.options.permute or self._method.grouped is None or not self._layers:
             return
-        sites = ctx.analysis(SITES)
+        sites, place = ctx.analysis(SITES), {name: i for i, name in enumerate(self._layers)}
         for axis, reader in free_axes(ctx.analysis(AXES), self._layers, sites, excluded):
             try:
                 region = cut_region(model, [axis], [reader.reader])
@@ -247,7 +247,9 @@ class Sparsify(Pass):
                 continue
             others = (self._layers.get(name) for name in axis.sites if name != reader.site.name)
             makers = tuple(layer for layer in others if layer is not None)
-            yield reader.site.name, Free(axis, makers, region)
+            # A reader that is used in front of a maker, too, is edited first, and knows too little.
+            if all(place[maker.site.name] < place[reader.site.name] for maker in makers):
+                yield reader.site.name, Free(axis, makers, region)
 
     def _candidate(self, name: str) -> Candidate:
         pattern, free = self._method.grouped, self._free.get(name)
