@@ -324,7 +324,8 @@ def _again(command: str, name: str, model: Path, pipeline: str) -> str:
     if not name or str(model.absolute()) not in words:
         return given
     again = shlex.join([*words, "--passes", pipeline])
-    return f"cd {shlex.quote(str(Path.cwd()))} && {again}\n# it was: {given}"
+    was = command.replace("\n", "\n# ")  # a file's name may hold line ends: they end no comment
+    return f"cd {shlex.quote(str(Path.cwd()))} && {again}\n# it was: {was}\n"
 
 
 def check_lowered(event: EditEvent) -> None:

@@ -30,7 +30,8 @@ def write_reproducer(folder: Path, case: Case, failure: Failure, command: str) -
     text = model_text(case.model)
     if text is not None:
         (folder / TEXT).write_text(text, encoding="utf8")
-    (folder / COMMAND).write_text(f"{command}\n# {failure}\n", encoding="utf8")
+    why = "\n# ".join(str(failure).splitlines())  # names may hold line ends: they end no comment
+    (folder / COMMAND).write_text(f"{command}\n# {why}\n", encoding="utf8")
     return folder
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..result import Engine
 from . import selftest
+from .engineshapes import for_trtexec, is_open, untold_trtexec
 from .report import environment
 
 BUILD, BUILD_PYTHON, RUN, PROFILES = "build.sh", "build_engine.py", "run.py", "profiles.json"
@@ -29,28 +30,15 @@ def write_kit(engine: Engine, folder: Path) -> None:
         (folder / name).chmod(0o755)
 
 
-def is_open(engine: Engine) -> bool:
-    """Whether a profile is needed: an axis is open, or numbers of an input decide a shape."""
-    return bool(engine.open_axes or engine.values)
-
-
-def shape_text(engine: Engine, which: str) -> str:
-    """Shapes as trtexec takes them: ``ids:1x128,mask:1x128``; of inputs that decide shapes their
-    numbers, written the same."""
-    known = {name: shapes[which] for name, shapes in engine.profile.items() if shapes[which]}
-    known |= {name: values[which] for name, values in engine.values.items()}
-    return ",".join(f"{name}:{'x'.join(map(str, shape))}" for name, shape in known.items())
-
-
 def _rendered(template: str, engine: Engine) -> str:
-    shapes = {which: shape_text(engine, which) for which in ("min", "opt", "max")}
     return (
         environment()
         .get_template(template)
         .render(
             engine=engine,
-            shapes=shapes,
+            shapes={which: for_trtexec(engine, which) for which in ("min", "opt", "max")},
             open=is_open(engine),
+            untold=untold_trtexec(engine),
             logic=Path(selftest.__file__).read_text("utf8"),
         )
     )

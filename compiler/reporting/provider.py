@@ -14,7 +14,7 @@ import onnx
 
 from ..result import CompileResult, Engine, Provider
 from . import selftest
-from .kit import is_open, shape_text
+from .engineshapes import for_provider, is_open, untold_provider
 from .report import environment
 
 PROVIDER, RUN = "provider.json", "run_onnxruntime.py"
@@ -47,6 +47,8 @@ def with_tensorrt(result: CompileResult, folder: Path) -> Provider:
     if foreign:
         missing = f"ONNX Runtime knows no operators of the domain {', '.join(foreign)}"
         return replace(given, missing=missing)
+    if missing := _untold(engine):
+        return replace(given, missing=missing)
     pairs = any(node.op_type == "QuantizeLinear" for node in graph.graph.node)
     found = replace(
         given, name=TENSORRT, options=_tensorrt_options(engine), weak=_weak(graph.graph),
@@ -54,6 +56,19 @@ def with_tensorrt(result: CompileResult, folder: Path) -> Provider:
     )  # fmt: skip
     _write(found, folder)
     return found
+
+
+def _untold(engine: Engine) -> str:
+    """Why the provider cannot be told the shapes of inputs; "" where it can."""
+    names = untold_provider(engine)
+    if not names:
+        return ""
+    these = "these inputs" if len(names) > 1 else "this input"
+    return (
+        "it splits its options for shapes at commas and colons, and so cannot be told that of "
+        f"{', '.join(map(repr, names))}; rename {these} in the model and compile it again, or "
+        "build the engine with the kit"
+    )
 
 
 def _tensorrt_options(engine: Engine) -> dict[str, str]:
@@ -72,7 +87,7 @@ def _tensorrt_options(engine: Engine) -> dict[str, str]:
         options["trt_sparsity_enable"] = "1"
     if is_open(engine):
         for which in ("min", "opt", "max"):
-            options[f"trt_profile_{which}_shapes"] = shape_text(engine, which)
+            options[f"trt_profile_{which}_shapes"] = for_provider(engine, which)
     return options
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from ...ir.shown import printable
 from ...ir.signature import Signature, shape_text
 from ..result import CompileResult
 from . import selftest, summary
+from .engineshapes import is_open, untold_trtexec
 from .headline import headline, quality_phrase, size
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -32,8 +34,10 @@ def render_card(result: CompileResult, signature: Signature, sample: str = "") -
     sample: the file whose feeds the example runs; "" where there is none.
     """
     if result.engine is not None:
-        is_open = bool(result.engine.open_axes)
-        return _render("tensorrt_card.md.j2", result, signature=signature, open=is_open)
+        return _render(
+            "tensorrt_card.md.j2", result, signature=signature, open=is_open(result.engine),
+            untold=untold_trtexec(result.engine),
+        )  # fmt: skip
     return _render("card.md.j2", result, signature=signature, sample=sample)
 
 
@@ -103,9 +107,24 @@ def environment() -> jinja2.Environment:
         size=size,
         shape=shape_text,
         tensor_type=numpy_name,
+        python=repr,
         python_table=python_table,
+        shell=shell,
+        fenced=fenced,
     )
     return environment
+
+
+def shell(value: object) -> str:
+    """A text as one word of a shell script, whatever it holds: nothing in it is run."""
+    return shlex.quote(str(value))
+
+
+def fenced(value: object) -> str:
+    """A text as a block of code, which it cannot end."""
+    words = printable(str(value))
+    fence = "`" * max(3, 1 + max((len(run) for run in _TICKS.findall(words)), default=0))
+    return f"{fence}\n{words}\n{fence}"
 
 
 def python_table(table: Mapping[str, str]) -> str:

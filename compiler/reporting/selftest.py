@@ -61,7 +61,13 @@ class Outcome:
     def text(self) -> str:
         """The whole result as it is printed; the last line is PASS or FAIL."""
         failures = [f"  FAILED    {failure}" for failure in self.failures]
-        return "\n".join([*self.lines, *failures, "PASS" if self.passed else "FAIL"])
+        return "\n".join(map(shown, [*self.lines, *failures, "PASS" if self.passed else "FAIL"]))
+
+
+def shown(text: object) -> str:
+    """One line, with what a terminal would act on written out: names may hold anything."""
+    words = str(text)
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in words)
 
 
 def check(

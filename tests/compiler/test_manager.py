@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -473,6 +474,11 @@ def test_a_reproducer_holds_the_model_before_the_failing_pass(
         "cd", str(Path.cwd()), "&&", "planish", "compile", str(tmp_path / "out" / "model.onnx"),
         "-t", "host", "--passes", "'toy{bits=4},last'",
     ]  # fmt: skip
+    instruments[0].command = "true model.onnx 'a\ntouch PWNED\n'"
+    with pytest.raises(PassError):
+        bench.manager.run(toy(fail))
+    subprocess.run(["bash", tmp_path / "out" / "command.txt"], cwd=tmp_path, check=True)
+    assert not Path("PWNED").exists()
     written = load_model(tmp_path / "out" / "model.onnx").model
     np.testing.assert_array_equal(constant(written, "w1"), np.round(WEIGHTS["w1"] * 4) / 4)
     np.testing.assert_array_equal(constant(written, "w2"), WEIGHTS["w2"])

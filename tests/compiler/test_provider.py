@@ -77,6 +77,21 @@ def test_operators_that_only_tensorrt_has_are_not_for_onnx_runtime(tmp_path: Pat
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
 
 
+@pytest.mark.parametrize("name", ["input:0", "a,b"])
+def test_names_that_the_provider_would_split_are_not_written(tmp_path: Path, name: str) -> None:
+    save(tmp_path, "y = Relu(x)", "(float[n, 4] x) => (float[n, 4] y)")
+    found = tensorrt(tmp_path, Engine({name: OPEN["x"]}, False, "10", open_axes=1))
+    assert found.name == ""
+    assert repr(name) in found.missing
+    assert "rename this input" in found.missing
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_names_with_fixed_shapes_are_never_told(tmp_path: Path) -> None:
+    save(tmp_path, "y = Relu(x)", "(float[2, 4] x) => (float[2, 4] y)")
+    assert tensorrt(tmp_path, Engine({"input:0": FIXED["x"]}, False, "10")).missing == ""
+
+
 @pytest.mark.parametrize(("size", "search"), [("n", "HEURISTIC"), ("2", "EXHAUSTIVE")])
 def test_convolutions_are_timed_once_a_shape(tmp_path: Path, size: str, search: str) -> None:
     ports = f"(float[{size}, 3, 8, 8] x) => (float[{size}, 4, 6, 6] y)"

@@ -16,6 +16,7 @@ from rich.console import Console
 from planish.compiler.reporting.headline import factor, headline, interval, size, three
 from planish.compiler.reporting.report import code, render_card, render_report, text
 from planish.compiler.reporting.screen import screen
+from planish.compiler.reporting.selftest import Outcome
 from planish.compiler.reporting.summary import done, left, measures_text, notes
 from planish.compiler.result import UNCHANGED, Kernels, Plan, Quality, Speed
 from planish.ir.provenance import Edit, Remark
@@ -169,6 +170,22 @@ def test_markdown_escapes() -> None:
     assert code("a`b") == "``a`b``"
     assert code("`a") == "`` `a ``"
     assert code("") == "–"
+
+
+def test_a_block_of_code_cannot_be_ended_from_inside(made: ModuleType) -> None:
+    evil = "planish compile 'a\n```\n# Title <script>x</script> \x1b[2J'"
+    report = render_report(made.result(command=evil, plan=Plan("canonicalize{only=a```b}")))
+    blocks = re.findall(r"^(`{3,})\n(.*?)\n\1$", report, re.DOTALL | re.MULTILINE)
+    assert [words for _, words in blocks] == [
+        evil.replace("\x1b", "\\x1b"), "canonicalize{only=a```b}"
+    ]  # fmt: skip
+
+
+def test_what_a_script_prints_does_nothing_to_a_terminal() -> None:
+    outcome = Outcome(["y\x1b[2J"], ["output 'a\nPASS\u202e\r'"])
+    assert outcome.text().splitlines() == [
+        "y\\x1b[2J", "  FAILED    output 'a\\nPASS\\u202e\\r'", "FAIL"
+    ]  # fmt: skip
 
 
 def test_an_empty_result_reads_well(made: ModuleType) -> None:

@@ -284,6 +284,13 @@ def test_an_empty_domain_is_none(make_case: MakeCase) -> None:
     assert said.startswith("# does not parse back: use small.onnx\n")
 
 
+def test_a_name_cannot_leave_the_comment_of_a_command(tmp_path: Path) -> None:
+    failure = Failure("verify", "c", "node 'a\ntouch PWNED\n' is no node")
+    folder = write_reproducer(tmp_path / "out", big(), failure, "true")
+    subprocess.run(["bash", folder / "command.txt"], cwd=tmp_path, check=True)
+    assert not (tmp_path / "PWNED").exists()
+
+
 def test_the_command_shows_the_failure_again(liars: ModuleType, tmp_path: Path) -> None:
     """In a process of its own, to which the pass is made known."""
     run = Run(Subject("spoils-softsign"), keep=tmp_path / "kept with space", budget=60)

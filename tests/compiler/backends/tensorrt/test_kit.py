@@ -20,6 +20,13 @@ import pytest
 from planish.compiler.reporting.kit import write_kit
 from planish.compiler.result import Engine
 
+NASTY = (
+    "in,put 'a'$(touch PWNED)", "$(touch PWNED)", "`touch PWNED`", "x$1", "x${HOME}", 'x"y', "x\\",
+    "it's", "'; touch PWNED; '", "x;touch PWNED", "x\ntouch PWNED\n", "a b", "*", "~", "-x", "#x",
+    "!x", "x\r", "input:0", "a:b:0", ":", "x:", ":'", "a,b", "\u00e9\u202e", "{{ 7 * 7 }}",
+    "END\n", "x&&touch PWNED", "x|touch PWNED", "%s%n", "a=b", "</script>", "\x1b[2J",
+)  # fmt: skip
+"""What a name in a model file may hold, and shells, printf, templates or trtexec may act on."""
 PROFILE: dict[str, dict[str, tuple[int, ...]]] = {
     "ids": {"min": (1, 16), "opt": (8, 32), "max": (8, 128)},
     "gain": {"min": (), "opt": (), "max": ()},
@@ -79,6 +86,105 @@ def test_shapes_can_be_given_to_the_script(folder: Path) -> None:
     _, arguments = build(folder, "101300", "", MAX_SHAPES="ids:64x512")
     assert "--maxShapes=ids:64x512" in arguments
     assert "--minShapes=ids:1x16" in arguments
+
+
+RECORDING = """#!{python}
+import json, pathlib, sys
+print("&&&& RUNNING TensorRT.trtexec [TensorRT v101300] [b1] # trtexec")
+if sys.argv[1] != "--help":
+    pathlib.Path({calls!r}).write_text(json.dumps(sys.argv[1:]))
+"""
+
+
+def recorded(folder: Path, **more: str) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+    """Run build.sh with a trtexec that notes its arguments as they are; those of the build."""
+    program, calls = folder / "trtexec", folder / "calls.json"
+    program.write_text(RECORDING.format(python=sys.executable, calls=str(calls)))
+    program.chmod(0o755)
+    done = subprocess.run(
+        ["bash", str(folder / "build.sh")], capture_output=True, text=True, cwd=folder,
+        env={**os.environ, "TRTEXEC": str(program), **more},
+    )  # fmt: skip
+    return done, json.loads(calls.read_text()) if calls.exists() else []
+
+
+def understood(arguments: list[str], option: str) -> dict[str, list[int]]:
+    """Shapes as trtexec reads them: by commas, then by quotes, else by the last colon."""
+    (text,) = [a.partition("=")[2] for a in arguments if a.startswith(f"{option}=")]
+    found = {}
+    for part in text.split(","):
+        quoted = part.split("'")
+        assert len(quoted) in (1, 3), part
+        name, _, shape = part.rpartition(":")
+        if len(quoted) == 3:
+            name, shape = quoted[0] + quoted[1], quoted[2][1:]
+        found[name] = [int(size) for size in shape.split("x")]
+    return found
+
+
+RANGE: dict[str, tuple[int, ...]] = {"min": (1, 2), "opt": (3, 4), "max": (5, 6)}
+UNTOLD = tuple(name for name in NASTY if set(name) & {",", "'"})
+
+
+def test_names_out_of_a_model_are_never_run(tmp_path: Path) -> None:
+    told = [name for name in NASTY if name not in UNTOLD]
+    assert len(told) > 20
+    write_kit(Engine(dict.fromkeys(told, RANGE), False, "10", open_axes=1), tmp_path)
+    subprocess.run(["bash", "-n", str(tmp_path / "build.sh")], check=True)
+    done, arguments = recorded(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(arguments) == 8
+    for which in ("min", "opt", "max"):
+        wanted = {name: list(RANGE[which]) for name in told}
+        assert understood(arguments, f"--{which}Shapes") == wanted
+    assert not (tmp_path / "PWNED").exists()
+
+
+@pytest.mark.parametrize("name", UNTOLD)
+def test_names_that_trtexec_would_split_are_not_told_to_it(tmp_path: Path, name: str) -> None:
+    write_kit(Engine({name: RANGE, "plain": RANGE}, False, "10", open_axes=1), tmp_path)
+    subprocess.run(["bash", "-n", str(tmp_path / "build.sh")], check=True)
+    done, arguments = recorded(tmp_path)
+    assert (done.returncode, arguments) == (2, [])
+    assert "use build_engine.py" in done.stderr
+    assert not (tmp_path / "PWNED").exists()
+
+
+@pytest.mark.parametrize("name", [UNTOLD[0], 'x"y\\', "x\n$(touch PWNED)\x1b"])
+def test_the_python_script_takes_every_name(tmp_path: Path, name: str) -> None:
+    write_kit(Engine({name: RANGE}, False, "10", open_axes=1), tmp_path)
+    done, calls = engine(tmp_path, name=name)
+    assert done.returncode == 0, done.stderr
+    given = dict(calls)["create_optimization_profile.set_shape"]
+    assert given == [name, "[1, 2]", "[3, 4]", "[5, 6]"]
+    assert not (tmp_path / "PWNED").exists()
+
+
+def test_names_of_fixed_shapes_stand_in_no_script(tmp_path: Path) -> None:
+    same = dict.fromkeys(("min", "opt", "max"), (1, 3))
+    write_kit(Engine(dict.fromkeys(NASTY, same), False, "10"), tmp_path)
+    done, arguments = recorded(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(arguments) == 5
+    assert not (tmp_path / "PWNED").exists()
+
+
+def test_a_name_with_a_colon_reaches_trtexec_in_quotes(tmp_path: Path) -> None:
+    write_kit(Engine({"input:0": RANGE, "b": RANGE}, False, "10", open_axes=1), tmp_path)
+    _, arguments = recorded(tmp_path)
+    assert "--minShapes='input:0':1x2,b:1x2" in arguments
+    _, arguments = recorded(tmp_path, MIN_SHAPES="$(touch PWNED):1x2")
+    assert "--minShapes=$(touch PWNED):1x2" in arguments
+    assert not (tmp_path / "PWNED").exists()
+
+
+def test_a_version_is_a_text_in_every_script(tmp_path: Path) -> None:
+    """Targets are files of users."""
+    write_kit(Engine(PROFILE, False, '10"; touch PWNED; "$(touch PWNED)', open_axes=2), tmp_path)
+    subprocess.run(["bash", "-n", str(tmp_path / "build.sh")], check=True)
+    recorded(tmp_path)
+    engine(tmp_path)
+    assert not (tmp_path / "PWNED").exists()
 
 
 def test_fixed_shapes_and_dense_weights_need_no_arguments(tmp_path: Path) -> None:
@@ -141,12 +247,17 @@ atexit.register(lambda: pathlib.Path("calls.json").write_text(json.dumps(CALLS))
 
 
 def engine(
-    folder: Path, *words: str, version: str = "10.13.0", parses: bool = True, decides: bool = False
+    folder: Path,
+    *words: str,
+    version: str = "10.13.0",
+    parses: bool = True,
+    decides: bool = False,
+    name: str = "ids",
 ) -> tuple[subprocess.CompletedProcess[str], list[Any]]:
     """Run build_engine.py with the recorder; how it ended, and the calls with their arguments."""
-    (folder / "tensorrt.py").write_text(
-        RECORDER.format(version=version, parses=parses, decides=decides)
-    )
+    module = RECORDER.format(version=version, parses=parses, decides=decides)
+    named = module.replace('name="ids"', f"name={name!r}")
+    (folder / "tensorrt.py").write_text(named, encoding="utf8")
     done = subprocess.run(
         [sys.executable, "build_engine.py", *words], cwd=folder, capture_output=True, text=True
     )
