@@ -42,6 +42,7 @@ from .math.affine import affine_params, dequantize, quantize_weight
 from .math.bias import bias_correction_conv, bias_correction_linear
 from .math.calibrate import CALIBRATORS
 from .pairsums import paired_codes
+from .quantizing.floors import int8_weight, least_scale
 from .quantizing.layers import (
     activated_output,
     elements,
@@ -112,6 +113,9 @@ class Quantize(Pass):
     no pair of weights that could saturate, for any input (remark ``pair-safe``); 7 always do.
     With ``sums=emulated`` all 8 are kept where saturation, emulated on calibration samples, loses
     less than that (remark ``pair-emulated`` with both losses).
+    On targets whose floats are float16 in a strongly typed graph (TensorRT), scales of weights that
+    are next to nothing are raised to float16's least normal number: they would keep their layer in
+    float32.
     Guarantee: integer codes and scales are those whose loss was measured.
     Example: ``quantize{scheme=static calibrator=percentile exclude=classifier}``
     """
@@ -348,7 +352,7 @@ class Quantize(Pass):
         if int8.saturates:
             codes, scale = paired_codes(site, weight, activation, ctx, emulate=emulate)
         else:
-            codes, scale = quantize_weight(weight, axis, int8.weight_bits)
+            codes, scale = int8_weight(weight, axis, int8.weight_bits, least_scale(ctx.target))
         rounded = dequantize(codes, scale, 0, axis)
         bias = self._corrected_bias(site, weight, rounded, ctx)
         x, y = input_of(site), site.output

@@ -37,6 +37,7 @@ from .api import (
 from .biases import bias_node
 from .math.float8 import E4M3, NAME, absmax_scale, round_to_float8
 from .quantizing.fitted8 import Fit
+from .quantizing.floors import float8_scale, least_scale
 from .quantizing.layers import (
     elements,
     holds_mask,
@@ -101,7 +102,7 @@ class QuantizeFloat8(Pass):
         site = ctx.analysis(SITES).by_name[candidate.site]
         weight, x, y = weight_of(site), input_of(site), site.output
         assert site.weight is not None and y is not None
-        scale = absmax_scale(float(np.abs(weight).max(initial=0.0)))
+        scale = float8_scale(weight, least_scale(ctx.target))
         codes, bias = self._codes(site, weight, scale, ctx)
         peak = float(self._stats(site, ctx).absmax.max())
         activation = FakeQuant(NAME, float(absmax_scale(peak)), 0)

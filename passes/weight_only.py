@@ -43,6 +43,7 @@ from .math.blockwise import round_blocks
 from .math.gptq import gptq_blocks
 from .math.hqq import hqq_blocks
 from .math.packing import pack_nbits, pack_rows
+from .quantizing.floors import least_scale, raised_blocks
 from .sharing import Applied, Shared, sharing
 from .zeros import filled
 
@@ -241,11 +242,16 @@ class WeightOnly(Pass):
         assert tensor is not None
         grams = self._grams(ctx) if ctx.analysis(CALIBRATED) else None
         seen = tuple(grams.origin(o) for o in _observed(planned)) if grams is not None else ()
-        form = (*self._form(ctx).values(), options.method)
+        form = (*self._form(ctx).values(), options.method, least_scale(ctx.target))
         group = planned.group
         return (self.name, tensor_digest(tensor), group.turned, group.looked_up, form, seen)
 
     def _coded(self, planned: Planned, ctx: Context) -> BlockCodes:
+        """The codes of a weight [inputs, outputs], with scales that the target's floats hold."""
+        coded = self._chosen(planned, ctx)
+        return raised_blocks(planned.group.matrix(), coded, least_scale(ctx.target))
+
+    def _chosen(self, planned: Planned, ctx: Context) -> BlockCodes:
         """The codes of a weight [inputs, outputs], by the method that the data allows."""
         chosen, group, weight = self.options.method, planned.group, planned.group.matrix()
         form = self._form(ctx)

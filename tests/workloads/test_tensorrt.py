@@ -11,6 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 import planish
@@ -44,6 +45,19 @@ def sound(artifact: planish.Artifact, target: str, name: str, layers: int) -> No
     assert any(e["setting"] == "float16" for e in artifact.manifest["edits"])
 
 
+def in_half_precision(graph: onnx.GraphProto) -> None:
+    """Every convolution, also those with channels that folded batch norms left next to nothing."""
+    made = {name: node for node in graph.node for name in node.output}
+    types = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    backs = [node for node in graph.node if node.op_type == "DequantizeLinear"]
+    assert {types[node.input[1]] for node in backs} == {onnx.TensorProto.FLOAT16}
+    assert len({node.input[0] for node in backs}) == len(backs)
+    for conv in (node for node in graph.node if node.op_type == "Conv"):
+        weight = made.get(conv.input[1])
+        kind = types[conv.input[1] if weight is None else weight.input[1]]
+        assert kind == onnx.TensorProto.FLOAT16
+
+
 @CASES
 def test_resnet20(
     target: str, pipeline: str, name: str, task: Callable[[str], Any], tmp_path: Path
@@ -51,6 +65,7 @@ def test_resnet20(
     resnet = task("resnet20")
     artifact = made(resnet, tmp_path / "out", target, pipeline, 4)
     sound(artifact, target, name, 11 if name == "quantize-float8" else 17)
+    in_half_precision(onnx.load(artifact.path / "model.onnx").graph)
     top1 = resnet.evaluate(session_run(artifact.runnable, 1)).metrics["top1"]
     assert resnet.baseline["top1"] - top1 <= 0.5
 
