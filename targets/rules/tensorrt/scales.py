@@ -9,11 +9,12 @@ import numpy as np
 import onnx_ir as ir
 
 from ....ir.graph import constant_array, dims, given, opset, producer
+from ...schema import Target
 from ..layers import code_dtype, integer
 from ..rule import Finding, Rule, View
 from .codes import heads, rounds_constant, sizes
 from .limits import built, dtype_of
-from .scope import on_tensorrt
+from .scope import on_tensorrt, where
 from .types import FLOATS, quantizer
 
 
@@ -94,6 +95,34 @@ def _activation_channels(view: View) -> Iterator[Finding]:
             yield Finding(node, f"scale of shape {list(scale)}")
 
 
+def _scale_float32(view: View) -> Iterator[Finding]:
+    for layer in view.layers:
+        if dtype_of(given(layer.node, 0)) != ir.DataType.FLOAT:
+            continue
+        for grid in (layer.left, layer.right):
+            scale = None if grid is None else given(grid.node, 1)
+            array = constant_array(scale)
+            if scale is None or array is None or array.dtype != np.float32:
+                continue
+            if (foreign := _not_in_float16(array)).size:
+                yield Finding(layer.node, f"{foreign[0]:.2g} in {scale.name}")
+
+
+def _not_in_float16(numbers: np.ndarray) -> np.ndarray:
+    """Those above 0 that float16 rounds by more than half its last digit: [count]."""
+    exact = numbers.reshape(-1).astype(np.float64)
+    with np.errstate(over="ignore"):
+        narrow = exact.astype(np.float16).astype(np.float64)
+    return exact[(exact > 0) & (np.abs(narrow - exact) > _LAST_DIGIT * exact)]
+
+
+_LAST_DIGIT = 2.0**-10
+
+
+def _half(target: Target) -> bool:
+    return target.floats.float16 == "native"
+
+
 RULES = (
     Rule(
         "trt-scale-value",
@@ -148,5 +177,18 @@ RULES = (
         "quantize activations per tensor",
         "error",
         on_tensorrt,
+    ),
+    Rule(
+        "trt-scale-float32",
+        "Scales of layers that run in float32, where the target computes in float16.",
+        _scale_float32,
+        "float16 has no such scale (it loses digits below 6.1e-05 and ends at 65504): a strongly "
+        "typed layer runs in the type of its scales, so that this one stays in float32 and is not "
+        "fused with what is float16 around it",
+        "weights of a channel that are next to nothing lose nothing with a scale of 6.1e-05 "
+        "(planish raises it in what it quantizes itself); for an activation calibrate again, or "
+        "leave the layer in float",
+        "note",
+        where(_half, "the target does not compute in float16"),
     ),
 )

@@ -335,6 +335,18 @@ def _(f: Any) -> Case:
     return Case(f.single("MatMul", "f4,64", "f64,64"), f.single("MatMul", "h4,64", "h64,64"))
 
 
+@case("trt-scale-float32")
+def _(f: Any) -> Case:
+    def made(least: float) -> Any:
+        form = layer(f)
+        (name,) = [name for name in form.tensors if name.endswith("weight.scale")]
+        form.tensors[name] = form.tensors[name].copy()
+        form.tensors[name][3] = least
+        return form
+
+    return Case(made(1e-6), made(2.0**-14))
+
+
 def cast_constant(f: Any, most: float) -> Any:
     return f.single("Cast", np.array([1, -np.inf, -most], np.float32), to=TensorProto.FLOAT16)
 
