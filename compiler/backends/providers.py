@@ -31,14 +31,14 @@ def tried(result: CompileResult, folder: Path) -> CompileResult:
         return result
     what = f"model.onnx, with {provider.name}"
     try:
-        answers, milliseconds = answered(folder / RUN, [], result.samples)
+        answers = answered(folder / RUN, [], result.samples)
     except ScriptError as error:
         said = f"{what}, was not run here: {error}"
         found = replace(provider, checks=(*provider.checks, said))
         again = replace(result, provider=found)
         return again if error.status == NOT_THERE else _failing(again, said)
-    outcome = compared(provider.tolerance, result.samples, answers)
-    said = f"{outcome.sentence(what)}; {milliseconds:.3f} ms a run of sample 0 (median)"
+    outcome = compared(provider.tolerance, result.samples, answers.samples)
+    said = f"{outcome.sentence(what)}; {answers.time} (median)"
     found = replace(provider, checks=(*provider.checks, said), ran=True)
     again = replace(result, provider=found)
     return _failing(again, f"{what}: {'; '.join(outcome.failures)}") if outcome.failures else again

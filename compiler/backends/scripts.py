@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ...ir.shown import printable
 from ..reporting.samples import arrays_of, write_arrays
 from ..reporting.selftest import fidelity
 from ..result import Sample
@@ -34,6 +35,20 @@ class ScriptError(Exception):
 
 
 @dataclass(frozen=True)
+class Answers:
+    """What a script gave for each sample. milliseconds: of a run. timed: of what that is."""
+
+    samples: tuple[dict[str, np.ndarray], ...]
+    milliseconds: float
+    timed: str
+
+    @property
+    def time(self) -> str:
+        """The time as the end of a sentence."""
+        return f"{self.milliseconds:.3f} ms a run of {self.timed}"
+
+
+@dataclass(frozen=True)
 class Compared:
     """Answers beside the recorded ones. worst: the largest difference in tolerances."""
 
@@ -50,13 +65,8 @@ class Compared:
         )
 
 
-def answered(
-    path: Path, options: Sequence[str], samples: Sequence[Sample]
-) -> tuple[list[dict[str, np.ndarray]], float]:
-    """What a script with ``--answers`` gives for each sample, and milliseconds of a run.
-
-    Raises ScriptError.
-    """
+def answered(path: Path, options: Sequence[str], samples: Sequence[Sample]) -> Answers:
+    """What a script with ``--answers`` gives. Raises ScriptError."""
     with tempfile.TemporaryDirectory(prefix="planish-") as place:
         given = [Path(place, f"sample-{number}.npz") for number in range(len(samples))]
         for file, sample in zip(given, samples, strict=True):
@@ -68,12 +78,13 @@ def answered(
             with np.load(output, allow_pickle=False) as arrays:
                 known = {key: arrays[key] for key in arrays.files}
             milliseconds = float(known.pop("milliseconds"))
+            timed = printable(str(known.pop("timed")))
             for key, array in known.items():
                 number, _, name = key.partition("/")
                 made[int(number)][name] = array
         except (OSError, ValueError, KeyError, IndexError) as error:
             raise ScriptError(f"its answers cannot be read: {error}") from error
-    return made, milliseconds
+    return Answers(tuple(made), milliseconds, timed)
 
 
 def compared(

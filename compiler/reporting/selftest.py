@@ -102,7 +102,8 @@ def check(
         check_originals(run, samples, outcome)
     if samples and not outcome.failures:
         outcome.milliseconds = time_runs(run, samples[0]["feed"])
-        outcome.say("time", f"{outcome.milliseconds:.3f} ms a run of sample 0 (median)")
+        at = shapes_text(samples[0]["feed"])
+        outcome.say("time", f"{outcome.milliseconds:.3f} ms a run of sample 0, {at} (median)")
     return outcome
 
 
@@ -332,6 +333,12 @@ def fidelity(pairs: list[tuple[Any, Any]]) -> dict[str, float]:
         "cosine": float(a @ b) / length if length else float("nan"),
         "sqnr_db": 10 * float(np.log10(signal / noise)) if signal and noise else float("inf"),
     }
+
+
+def shapes_text(feed: Arrays) -> str:
+    """Of what shapes a feed is: ``ids 2x16, mask 2x16``."""
+    known = {name: "x".join(map(str, np.shape(a))) or "scalar" for name, a in feed.items()}
+    return ", ".join(f"{name} {shape}" for name, shape in known.items())
 
 
 def time_runs(run: RunModel, feed: Arrays) -> float:

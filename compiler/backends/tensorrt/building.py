@@ -60,13 +60,12 @@ def build_here(folder: Path, engine: Engine, samples: Sequence[Sample], gpu: str
     counts = {} if layers is None else {**layers.products, "sparse": layers.sparse}
     try:
         words = ["--engine", str(folder / PLAN)]
-        answers, milliseconds = answered(folder / RUN, words, samples)
+        answers = answered(folder / RUN, words, samples)
     except ScriptError as error:
         failed = f"it was built, but {RUN} failed: {error}"
         return Attempt(f"{where}, not run", (told,), failed, counts)
-    found = compared(engine.tolerance, samples, answers)
-    time = f"{milliseconds:.3f} ms a run of sample 0 without copies (median)"
-    said = f"{found.sentence('the engine')}; {time}"
+    found = compared(engine.tolerance, samples, answers.samples)
+    said = f"{found.sentence('the engine')}; {answers.time}, without copies (median)"
     return Attempt(f"{where} and run", (said, told), "; ".join(found.failures), counts)
 
 
