@@ -41,6 +41,7 @@ FOUND = (
     (2599, "", "canonicalize", "x86-avx512-vnni"),
     (2948, "convnet", "canonicalize", "x86-avx512-vnni"),
     (6030, "transformer", "canonicalize,sparsify{small=true}", "nvidia-ampere"),
+    (6051, "", "canonicalize,equalize", "x86-avx512-vnni"),
 )
 """Graphs of seed 0 that broke a pass once."""
 
