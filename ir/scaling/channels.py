@@ -73,20 +73,17 @@ def _reshaped(node: ir.Node, output: ir.Value, channels: ChannelMap) -> ChannelM
     """Where the last axes of both sides hold exactly the channels, they hold them in order."""
     after, before = dims(output), dims(node.inputs[0])
     new, old = _tail(after, channels.size), _tail(before, channels.size)
-    if (
-        before is None
-        or new is None
-        or old is None
-        or channels.shape[channels.ndim - len(new) :] != new
-    ):
+    if new is None or old is None or channels.shape[channels.ndim - len(new) :] != new:
         raise NotMovedError
-    return channels.reshape([1] * (len(before) - len(old)) + list(old))
+    return channels.reshape([1] * (len(before or ()) - len(old)) + list(old))
 
 
 def _tail(shape: tuple[int | str | None, ...] | None, size: int) -> tuple[int, ...] | None:
     """The fewest last axes with ``size`` elements, None where there are none or not known."""
+    if shape is None:
+        return None
     tail: list[int] = []
-    for axis in reversed(shape or ()):
+    for axis in reversed(shape):
         if math.prod(tail) == size:
             break
         if not isinstance(axis, int) or axis <= 0:
