@@ -21,7 +21,7 @@ from ..ir.storage.filesize import model_bytes
 from ..ir.types.bound import symbols
 from ..targets.schema import Target
 from .backends.table import backend_for
-from .backends.tensorrt.profiles import Profile, axes_of, parse_profile, profile_of
+from .backends.tensorrt.profiles import Profile, axes_of, parse_profile, profile_of, remarks_on
 from .backends.tensorrt.shapeinputs import shape_inputs, split_given, values_of
 from .baseline import check_generated, open_baseline, own_file, undivided
 from .checking.patterns import KeepsPatterns
@@ -152,9 +152,9 @@ def prepare(request: Request, scratch: Path, progress: Progress) -> Prepared:
     progress.note(room.sentence)
     _refuse_data(request, room)
     values = _shape_values(request, model, (calibration, holdout))
-    profile = _profile(request, signature, (calibration, holdout), workloads, room, values)
+    profile, chosen = _profile(request, signature, (calibration, holdout), workloads, room, values)
     masking, found = masking_of(model, signature, calibration or holdout, request.token_mask)
-    remarks = [*source.imported.remarks, *standing(model), *kept, *found]
+    remarks = [*chosen, *source.imported.remarks, *standing(model), *kept, *found]
     mended: list[Remark] = []
     if room.fits:
         original, mended = open_baseline(source, request.threads, scratch)
@@ -227,9 +227,10 @@ def _profile(
     workloads: tuple[Workload, ...],
     room: Estimate,
     values: Profile,
-) -> Profile:
-    """What an engine is built for. Raises UsageError where shapes are unknown, TargetError where
-    the model cannot be run here and the backend checks what it makes on whole models."""
+) -> tuple[Profile, list[Remark]]:
+    """What an engine is built for, and what is said of it. Raises UsageError where shapes are
+    unknown, TargetError where the model cannot be run here and the backend checks what it makes
+    on whole models."""
     backend = backend_for(request.target)
     axes, _ = split_given(request.profile, values)
     given = parse_profile(axes, axes_of(signature))
@@ -240,8 +241,10 @@ def _profile(
             hint="give more with --max-memory, or use a larger machine",
         )
     if not backend.profiled:
-        return {}
-    return profile_of(signature, [f for f in feeds if f is not None], workloads, given)
+        return {}, []
+    sets = [f for f in feeds if f is not None]
+    profile = profile_of(signature, sets, workloads, given)
+    return profile, remarks_on(signature, sets, workloads, given)
 
 
 def _shape_values(

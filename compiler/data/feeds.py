@@ -9,6 +9,7 @@ from __future__ import annotations
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -145,7 +146,8 @@ def _from_arrays(
         )
         for start in range(0, samples, step)
     ]
-    return feed_set(source, _reader(feeds), len(feeds), signature)
+    found = feed_set(source, _reader(feeds), len(feeds), signature)
+    return found if has_fixed_batch(signature) else replace(found, cut=step)
 
 
 def _cut(whole: Feeds, signature: Signature, batch: int) -> tuple[dict[str, int | None], int]:

@@ -27,7 +27,9 @@ class FeedSet:
     source: where they come from, for messages. sizes: samples in each feed. digests: content of
     each feed. axes: the axis of each input along which samples lie, None where an input is the
     same for all samples of a feed. divisible: whether the model takes any number of samples.
-    synthetic: generated from the signature, not the user's data.
+    synthetic: generated from the signature, not the user's data. cut: samples that planish put into
+    a feed where it cut arrays of all of them, 0 where feeds came as they are: then nothing says in
+    what numbers the model will be run.
     """
 
     source: str
@@ -37,6 +39,7 @@ class FeedSet:
     read: Callable[[int], Feeds] = field(repr=False)
     divisible: bool = True
     synthetic: bool = False
+    cut: int = 0
 
     def __len__(self) -> int:
         """Number of feeds."""

@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 
 from ..result import Engine
 
+CHOSEN = "chosen-size"
+"""Code of the remark that nobody stated the sizes of an axis."""
 NUL = "\0"
 """No argument of a program, and no text of a C interface, holds one."""
 SPLIT_BY_TRTEXEC = frozenset({",", "'", NUL})

@@ -14,7 +14,7 @@ from ...ir.shown import printable
 from ...ir.signature import Signature, shape_text
 from ..result import CompileResult
 from . import selftest, summary
-from .engineshapes import is_open, untold_trtexec
+from .engineshapes import CHOSEN, is_open, untold_trtexec
 from .headline import headline, quality_phrase, size
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -37,6 +37,7 @@ def render_card(result: CompileResult, signature: Signature, sample: str = "") -
         return _render(
             "tensorrt_card.md.j2", result, signature=signature, open=is_open(result.engine),
             untold=untold_trtexec(result.engine),
+            chosen=[remark.sentence for remark in result.remarks if remark.code == CHOSEN],
         )  # fmt: skip
     return _render("card.md.j2", result, signature=signature, sample=sample)
 

@@ -38,9 +38,24 @@ def test_a_compile_for_a_gpu(planish: Planish, tmp_path: Path) -> None:
     }  # fmt: skip
     profile = json.loads((tmp_path / "out" / "profiles.json").read_text())
     assert profile == {"x": {"min": [2, 64], "opt": [4, 64], "max": [16, 64]}}
+    assert "chosen-size" not in (tmp_path / "out" / "manifest.json").read_text()
     assert "## Engine" in (tmp_path / "out" / "report.md").read_text()
     done = planish("verify", "out")
     assert (done.returncode, "PASS" in done.stdout) == (0, True)
+
+
+def test_a_batch_that_nobody_stated_is_told_everywhere(planish: Planish, tmp_path: Path) -> None:
+    save(tmp_path)
+    words = ("compile", "model.onnx", "-t", "nvidia-a100", "-o", "out", "--calibration", "data.npz")
+    done = planish(*words, "--passes", "canonicalize")
+    assert done.returncode == 11, done.stderr
+    profile = json.loads((tmp_path / "out" / "profiles.json").read_text())
+    assert profile == {"x": {"min": [1, 64], "opt": [16, 64], "max": [16, 64]}}
+    readme, report = ((tmp_path / "out" / name).read_text() for name in ("README.md", "report.md"))
+    for told in (done.stdout, readme, report):
+        assert "takes 1 to 16 and refuses more" in " ".join(told.split())
+        assert "--profile batch=1:8:64" in " ".join(told.split())
+    assert readme.count("refuses more") == 1
 
 
 def test_a_wrong_profile_is_named(planish: Planish, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ Source: TensorRT documentation, 'Working with Dynamic Shapes'.
 from __future__ import annotations
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +15,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from ....ir.errors import UsageError, near
+from ....ir.provenance import Remark
 from ....ir.signature import Signature
 from ...data.feedset import FeedSet
+from ...reporting.engineshapes import CHOSEN
 from ...workload import Workload
 
+PASS, SITE = "tensorrt", "profile"
 WHERE = "--profile"
 FORM = "write it like batch=1:8:32,seq=16:128:256: the least, the usual and the largest size"
 _RANGE = re.compile(r"(\d{1,9}):(\d{1,9}):(\d{1,9})")
@@ -73,14 +77,10 @@ def profile_of(
     Where samples can be cut, the least batch is 1. Raises UsageError for an open axis of which
     nobody knows a size.
     """
-    seen: dict[Axis, Counter[int]] = {}
-    for feed_set in feeds:
-        if not feed_set.synthetic:
-            _see(signature, feed_set, seen)
-    for workload in workloads:
-        for name, size in workload.bindings.items():
-            seen.setdefault(name, Counter())[size] += 1
-    sizes: dict[Axis, Sizes] = {axis: _sizes(counts) for axis, counts in seen.items()}
+    sets = list(feeds)
+    seen = _seen(signature, sets, workloads)
+    sizes: dict[Axis, Sizes] = {axis: _sizes(counts) for axis, counts in seen.items() if +counts}
+    sizes |= {axis: (1, size, size) for axis, size in _cut(signature, sets, seen).items()}
     sizes.update(given or {})
     _refuse_unknown(signature, sizes)
     return {
@@ -89,13 +89,57 @@ def profile_of(
     }
 
 
+def remarks_on(
+    signature: Signature,
+    feeds: Iterable[FeedSet],
+    workloads: Sequence[Workload] = (),
+    given: Mapping[str, Sizes] | None = None,
+) -> list[Remark]:
+    """What is to be said of the profile of the same arguments: axes whose sizes nobody stated."""
+    sets = list(feeds)
+    chosen = _cut(signature, sets, _seen(signature, sets, workloads))
+    return [
+        Remark("note", PASS, SITE, CHOSEN, _chosen(axis, size))
+        for axis, size in chosen.items()
+        if axis not in (given or {})
+    ]
+
+
+def _chosen(axis: Axis, size: int) -> str:
+    """That planish chose the sizes of an axis, what follows, and what to do."""
+    if isinstance(axis, str):
+        name, own = f"axis {axis!r}", f"--profile {shlex.quote(f'{axis}=1:8:64')}"
+    else:
+        name, own = f"axis {axis[1]} of input {axis[0]!r}", "1, 8 and 64 in profiles.json"
+    return (
+        f"nothing says how large {name} gets, as planish cut the data, {size} samples to a feed: "
+        f"the engine is tuned for {size}, takes 1 to {size} and refuses more. State your least, "
+        f"usual and largest size, such as {own}"
+    )
+
+
 def axes_of(signature: Signature) -> list[str]:
     """The symbols of open axes, in order."""
     sizes = (size for spec in signature.inputs for size in spec.shape or ())
     return list(dict.fromkeys(size for size in sizes if isinstance(size, str)))
 
 
+def _seen(
+    signature: Signature, feeds: Iterable[FeedSet], workloads: Iterable[Workload]
+) -> dict[Axis, Counter[int]]:
+    """How often each size was seen; a size that is merely possible counts 0."""
+    seen: dict[Axis, Counter[int]] = {}
+    for feed_set in feeds:
+        if not feed_set.synthetic:
+            _see(signature, feed_set, seen)
+    for workload in workloads:
+        for name, size in workload.bindings.items():
+            seen.setdefault(name, Counter())[size] += 1
+    return seen
+
+
 def _see(signature: Signature, feeds: FeedSet, seen: dict[Axis, Counter[int]]) -> None:
+    batch = _batch(signature, feeds)
     for feed in feeds:
         counted: dict[Axis, int] = {}
         for spec in signature.inputs:
@@ -103,13 +147,34 @@ def _see(signature: Signature, feeds: FeedSet, seen: dict[Axis, Counter[int]]) -
                 if not isinstance(size, int):
                     counted[_axis(spec.name, i, size)] = np.shape(feed[spec.name])[i]
         for axis, count in counted.items():
-            seen.setdefault(axis, Counter())[count] += 1
+            if not (feeds.cut and axis in batch):  # else it says nothing of how the model is run
+                seen.setdefault(axis, Counter())[count] += 1
+    for axis in batch if feeds.divisible else ():
+        seen.setdefault(axis, Counter())[1] += 0
+
+
+def _batch(signature: Signature, feeds: FeedSet) -> list[Axis]:
+    """The open axes along which samples lie."""
+    found: list[Axis] = []
     for spec in signature.inputs:
         place = feeds.axes.get(spec.name)
-        if feeds.divisible and place is not None and spec.shape:
-            size = spec.shape[place]
-            if not isinstance(size, int):
-                seen.setdefault(_axis(spec.name, place, size), Counter())[1] += 0
+        if place is not None and spec.shape and not isinstance(spec.shape[place], int):
+            found.append(_axis(spec.name, place, spec.shape[place]))
+    return list(dict.fromkeys(found))
+
+
+def _cut(
+    signature: Signature, feeds: Iterable[FeedSet], seen: Mapping[Axis, Counter[int]]
+) -> dict[Axis, int]:
+    """Open axes of which nothing but how planish cut samples is known, and how many these are."""
+    known = {axis for axis, counts in seen.items() if +counts}
+    return {
+        axis: feed_set.cut
+        for feed_set in feeds
+        if feed_set.cut and not feed_set.synthetic
+        for axis in _batch(signature, feed_set)
+        if axis not in known
+    }
 
 
 def _sizes(counts: Counter[int]) -> Sizes:
