@@ -43,7 +43,7 @@ _SCALING = frozenset({"Mul", "Div"})
 def fuse(nodes: Sequence[ir.Node], shapes: Shapes) -> Fusion:
     """The nodes of a graph in order, with the shapes of its values."""
     found = Fusion()
-    _fold(nodes, found)
+    fold(nodes, found)
     for rule in (dynamic_groups, static_groups, _norms, _gelus, _silus, _convolutions, _biases,
                  _before_norms, _scalings):  # fmt: skip
         rule([n for n in nodes if n not in found.gone], shapes, found)
@@ -51,7 +51,7 @@ def fuse(nodes: Sequence[ir.Node], shapes: Shapes) -> Fusion:
     return found
 
 
-def _fold(nodes: Iterable[ir.Node], found: Fusion) -> None:
+def fold(nodes: Iterable[ir.Node], found: Fusion) -> None:
     """What is known before any feed is computed as the model is loaded."""
     known: set[ir.Value] = set()
 

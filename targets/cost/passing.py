@@ -37,11 +37,15 @@ integer QLinearAdd QLinearMul QLinearSigmoid QLinearConcat QLinearSoftmax QLinea
 compare Where Equal Less Greater LessOrEqual GreaterOrEqual And Or Xor
 """)
 _BINARY = frozenset("Add Sub Mul Div Min Max Sum Mean Mod Pow BitShift BitwiseAnd".split())
+POINTWISE = _BINARY | {
+    name for name, table in _STREAM.items() if table in ("unary", "exponential", "gelu", "compare")
+} | {"BatchNormalization", "PRelu"}  # fmt: skip
+"""Make each element of one of every operand, so that they cost nothing behind another kernel."""
 _REDUCE = frozenset(
     "ReduceMean ReduceSum ReduceMax ReduceMin ReduceProd ReduceL1 ReduceL2 ReduceSumSquare "
     "ReduceLogSum ReduceLogSumExp ArgMax ArgMin GlobalAveragePool GlobalMaxPool TopK".split()
 )
-_VIEWS = frozenset("Reshape Squeeze Unsqueeze Flatten Shape Size Constant Identity Dropout".split())
+VIEWS = frozenset("Reshape Squeeze Unsqueeze Flatten Shape Size Constant Identity Dropout".split())
 LIKE = frozenset(
     "Pow Resize Upsample CumSum Unique NonZero OneHot Compress TopK LRN InstanceNormalization "
     "Mod ScatterND ScatterElements BatchNormalization PRelu Hardmax Mish Tan Selu Celu".split()
@@ -57,7 +61,7 @@ _TAPS_OF_POOL = 4  # of the pool that was measured
 
 def stream(node: ir.Node, name: str, shapes: Shapes) -> Part:
     """One pass of a node that has no more than that to do. Raises UnknownSizeError."""
-    if name in _VIEWS:
+    if name in VIEWS:
         return Part("node", ())
     if name in _REDUCE:
         made = max(1, count(node.outputs[0], shapes))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 from typing import Any, Literal
@@ -19,6 +19,7 @@ from ...ir.graph import subgraphs
 from ...ir.sites import find_sites
 from ...ir.types.bound import Shapes
 from ..schema import Target
+from ..techniques import runs_on_tensorrt
 from .fusion import fuse
 from .groups import Fusion
 from .kernels import Work, work_of
@@ -26,6 +27,7 @@ from .measured import Measured
 from .roofline import Bound, Roof, roofline
 from .sizes import Part, UnknownSizeError
 from .tables import Grid, Reading, grid, of_threads
+from .typed import float_rate, kernels, typed_roof
 
 Basis = Literal["measured", "estimated", "unknown"]
 
@@ -155,6 +157,9 @@ class _Machine:
 def _nodes(
     nodes: Sequence[ir.Node], machine: _Machine, shapes: Shapes, sites: dict[ir.Node, str]
 ) -> Iterable[Predicted]:
+    if runs_on_tensorrt(machine.target):
+        yield from _typed_nodes(nodes, machine, shapes, sites)
+        return
     fusion = fuse(nodes, shapes)
     for node in nodes:
         site = sites.get(node, "")
@@ -166,12 +171,32 @@ def _nodes(
             yield _node(node, machine, shapes, site, fusion)
 
 
+def _typed_nodes(
+    nodes: Sequence[ir.Node], machine: _Machine, shapes: Shapes, sites: dict[ir.Node, str]
+) -> Iterable[Predicted]:
+    """As TensorRT runs them: a kernel's time stands at its first node."""
+    found = kernels(nodes)
+    for node in nodes:
+        site, name = sites.get(node, ""), str(node.name)
+        if node in found.gone:
+            yield Predicted(name, node.op_type, site, 0.0, "measured", "")
+        elif any(True for _ in subgraphs(node)):
+            yield _with_bodies(node, machine, shapes, site)
+        else:
+            roof = typed_roof(found.nodes[node], shapes, machine.target)
+            basis: Basis = "unknown" if roof is None else "estimated"
+            ms, bound = (None, "") if roof is None else (roof.ms, roof.bound)
+            yield Predicted(name, node.op_type, site, ms, basis, bound)
+
+
 def _node(node: ir.Node, machine: _Machine, shapes: Shapes, site: str, fusion: Fusion) -> Predicted:
     name = str(node.name)
     try:
         work = work_of(node, shapes, fusion.kernel.get(node), fusion.copies.get(node, 1))
     except (UnknownSizeError, IndexError, ValueError):
         return Predicted(name, node.op_type, site, None, "unknown", "")
+    if machine.target.device == "gpu" and work.numbers == "fp32":
+        work = replace(work, numbers=float_rate(node, machine.target))
     found = _from_tables(work, machine)
     if found is not None:
         return Predicted(name, node.op_type, site, *found)
