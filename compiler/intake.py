@@ -43,7 +43,10 @@ def raised_for_integers(
         return model, [Remark("note", "import", "model", "opset-kept", sentence)]
     if newer is model:
         return model, []
-    sentence = f"opset raised from {opset(model)} to {opset(newer)}: scales per channel need it"
+    sentence = (
+        f"opset raised from {opset(model)} to {opset(newer)}, so that layers can be quantized; it "
+        "computes the same"
+    )
     return newer, [Remark("note", "import", "model", "opset-raised", sentence)]
 
 

@@ -244,6 +244,8 @@ def test_opsets_are_raised_only_as_far_as_needed(
     assert opset(each.workshop.rewriter.model) == expected
     codes = [r.code for r in each.remarks]
     assert ("opset-raised" in codes) is (given < 13)
+    sentences = [r.sentence for r in each.remarks if r.code == "opset-raised"]
+    assert all("so that layers can be quantized" in s for s in sentences)  # none may be at the end
 
 
 def test_an_opset_that_cannot_be_raised_stays_and_is_told(

@@ -95,7 +95,8 @@ def _residuals(rewriter: Rewriter) -> Iterator[Legalised]:
         yield Legalised(
             str(node.outputs[0].name),
             "residual-in-8-bits",
-            "the convolution in front adds it, and reads it as the layers beside do",
+            "this sum takes its other branch in the 8 bits to which it is rounded for the next layer "
+            "anyway: so TensorRT can add it inside the int8 convolution in front",
         )
 
 

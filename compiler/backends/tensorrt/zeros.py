@@ -86,7 +86,8 @@ def checked_zeros(lowered: ir.Model, model: ir.Model, target: Target) -> str:
                 hint="this is a fault of planish: report it",
             )
         if before:
-            return f"zeros in the pattern {pattern}: in the weights of {before} layers, as before"
+            layers = "1 layer has" if before == 1 else f"{before} layers have"
+            return f"the weights of {layers} zeros in the pattern {pattern}, in model.onnx too"
     return ""
 
 
