@@ -27,6 +27,7 @@ from ..targets.host import read_machine
 from ..targets.schema import Target
 from .backends.pairsums import integer_layers
 from .backends.tensorrt.presence import how_to_build, typed_runs
+from .backends.tensorrt.versions import least_version
 from .calibration.coverage import coverage, static_ranges
 from .choose import Choice
 from .context import head
@@ -150,7 +151,7 @@ def _engine(judged: Judged, prepared: Prepared, provider: Provider | None) -> En
     return Engine(
         {name: vars(shapes) for name, shapes in prepared.profile.items()},
         "2:4" in (target.sparse.patterns or ()),
-        target.runtime.min_version,
+        least_version(build.path, target),
         build.checks,
         provider.tolerance,
         how_to_build(target),

@@ -95,8 +95,8 @@ def _residuals(rewriter: Rewriter) -> Iterator[Legalised]:
         yield Legalised(
             str(node.outputs[0].name),
             "residual-in-8-bits",
-            "this sum takes its other branch in the 8 bits to which it is rounded for the next layer "
-            "anyway: so TensorRT can add it inside the int8 convolution in front",
+            "this sum takes its other branch in the 8 bits to which it is rounded for the next "
+            "layer anyway: so TensorRT can add it inside the int8 convolution in front",
         )
 
 
