@@ -66,6 +66,7 @@ def test_resnet20(
     artifact = made(resnet, tmp_path / "out", target, pipeline, 4)
     sound(artifact, target, name, 11 if name == "quantize-float8" else 17)
     in_half_precision(onnx.load(artifact.path / "model.onnx").graph)
+    assert artifact.manifest["speed"]["predicted"]["ratio"] > 1.5
     top1 = resnet.evaluate(session_run(artifact.runnable, 1)).metrics["top1"]
     assert resnet.baseline["top1"] - top1 <= 0.5
 
