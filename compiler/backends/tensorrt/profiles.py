@@ -158,8 +158,9 @@ def _batch(signature: Signature, feeds: FeedSet) -> list[Axis]:
     found: list[Axis] = []
     for spec in signature.inputs:
         place = feeds.axes.get(spec.name)
-        if place is not None and spec.shape and not isinstance(spec.shape[place], int):
-            found.append(_axis(spec.name, place, spec.shape[place]))
+        size = spec.shape[place] if place is not None and spec.shape else 1
+        if place is not None and not isinstance(size, int):
+            found.append(_axis(spec.name, place, size))
     return list(dict.fromkeys(found))
 
 
