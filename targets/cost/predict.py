@@ -184,9 +184,14 @@ def _typed_nodes(
             yield _with_bodies(node, machine, shapes, site)
         else:
             roof = typed_roof(found.nodes[node], shapes, machine.target)
-            basis: Basis = "unknown" if roof is None else "estimated"
-            ms, bound = (None, "") if roof is None else (roof.ms, roof.bound)
-            yield Predicted(name, node.op_type, site, ms, basis, bound)
+            yield _estimated(node, site, roof)
+
+
+def _estimated(node: ir.Node, site: str, roof: Roof | None) -> Predicted:
+    name = str(node.name)
+    if roof is None:
+        return Predicted(name, node.op_type, site, None, "unknown", "")
+    return Predicted(name, node.op_type, site, roof.ms, "estimated", roof.bound)
 
 
 def _node(node: ir.Node, machine: _Machine, shapes: Shapes, site: str, fusion: Fusion) -> Predicted:
@@ -200,10 +205,7 @@ def _node(node: ir.Node, machine: _Machine, shapes: Shapes, site: str, fusion: F
     found = _from_tables(work, machine)
     if found is not None:
         return Predicted(name, node.op_type, site, *found)
-    roof = roofline(work, machine.target, machine.threads)
-    if roof is None:
-        return Predicted(name, node.op_type, site, None, "unknown", "")
-    return Predicted(name, node.op_type, site, roof.ms, "estimated", roof.bound)
+    return _estimated(node, site, roofline(work, machine.target, machine.threads))
 
 
 def _with_bodies(node: ir.Node, machine: _Machine, shapes: Shapes, site: str) -> Predicted:
