@@ -116,12 +116,13 @@ def linted(program: Path, settings: Settings) -> Iterator[Found]:
             label = f"{name}, {form.name}: check lint on {path.name}"
             yield (
                 (f"{name}, {form.name} for {form.target}", path.name, "check lint", said),
-                holds(label, said.endswith("0 failing"), said, "0 failing"),
+                holds(label, ", 0 failing" in said, said, "0 failing"),
             )
 
 
 def lint(program: Path, path: Path, report: Path) -> str:
-    """How many nodes ``check lint`` passes and fails, with the first complaint."""
+    """How many nodes ``check lint`` passes and fails, with the first complaint: it repeats what
+    ONNX Runtime warns of, such as float16 products of its own making that it cannot fold."""
     report.unlink(missing_ok=True)
     done = run(program, "check", "lint", str(path), "-o", str(report))
     if not report.is_file():
