@@ -137,7 +137,7 @@ def test_no_output_loses_more_than_fitted_and_then_rounded(taps: int) -> None:
     rounded = np.rint(real / step) * step
 
     def of_outputs(made: Array) -> Array:
-        return losses(weight, made, moments).reshape(taps, -1).sum(axis=0)
+        return np.asarray(losses(weight, made, moments).reshape(taps, -1).sum(axis=0))
 
     ours, theirs, least = map(of_outputs, (found.weight, rounded, real))
     np.testing.assert_allclose(found.loss, ours, rtol=1e-9)
