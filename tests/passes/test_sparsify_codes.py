@@ -158,6 +158,8 @@ def test_of_convolutions_all_taps_of_an_output_share_a_grid(
 
 
 def test_channels_of_zeros_and_hardly_more(graphs: ModuleType) -> None:
+    """Of channels that are next to nothing ``quantize`` raises the scale, so that float16 holds it:
+    nothing is left of them, and the codes of all others are those that were chosen."""
     weight = W.copy()
     weight[:, 3] = 0
     weight[:, 7] *= np.float32(1e-40) / np.abs(weight[:, 7]).max()
@@ -169,9 +171,12 @@ def test_channels_of_zeros_and_hardly_more(graphs: ModuleType) -> None:
     assert np.isfinite(made).all()
     assert bench.run("quantize", scheme="static").edits
     ((codes, scale),) = codes_in(bench)
-    assert not codes[:, 3].any()
-    assert np.abs(codes[:, 9]).max() == 127
-    assert np.array_equal(dequantized(codes, scale, 1), made)
+    quiet = [3, 7, 9]
+    assert not codes[:, quiet].any()
+    assert np.abs(made[:, quiet]).max() < 1e-28
+    others = ~np.isin(np.arange(len(scale)), quiet)
+    assert np.array_equal(dequantized(codes, scale, 1)[:, others], made[:, others])
+    assert scale.min() >= 2.0**-14
 
 
 # -- what it loses ---------------------------------------------------------------------

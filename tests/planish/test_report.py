@@ -131,4 +131,5 @@ def test_modules_add_up_to_what_the_headline_says(planish: Planish, tmp_path: Pa
         assert whole[key] == told["totals"][key] == up[key] + outside[key]
     assert whole["bytes"] == sum(told["totals"]["bytes"].values()) == up["bytes"] + outside["bytes"]
     assert (outside["sites"], outside["parameters"], outside["bytes"]) == (0, 8, 32)
-    assert 0 < outside["ms"] < whole["ms"]
+    assert outside["ms"] == 0  # TensorRT scales inside the kernel of the product
+    assert 0 < up["ms"] == whole["ms"]
