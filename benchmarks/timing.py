@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.data import Feeds
+from planish.compiler.timing import one_pass, turn
 
 Floats = npt.NDArray[np.float64]
 AnyRun = Callable[[Feeds], object]
@@ -52,7 +52,8 @@ def alternate(
     """Time every run over all feeds, once a round.
 
     The order is turned around from round to round, so that nothing always runs after the same
-    neighbour. Only the time inside the calls counts.
+    neighbour. Only the time inside the calls counts, and of a short model not the first
+    milliseconds of its turn.
     """
     for run in runs.values():
         for _ in range(warm_up):
@@ -61,15 +62,5 @@ def alternate(
     for number in range(rounds):
         order = list(runs) if number % 2 == 0 else list(runs)[::-1]
         for name in order:
-            seconds[name].append(one_pass(runs[name], feeds))
+            seconds[name].append(turn(runs[name], feeds))
     return Timings({name: np.array(taken) for name, taken in seconds.items()})
-
-
-def one_pass(run: AnyRun, feeds: Sequence[Feeds]) -> float:
-    """Seconds spent inside ``run`` over all feeds."""
-    spent = 0.0
-    for feed in feeds:
-        start = time.perf_counter()
-        run(feed)
-        spent += time.perf_counter() - start
-    return spent

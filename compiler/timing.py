@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,10 +12,24 @@ from ..targets.runtime import Session
 from .quality.statistics import Ratio, median_ratio
 
 Feeds = Mapping[str, np.ndarray]
+Run = Callable[[Feeds], object]
 
 MIN_ROUNDS = 11
-MAX_ROUNDS = 400
+ENOUGH_ROUNDS = 25
+MAX_ROUNDS = 100
 WARM_UP = 2
+LEAD = 0.01
+"""Seconds that a model runs at the beginning of a turn before it is timed.
+
+A worker thread that slept while others had their turn wakes on the core of the thread that woke
+it, and stays there until the scheduler balances the load some milliseconds later. Without a lead
+it depends on chance which of two small models keeps a worker to itself: of two equal ones, one was
+1.6 times as fast as the other in every round.
+"""
+BLOCK = 0.01
+"""Seconds of a turn that are timed, or one pass over the feeds where that takes longer."""
+LONG = 0.25
+"""A pass of so many seconds needs no lead: its first milliseconds hardly show."""
 NARROW = 0.02
 """Rounds end early where every interval is within 2 % of its ratio, or clear of 1 by far."""
 CLEAR = 1.2
@@ -25,7 +39,10 @@ PATIENCE = 3.0
 
 @dataclass(frozen=True)
 class Paired:
-    """Seconds inside ``run`` for one pass over the feeds, one row a session, [n, rounds]."""
+    """Seconds inside ``run`` for one pass over the feeds, one row a session, [n, rounds].
+
+    Each is the median of the passes of one turn.
+    """
 
     seconds: np.ndarray
 
@@ -44,21 +61,22 @@ def time_alternating(
 ) -> Paired:
     """Time sessions in alternation over the same feeds; the first is what others compare to.
 
-    At least 11 rounds, and until ``budget`` seconds are spent; then on, up to three budgets,
-    while an interval is still wide. The order within a round is reversed every other round,
-    so that no session always runs on a warm or a throttled core.
+    At least 11 rounds, and until half of ``budget`` seconds or 25 rounds are spent; then on, up to
+    three budgets or 100 rounds, while an interval is still wide. The order within a round is
+    reversed every other round, so that no session always runs on a warm or a throttled core.
     """
-    for session in sessions:
+    runs = [session.run for session in sessions]
+    for run in runs:
         for _ in range(WARM_UP):
-            _one_pass(session, feeds)
+            one_pass(run, feeds)
     rows: list[list[float]] = []
     start = time.perf_counter()
     while True:
-        rows.append(_round(sessions, feeds, reverse=len(rows) % 2 == 1))
+        rows.append(_round(runs, feeds, reverse=len(rows) % 2 == 1))
         if len(rows) < MIN_ROUNDS:
             continue
         spent = time.perf_counter() - start
-        if spent < budget / 2 and len(rows) < MAX_ROUNDS:
+        if spent < budget / 2 and len(rows) < ENOUGH_ROUNDS:
             continue
         paired = Paired(np.array(rows).T)
         if spent > PATIENCE * budget or len(rows) >= MAX_ROUNDS or _settled(paired):
@@ -73,18 +91,34 @@ def _settled(paired: Paired) -> bool:
     )
 
 
-def _round(sessions: Sequence[Session], feeds: Sequence[Feeds], reverse: bool) -> list[float]:
-    row = [0.0] * len(sessions)
-    order = range(len(sessions))
+def _round(runs: Sequence[Run], feeds: Sequence[Feeds], reverse: bool) -> list[float]:
+    row = [0.0] * len(runs)
+    order = range(len(runs))
     for index in reversed(order) if reverse else order:
-        row[index] = _one_pass(sessions[index], feeds)
+        row[index] = turn(runs[index], feeds)
     return row
 
 
-def _one_pass(session: Session, feeds: Sequence[Feeds]) -> float:
+def turn(run: Run, feeds: Sequence[Feeds]) -> float:
+    """Median seconds of a pass over the feeds, of the passes of one turn: a lead, then a block."""
+    start = time.perf_counter()
+    first = one_pass(run, feeds)
+    if first >= LONG:
+        return first
+    while time.perf_counter() - start < LEAD:
+        one_pass(run, feeds)
+    start = time.perf_counter()
+    taken = [one_pass(run, feeds)]
+    while time.perf_counter() - start < BLOCK:
+        taken.append(one_pass(run, feeds))
+    return float(np.median(taken))
+
+
+def one_pass(run: Run, feeds: Sequence[Feeds]) -> float:
+    """Seconds spent inside ``run`` over all feeds."""
     spent = 0.0
     for feed in feeds:
         start = time.perf_counter()
-        session.run(feed)
+        run(feed)
         spent += time.perf_counter() - start
     return spent

@@ -77,14 +77,24 @@ def blocks(text: str) -> list[Block]:
     return found
 
 
-def commands(body: str) -> str:
-    """The commands of a console block as a shell script."""
-    lines, going_on = [], False
+def commands(body: str) -> list[str]:
+    """The commands of a console block."""
+    found: list[str] = []
+    going_on = False
     for line in body.splitlines():
-        if line.startswith("$ ") or going_on:
-            lines.append(line.removeprefix("$ "))
-            going_on = line.endswith("\\")
-    return "\n".join(lines)
+        if going_on:
+            found[-1] += "\n" + line
+        elif line.startswith("$ "):
+            found.append(line.removeprefix("$ "))
+        going_on = (line.startswith("$ ") or going_on) and line.endswith("\\")
+    return found
+
+
+def script(body: str) -> str:
+    """The commands of a console block for a shell, which ends with 99 where any but the last
+    fails, with whatever status."""
+    *first, last = commands(body)
+    return "\n".join([*(f"{{ {each}\n}} || exit 99" for each in first), last])
 
 
 def unsaid(body: str, printed: str) -> list[str]:
@@ -105,7 +115,7 @@ def run(block: Block, folder: Path) -> subprocess.CompletedProcess[str]:
     if block.language == "python":
         words = [sys.executable, "-c", block.body]
     elif block.language == "console":
-        words = ["bash", "-euo", "pipefail", "-c", commands(block.body)]
+        words = ["bash", "-euo", "pipefail", "-c", script(block.body)]
     else:
         raise ValueError(f"line {block.line}: only console and python blocks are run")
     scripts = str(Path(sys.executable).parent)
@@ -183,7 +193,15 @@ def test_a_mark_without_a_block_is_an_error() -> None:
 
 
 def test_commands_leave_output_out_and_go_on_after_a_backslash() -> None:
-    assert commands("$ one \\\n  two\noutput\n$ three\n") == "one \\\n  two\nthree"
+    assert commands("$ one \\\n  two\noutput\n$ three\n") == ["one \\\n  two", "three"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [("$ exit 8\n", 8), ("$ (exit 8)\n$ exit 0\n", 99), ("$ true \\\n  one\n$ exit 8\n", 8)],
+)
+def test_only_the_last_command_may_fail(body: str, status: int, tmp_path: Path) -> None:
+    assert run(Block("console", body, (), 1), tmp_path).returncode == status
 
 
 @pytest.mark.parametrize(("text", "status"), [("$ true\n$ exit 3\n$ true\n", 3), ("$ true\n", 0)])

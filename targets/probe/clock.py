@@ -17,7 +17,8 @@ Clock = Callable[[], float]
 VISITS = 3
 FEWEST = 2  # runs of a visit
 WARM_SECONDS = 0.001
-"""Also the time after which worker threads of the session before have stopped spinning."""
+SPREAD_SECONDS = 0.005
+"""Until worker threads that slept have got a core of their own; see ``compiler/timing.py``."""
 VISIT_SECONDS = 0.008
 
 
@@ -68,9 +69,10 @@ def time_together(
 
 def visit(run: Runnable, clock: Clock = time.perf_counter) -> float:
     """Median seconds of a run, after warming up."""
+    warm = WARM_SECONDS if clock is time.thread_time else SPREAD_SECONDS
     start = clock()
     run()
-    while clock() - start < WARM_SECONDS:
+    while clock() - start < warm:
         run()
     seconds: list[float] = []
     begin = clock()

@@ -11,12 +11,17 @@ import pytest
 
 from planish.compiler import timing
 from planish.compiler.timing import (
+    BLOCK,
+    ENOUGH_ROUNDS,
+    LEAD,
+    LONG,
     MAX_ROUNDS,
     MIN_ROUNDS,
     PATIENCE,
     WARM_UP,
     Paired,
     time_alternating,
+    turn,
 )
 
 Duration = Callable[[int], float]
@@ -63,7 +68,7 @@ def steady(seconds: float) -> Duration:
 
 def noisy(seconds: float, spread: float, seed: int = 0) -> Duration:
     draws = seconds * np.random.default_rng(seed).lognormal(0.0, spread, 5000)
-    return lambda n: float(draws[n])
+    return lambda n: float(draws[n % len(draws)])
 
 
 def test_medians_and_ratio_are_those_of_the_sessions(clock: Clock) -> None:
@@ -76,7 +81,7 @@ def test_medians_and_ratio_are_those_of_the_sessions(clock: Clock) -> None:
 
 
 def test_the_order_turns_round_every_other_time(clock: Clock) -> None:
-    made = sessions(clock, a=steady(0.1), b=steady(0.1), c=steady(0.1))
+    made = sessions(clock, a=steady(LONG), b=steady(LONG), c=steady(LONG))
     time_alternating(made, [FEED], budget=1.0)
     warm, timed = clock.calls[: 3 * WARM_UP], clock.calls[3 * WARM_UP :]
     assert warm == ["a"] * WARM_UP + ["b"] * WARM_UP + ["c"] * WARM_UP
@@ -92,16 +97,42 @@ def test_each_row_is_its_sessions_whichever_way_round(clock: Clock) -> None:
     np.testing.assert_allclose(paired.seconds, [1.0 + first, 100.0 + first])
 
 
+def test_the_first_milliseconds_of_a_turn_do_not_count(clock: Clock) -> None:
+    """Each run takes 1 ms, but 2 ms for as long as the model has had its turn for less than 4."""
+    begun = clock.now
+
+    def slow_at_first(_: int) -> float:
+        return 0.002 if clock.now - begun < 0.004 else 0.001
+
+    (session,) = sessions(clock, a=slow_at_first)
+    assert turn(session.run, [FEED]) == pytest.approx(0.001)
+    assert clock.now - begun == pytest.approx(LEAD + BLOCK, abs=0.0021)
+
+
+def test_a_turn_is_as_long_as_one_pass_where_that_is_long(clock: Clock) -> None:
+    made = sessions(clock, long=steady(LONG), middling=steady(LONG / 2))
+    assert [turn(session.run, [FEED]) for session in made] == pytest.approx([LONG, LONG / 2])
+    assert clock.calls == ["long", "middling", "middling"]
+
+
+def test_of_the_passes_of_a_turn_the_median_counts(clock: Clock) -> None:
+    (session,) = sessions(clock, a=lambda n: [LEAD, 0.001, 0.006, 0.002][min(n, 3)])
+    assert turn(session.run, [FEED]) == pytest.approx(0.002)
+    assert clock.calls == ["a"] * 5  # 1, 6, 2 and 2 ms after the lead
+
+
 def test_a_steady_pair_ends_after_half_the_budget(clock: Clock) -> None:
-    made = sessions(clock, a=steady(0.01), b=steady(0.01))
-    paired = time_alternating(made, [FEED], budget=6.0)
+    made = sessions(clock, a=steady(LONG), b=steady(LONG))
+    paired = time_alternating(made, [FEED], budget=20.0)
     spent = paired.seconds.sum()
-    assert 3.0 <= spent <= 3.0 + 0.02 + 1e-9
+    assert 10.0 <= spent <= 10.0 + 2 * LONG + 1e-9
 
 
 def test_quick_models_end_after_a_number_of_rounds(clock: Clock) -> None:
-    made = sessions(clock, a=steady(1e-6), b=steady(1e-6))
-    assert time_alternating(made, [FEED], budget=6.0).seconds.shape == (2, MAX_ROUNDS)
+    made = sessions(clock, a=steady(1e-4), b=steady(1e-4))
+    assert time_alternating(made, [FEED], budget=6.0).seconds.shape == (2, ENOUGH_ROUNDS)
+    made = sessions(clock, a=noisy(1e-2, 0.5, 1), b=noisy(1e-2, 0.5, 2))
+    assert time_alternating(made, [FEED], budget=60.0).seconds.shape == (2, MAX_ROUNDS)
 
 
 def test_slow_models_get_their_rounds_whatever_the_budget(clock: Clock) -> None:
@@ -110,16 +141,16 @@ def test_slow_models_get_their_rounds_whatever_the_budget(clock: Clock) -> None:
 
 
 def test_a_noisy_pair_gets_patience_but_not_for_ever(clock: Clock) -> None:
-    made = sessions(clock, a=noisy(0.05, 0.5, 1), b=noisy(0.05, 0.5, 2))
-    paired = time_alternating(made, [FEED], budget=4.0)
-    spent = paired.seconds.sum()
-    assert PATIENCE * 4.0 < spent < PATIENCE * 4.0 + 1.0
+    made = sessions(clock, a=noisy(0.5, 0.5, 1), b=noisy(0.5, 0.5, 2))
+    paired = time_alternating(made, [FEED], budget=8.0)
+    assert MIN_ROUNDS < paired.seconds.shape[1] < MAX_ROUNDS
+    assert PATIENCE * 8.0 < clock.now < PATIENCE * 8.0 + 8.0
 
 
 def test_a_clear_difference_needs_no_patience(clock: Clock) -> None:
     made = sessions(clock, a=noisy(0.05, 0.3, 1), b=noisy(0.01, 0.3, 2))
     paired = time_alternating(made, [FEED], budget=4.0)
-    assert paired.seconds.sum() < 4.0
+    assert clock.now < 4.0
     assert paired.ratio(0, 1).low > 2.0
 
 
