@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from planish.passes.math.refit import Doubles, damped
 from planish.passes.math.sparse import (
     Pattern,
     block_mask,
@@ -201,6 +202,32 @@ def test_a_ridge_holds_weights_to_what_they_were() -> None:
         kept = mask[:, column]
         fit = np.linalg.lstsq(rows[:, kept], rows @ weight[:, column], rcond=None)[0]
         np.testing.assert_allclose(made[kept, column], fit, rtol=1e-8)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_in_steps_it_loses_hardly_more_than_the_least(seed: int) -> None:
+    """Inputs that are alike, of very unlike sizes; a column without rows, one with all of them."""
+    data, weight = drawn(96, 24, rows=300, seed=seed)
+    data = (data + 3 * data[:, :1]) * np.geomspace(0.01, 10, 96)
+    moments = damped(moments_of(data), 300)
+    mask = pattern_mask(saliency(weight, np.diagonal(moments)), Pattern(2, 4))
+    mask[:, 0], mask[:, 1] = False, True
+    made = masked_refit(weight, moments, mask, direct=0)
+    assert (made[~mask] == 0).all()
+    np.testing.assert_allclose(made[:, 1], weight[:, 1])
+
+    def loss(fitted: Doubles) -> float:
+        return float(np.einsum("kn,kn->", fitted - weight, moments @ (fitted - weight)))
+
+    least = loss(masked_refit(weight, moments, mask, direct=96))
+    assert loss(np.where(mask, weight, 0.0)) > 1.2 * least
+    assert least <= loss(made) <= 1.002 * least
+
+
+def test_moments_that_are_not_positive_definite_are_an_error() -> None:
+    moments = np.diag([1.0, -1.0, 1.0])
+    with pytest.raises(np.linalg.LinAlgError, match="order 2"):
+        masked_refit(np.ones((3, 1)), moments, np.array([[True], [True], [False]]))
 
 
 # -- orders ----------------------------------------------------------------------------
