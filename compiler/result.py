@@ -16,6 +16,8 @@ SpeedVerdict = Literal["faster", "no-gain", "slower", "not-measured"]
 QualityVerdict = Literal["within-budget", "over-budget", "undecided", "unverified"]
 
 UNCHANGED = "the file is your own, byte for byte"
+SAME = "nothing in the model was changed"
+UNTIMED = (UNCHANGED, SAME)
 """Why a model is not timed that nothing was done to."""
 
 EXIT_CODES: Mapping[str, int] = {
