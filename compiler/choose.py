@@ -62,8 +62,11 @@ def choose(
     """
     eligible = _eligible(candidates)
     times = _times(eligible, feeds, workshop)
+    expected: dict[int, float | None] = {}
     if times is None:
-        best = _likeliest(eligible, goal, predicted)
+        if predicted is not None:
+            expected = {id(c): predicted(c.build.model) for c in eligible}
+        best = _likeliest(eligible, goal, [expected.get(id(c)) for c in eligible])
     else:
         best = _best(eligible, times.medians[1:], goal)
     speeds = (
@@ -74,7 +77,7 @@ def choose(
             for c, t in zip(eligible, times.medians[1:], strict=True)
         }
     )
-    trials = tuple(_trial(c, c is best, speeds.get(id(c))) for c in candidates)
+    trials = tuple(_trial(c, c is best, speeds.get(id(c)), expected.get(id(c))) for c in candidates)
     return Choice(best, trials)
 
 
@@ -98,16 +101,14 @@ def beside_lossless(
     return Choice(asked, tuple(_trial(c, c is asked, gain) for c, gain in pairs))
 
 
-def _likeliest(
-    eligible: Sequence[Judged],
-    goal: Goal,
-    predicted: Callable[[ir.Model], float | None] | None,
-) -> Judged:
-    """The best one as far as it can be told without measuring; the first is the lossless one."""
+def _likeliest(eligible: Sequence[Judged], goal: Goal, times: Sequence[float | None]) -> Judged:
+    """The best one as far as it can be told without measuring; the first is the lossless one.
+
+    times: milliseconds as predicted, None where nothing tells.
+    """
     lossy = eligible[1:] or eligible
     if goal == "size":
         return min(lossy, key=lambda c: c.build.bytes)
-    times = [predicted(c.build.model) if predicted else None for c in eligible]
     known = [time for time in times if time is not None]
     if len(known) < len(times):
         return lossy[0]
@@ -270,7 +271,9 @@ def _worst_sqnr(candidate: Judged) -> float:
     return min(found, default=float("inf"))
 
 
-def _trial(candidate: Judged, chosen: bool, speed: float | None) -> Trial:
+def _trial(
+    candidate: Judged, chosen: bool, speed: float | None, predicted: float | None = None
+) -> Trial:
     return Trial(
         candidate.build.pipeline,
         candidate.build.bytes,
@@ -279,6 +282,7 @@ def _trial(candidate: Judged, chosen: bool, speed: float | None) -> Trial:
         chosen,
         candidate.quality.sentence,
         _is_lossless(candidate.build),
+        predicted,
     )
 
 

@@ -300,11 +300,11 @@ def _why_float(lossy: Sequence[Trial]) -> str:
 
 def _speed(judged: Judged, prepared: Prepared) -> Speed:
     request = prepared.request
-    if prepared.timing_feeds is None:
-        return _not_measured(judged.build.model, prepared)
     if judged.build.verbatim or _same(judged.build, prepared):
         reason = UNCHANGED if judged.build.verbatim else SAME
         return Speed("no-gain", threads=request.threads, reason=reason)
+    if prepared.timing_feeds is None:
+        return _not_measured(judged.build.model, prepared)
     prepared.workshop.context.progress.phase("timing against the original")
     return measure_speed(judged, prepared.timing_feeds, prepared.workshop.judge, request.threads)
 

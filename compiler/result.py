@@ -129,7 +129,8 @@ class Kernels:
 class Trial:
     """One candidate pipeline that was built, judged and timed.
 
-    lossless: whether no edit of it lost anything.
+    lossless: whether no edit of it lost anything. predicted_ms: of a run on the target, where that
+    decided in the place of a clock.
     """
 
     pipeline: str
@@ -139,6 +140,7 @@ class Trial:
     chosen: bool
     sentence: str
     lossless: bool = False
+    predicted_ms: float | None = None
 
 
 @dataclass(frozen=True)
@@ -280,7 +282,7 @@ class CompileResult:
             return 0
         if self.speed.verdict == "slower" and self.goal == "size":
             return 0
-        if self.not_on_target:
+        if self.not_on_target and self.speed.verdict == "not-measured":
             return EXIT_CODES["not-run-on-target"]
         return EXIT_CODES.get(self.speed.verdict, 0)
 

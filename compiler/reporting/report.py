@@ -15,7 +15,7 @@ from ...ir.signature import Signature, shape_text
 from ..result import CompileResult
 from . import selftest, summary
 from .engineshapes import CHOSEN, is_open, untold_trtexec
-from .headline import headline, quality_phrase, size
+from .headline import headline, quality_phrase, size, three
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -107,6 +107,7 @@ def environment() -> jinja2.Environment:
         base=base,
         size=size,
         shape=shape_text,
+        three=three,
         tensor_type=numpy_name,
         python=repr,
         python_table=python_table,

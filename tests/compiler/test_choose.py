@@ -202,6 +202,7 @@ def test_elsewhere_the_predicted_time_decides_where_all_are_known(
     choice = choose(candidates, goal, None, shop, lambda model: times[str(model.graph.name)])
     assert choice.judged.build.pipeline == chosen
     assert [t.speedup for t in choice.trials] == [None] * 3  # predicted, never measured
+    assert [t.predicted_ms for t in choice.trials] == list(times.values())
 
 
 def test_every_candidate_is_a_trial(pick: Callable[..., Any], tmp_path: Path) -> None:

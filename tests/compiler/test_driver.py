@@ -440,6 +440,17 @@ def test_what_was_not_changed_is_not_timed_against_itself(
     assert (result.speed.ratio, result.exit_code) == (None, 8)
 
 
+def test_what_was_not_changed_is_no_gain_on_whatever_machine(
+    compiled: Compile, kit: ModuleType
+) -> None:
+    """A script that asked for something learns from the status that nothing came of it."""
+    elsewhere = replace(kit.target(), name="elsewhere", features=("avx9000",))
+    result = compiled(kit.chain(2), pipeline="canonicalize", target=elsewhere).result
+    assert (result.edits, result.speed.verdict, result.exit_code) == ((), "no-gain", 8)
+    assert headline(result).startswith("no-gain (nothing in the model was changed), ")
+    assert "not run on the target elsewhere" in headline(result)
+
+
 def test_a_target_that_cannot_run_here_is_not_measured(
     compiled: Compile, kit: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,7 +18,7 @@ from planish.compiler.reporting.report import code, render_card, render_report, 
 from planish.compiler.reporting.screen import screen
 from planish.compiler.reporting.selftest import Outcome
 from planish.compiler.reporting.summary import done, left, measures_text, notes
-from planish.compiler.result import UNCHANGED, Kernels, Plan, Quality, Speed
+from planish.compiler.result import UNCHANGED, Kernels, Plan, Quality, Speed, Trial
 from planish.ir.provenance import Edit, Remark
 from planish.ir.signature import Signature, TensorSpec
 
@@ -186,6 +186,12 @@ def test_what_a_script_prints_does_nothing_to_a_terminal() -> None:
     assert outcome.text().splitlines() == [
         "y\\x1b[2J", "  FAILED    output 'a\\nPASS\\u202e\\r'", "FAIL"
     ]  # fmt: skip
+
+
+def test_where_nothing_was_timed_the_trials_tell_what_was_predicted(made: ModuleType) -> None:
+    trial = Trial("quantize", 1000, None, "within-budget", True, "", predicted_ms=0.4237)
+    report = render_report(made.result(trials=(trial,)))
+    assert "| **chosen** | `quantize` | 1.00 kB | 0.424 ms (predicted) | within-budget |" in report
 
 
 def test_an_empty_result_reads_well(made: ModuleType) -> None:

@@ -24,10 +24,17 @@ function sitesOf(group, hub) {
     group.remarks.length > shown.length ? h("p", { class: "quiet" }, `and ${whole(group.remarks.length - shown.length)} more: filter the layers by “${group.code}”`) : null];
 }
 
+function speedOf(trial) {
+  const measured = number(trial.speedup);
+  if (measured !== null) return `${three(measured)}×`;
+  const predicted = number(trial.predicted_ms ?? null);
+  return predicted === null ? "–" : `${three(predicted)} ms (predicted)`;
+}
+
 function trialTable(trials) {
   return h("table", { class: "grid" }, h("thead", null, h("tr", null, ["", "Pipeline", "Size", "Speed", "Quality", ""].map((t) => h("th", { scope: "col" }, t)))),
     h("tbody", null, trials.map((trial) => h("tr", { class: trial.chosen ? "on" : null },
       h("td", null, trial.chosen ? h("b", null, "chosen") : ""), h("td", { class: "mono small" }, trial.pipeline),
-      h("td", { class: "num" }, bytes(number(trial.bytes))), h("td", { class: "num" }, number(trial.speedup) === null ? "–" : `${three(number(trial.speedup))}×`),
+      h("td", { class: "num" }, bytes(number(trial.bytes))), h("td", { class: "num" }, speedOf(trial)),
       h("td", null, trial.quality), h("td", { class: "quiet small" }, trial.sentence)))));
 }
