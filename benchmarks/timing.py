@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from benchmarks.data import Feeds
-from planish.compiler.timing import one_pass, turn
+from planish.compiler.timing import turn, warmed
 
 Floats = npt.NDArray[np.float64]
 AnyRun = Callable[[Feeds], object]
@@ -55,12 +55,10 @@ def alternate(
     neighbour. Only the time inside the calls counts, and of a short model not the first
     milliseconds of its turn.
     """
-    for run in runs.values():
-        for _ in range(warm_up):
-            one_pass(run, feeds)
+    lead = warmed(list(runs.values()), feeds, warm_up)
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds):
         order = list(runs) if number % 2 == 0 else list(runs)[::-1]
         for name in order:
-            seconds[name].append(turn(runs[name], feeds))
+            seconds[name].append(turn(runs[name], feeds, lead))
     return Timings({name: np.array(taken) for name, taken in seconds.items()})

@@ -64,7 +64,7 @@ def choose(
     times = _times(eligible, feeds, workshop)
     expected: dict[int, float | None] = {}
     if times is None:
-        if predicted is not None:
+        if feeds is None and predicted is not None:
             expected = {id(c): predicted(c.build.model) for c in eligible}
         best = _likeliest(eligible, goal, [expected.get(id(c)) for c in eligible])
     else:

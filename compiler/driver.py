@@ -14,7 +14,6 @@ from typing import Any
 
 import onnx_ir as ir
 
-from ..ir.digest import contents_digest
 from ..ir.errors import TargetError, UsageError, near
 from ..ir.load import load_model
 from ..ir.provenance import Remark, without_implied_origins
@@ -53,11 +52,11 @@ from .reporting.html.writing import with_page
 from .reporting.manifest import plan_from
 from .reporting.summary import some
 from .reporting.unrun import without_runs
-from .result import SAME, UNCHANGED, Built, Kernels, Plan, Speed, Trial
+from .result import UNCHANGED, Built, Kernels, Plan, Speed, Trial
 from .stages import write_stages
 from .staging import staging
 from .workload import parse_workloads
-from .workshop import MODEL, REFERENCE, Build, Judged, Workshop, instantiate
+from .workshop import MODEL, REFERENCE, Judged, Workshop, instantiate
 
 STREAMED = 1 << 24
 """Bytes of weights above which a model is not saved as one file where memory is short."""
@@ -237,6 +236,7 @@ def _replay(plan: Plan, prepared: Prepared) -> Finished:
         notes.append(f"the plan's spellings {', '.join(plan.spellings)} do not apply here")
     if unknown := _unknown_sites(plan, plain):
         notes.append(f"the plan gives back {some(unknown)}, which no pass asked for here")
+    judged = workshop.handed_back(judged)
     return Finished(judged, None, spellings, _speed(judged, prepared), tuple(notes))
 
 
@@ -249,6 +249,7 @@ def _finish(judged: Judged, choice: Choice, prepared: Prepared) -> Finished:
     spellings: tuple[str, ...] = ()
     if prepared.timing_feeds is not None:
         judged, spellings = choose_spellings(judged, prepared.timing_feeds, prepared.workshop)
+    judged = prepared.workshop.handed_back(judged)
     return Finished(judged, choice, spellings, _speed(judged, prepared))
 
 
@@ -300,21 +301,12 @@ def _why_float(lossy: Sequence[Trial]) -> str:
 
 def _speed(judged: Judged, prepared: Prepared) -> Speed:
     request = prepared.request
-    if judged.build.verbatim or _same(judged.build, prepared):
-        reason = UNCHANGED if judged.build.verbatim else SAME
-        return Speed("no-gain", threads=request.threads, reason=reason)
     if prepared.timing_feeds is None:
         return _not_measured(judged.build.model, prepared)
+    if judged.build.verbatim:
+        return Speed("no-gain", threads=request.threads, reason=UNCHANGED)
     prepared.workshop.context.progress.phase("timing against the original")
     return measure_speed(judged, prepared.timing_feeds, prepared.workshop.judge, request.threads)
-
-
-def _same(build: Build, prepared: Prepared) -> bool:
-    """Whether the original would be timed against itself: chance alone would then decide."""
-    if build.edits:
-        return False
-    original = load_model(prepared.source.baseline).model
-    return contents_digest(original) == contents_digest(build.model)
 
 
 def _not_measured(model: ir.Model, prepared: Prepared) -> Speed:

@@ -16,8 +16,6 @@ SpeedVerdict = Literal["faster", "no-gain", "slower", "not-measured"]
 QualityVerdict = Literal["within-budget", "over-budget", "undecided", "unverified"]
 
 UNCHANGED = "the file is your own, byte for byte"
-SAME = "nothing in the model was changed"
-UNTIMED = (UNCHANGED, SAME)
 """Why a model is not timed that nothing was done to."""
 
 EXIT_CODES: Mapping[str, int] = {
@@ -48,7 +46,7 @@ class PredictedSpeed:
 class Speed:
     """Paired timing against the user's original file, milliseconds inside ``run``.
 
-    before, after: medians over rounds of one pass over the feeds. ratio: before / after;
+    before, after: medians over rounds of a pass over the feeds. ratio: before / after;
     low and high bound its 95 % interval. reason: why nothing was measured. predicted: instead,
     for a target that is not here; it never decides a verdict.
     """
@@ -129,8 +127,8 @@ class Kernels:
 class Trial:
     """One candidate pipeline that was built, judged and timed.
 
-    lossless: whether no edit of it lost anything. predicted_ms: of a run on the target, where that
-    decided in the place of a clock.
+    lossless: whether no edit of it lost anything. predicted_ms: of a run on the target, where no
+    candidate was timed and the target is known well enough to rank by.
     """
 
     pipeline: str
@@ -282,7 +280,7 @@ class CompileResult:
             return 0
         if self.speed.verdict == "slower" and self.goal == "size":
             return 0
-        if self.not_on_target and self.speed.verdict == "not-measured":
+        if self.not_on_target:
             return EXIT_CODES["not-run-on-target"]
         return EXIT_CODES.get(self.speed.verdict, 0)
 

@@ -28,8 +28,8 @@ it depends on chance which of two small models keeps a worker to itself: of two 
 """
 BLOCK = 0.01
 """Seconds of a turn that are timed, or one pass over the feeds where that takes longer."""
-LONG = 0.25
-"""A pass of so many seconds needs no lead: its first milliseconds hardly show."""
+LONG = 0.1
+"""Where every pass takes so many seconds there is no lead: the first milliseconds hardly show."""
 NARROW = 0.02
 """Rounds end early where every interval is within 2 % of its ratio, or clear of 1 by far."""
 CLEAR = 1.2
@@ -66,13 +66,11 @@ def time_alternating(
     reversed every other round, so that no session always runs on a warm or a throttled core.
     """
     runs = [session.run for session in sessions]
-    for run in runs:
-        for _ in range(WARM_UP):
-            one_pass(run, feeds)
+    lead = warmed(runs, feeds)
     rows: list[list[float]] = []
     start = time.perf_counter()
     while True:
-        rows.append(_round(runs, feeds, reverse=len(rows) % 2 == 1))
+        rows.append(_round(runs, feeds, lead, reverse=len(rows) % 2 == 1))
         if len(rows) < MIN_ROUNDS:
             continue
         spent = time.perf_counter() - start
@@ -91,21 +89,24 @@ def _settled(paired: Paired) -> bool:
     )
 
 
-def _round(runs: Sequence[Run], feeds: Sequence[Feeds], reverse: bool) -> list[float]:
+def warmed(runs: Sequence[Run], feeds: Sequence[Feeds], times: int = WARM_UP) -> float:
+    """The lead of a turn of any of the runs, seconds, once each has made ``times`` passes."""
+    taken = [[one_pass(run, feeds) for _ in range(times)] for run in runs]
+    return 0.0 if all(min(seconds, default=0.0) >= LONG for seconds in taken) else LEAD
+
+
+def _round(runs: Sequence[Run], feeds: Sequence[Feeds], lead: float, reverse: bool) -> list[float]:
     row = [0.0] * len(runs)
     order = range(len(runs))
     for index in reversed(order) if reverse else order:
-        row[index] = turn(runs[index], feeds)
+        row[index] = turn(runs[index], feeds, lead)
     return row
 
 
-def turn(run: Run, feeds: Sequence[Feeds]) -> float:
+def turn(run: Run, feeds: Sequence[Feeds], lead: float) -> float:
     """Median seconds of a pass over the feeds, of the passes of one turn: a lead, then a block."""
     start = time.perf_counter()
-    first = one_pass(run, feeds)
-    if first >= LONG:
-        return first
-    while time.perf_counter() - start < LEAD:
+    while time.perf_counter() - start < lead:
         one_pass(run, feeds)
     start = time.perf_counter()
     taken = [one_pass(run, feeds)]

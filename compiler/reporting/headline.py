@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..result import UNTIMED, CompileResult, Quality, Speed
+from ..result import UNCHANGED, CompileResult, Quality, Speed
 
 LOSSLESS = "the lossless model is handed over"
 WORTH_TELLING = 1.02
@@ -13,7 +13,7 @@ def headline(result: CompileResult) -> str:
     """Both verdicts and the figures behind them, the speed first; one line, plain words."""
     speed = _speed(result.speed, lossless_gain(result))
     parts = [speed, size_change(result), quality_phrase(result.quality)]
-    if result.speed.verdict == "no-gain" and result.lossless and result.speed.reason not in UNTIMED:
+    if result.speed.verdict == "no-gain" and result.lossless and result.speed.reason != UNCHANGED:
         parts.insert(1, LOSSLESS)
     if result.shortfall:
         parts.append(f"less than was asked for: {result.shortfall}")

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ...ir.provenance import Edit, Remark
-from ..result import UNTIMED, CompileResult, PredictedSpeed, QualityRow, SiteKernel
+from ..result import UNCHANGED, CompileResult, PredictedSpeed, QualityRow, SiteKernel
 from .headline import interval, size, size_change, three
 
 _MEASURES = {"cosine": "cosine {:.4f}", "sqnr_db": "SQNR {:.1f} dB", "top1": "top-1 {:.1f} %"}
@@ -92,7 +92,7 @@ def latency_rows(result: CompileResult) -> list[Row]:
     if speed.predicted is not None:
         return [_predicted_row(speed.predicted)]
     if speed.before is None or speed.after is None or speed.ratio is None:
-        unknown = "no change" if speed.reason in UNTIMED else "not measured"
+        unknown = "no change" if speed.reason == UNCHANGED else "not measured"
         return [Row("latency", "–", "–", ": ".join(filter(None, [unknown, speed.reason])))]
     bounds = interval(speed.low, speed.high)
     change = f"{speed.ratio:.2f}x" + (f" ({bounds})" if bounds else "")

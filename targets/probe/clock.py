@@ -17,6 +17,7 @@ Clock = Callable[[], float]
 VISITS = 3
 FEWEST = 2  # runs of a visit
 WARM_SECONDS = 0.001
+"""Until caches are warm; all that one thread needs."""
 SPREAD_SECONDS = 0.005
 """Until worker threads that slept have got a core of their own; see ``compiler/timing.py``."""
 VISIT_SECONDS = 0.008

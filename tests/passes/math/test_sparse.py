@@ -224,10 +224,14 @@ def test_in_steps_it_loses_hardly_more_than_the_least(seed: int) -> None:
     assert least <= loss(made) <= 1.002 * least
 
 
-def test_moments_that_are_not_positive_definite_are_an_error() -> None:
-    moments = np.diag([1.0, -1.0, 1.0])
-    with pytest.raises(np.linalg.LinAlgError, match="order 2"):
-        masked_refit(np.ones((3, 1)), moments, np.array([[True], [True], [False]]))
+@pytest.mark.parametrize("direct", [0, 3])
+@pytest.mark.parametrize(
+    "moments", [[[1, 0, 0], [0, -1, 1], [0, 1, 1]], [[1, 2, 1], [2, 1, -1], [1, -1, 1]]]
+)
+def test_moments_that_are_not_positive_definite_are_an_error(moments: Any, direct: int) -> None:
+    mask = np.array([[True], [True], [False]])
+    with pytest.raises(np.linalg.LinAlgError, match="positive"):
+        masked_refit(np.ones((3, 1)), np.asarray(moments, float), mask, direct=direct)
 
 
 # -- orders ----------------------------------------------------------------------------
