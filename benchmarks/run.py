@@ -64,6 +64,7 @@ BENCHMARKS = {
     "diff-tools": "diff_pairs:diff_tools",
     "doctor": "doctor:doctor",
     "report": "report:report",
+    "equals": "equals:equals",
     "breadth-transformers": "breadth_transformers:breadth",
     "scaling": "scaling:scaling",
     "scaling-sites": "scaling:sites",

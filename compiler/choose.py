@@ -206,13 +206,8 @@ def measure_speed(judged: Judged, feeds: Sequence[Feeds], judge: Judge, threads:
     paired = time_alternating([judge.original, judged.session], feeds)
     ratio = paired.ratio(0, 1)
     before, after = (1e3 * float(m) for m in paired.medians)
-    verdict: SpeedVerdict = "no-gain"
-    if 1.0 / ratio.high > SLOWER:
-        verdict = "slower"
-    elif ratio.low > SLOWER:
-        verdict = "faster"
     return Speed(
-        verdict,
+        verdict_on(ratio),
         before,
         after,
         ratio.value,
@@ -222,6 +217,13 @@ def measure_speed(judged: Judged, feeds: Sequence[Feeds], judge: Judge, threads:
         len(feeds),
         threads,
     )
+
+
+def verdict_on(ratio: Ratio) -> SpeedVerdict:
+    """Of a model's speed, from the original's time over its own."""
+    if 1.0 / ratio.high > SLOWER:
+        return "slower"
+    return "faster" if ratio.low > SLOWER else "no-gain"
 
 
 def _eligible(candidates: Sequence[Judged]) -> list[Judged]:

@@ -9,6 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
+
 from ...ir.errors import InputError, UsageError, near
 from ...ir.importing.limits import check_sizes
 from ...ir.provenance import Remark, without_implied_origins
@@ -20,7 +22,7 @@ from ...ir.types.bound import symbols
 from ...targets.loader import load_target
 from ...targets.schema import Target
 from ...targets.techniques import compiles, runs_on_cpu
-from ..backends.tensorrt.fewbits import as_handed_over
+from ..backends.tensorrt.emission import foreseen
 from ..context import CompileContext
 from ..data.feeds import available_memory
 from ..elsewhere import not_the_target
@@ -182,16 +184,17 @@ def _outlook(proposal: Proposal, stage: _Stage, before: Run) -> Outlook:
         done = rehearse(proposal.pipeline, stage.rewriter, stage.context, lower=stage.room.fits)
         shown = runs_on_cpu(stage.target) and stage.room.weights <= MOST_WRITTEN
         kernels = kernels_of(done, stage.context.threads) if shown else {}
-        after = Run(None, "unknown", "the model is too large to be rehearsed here")
+        made, after = None, Run(None, "unknown", "the model is too large to be rehearsed here")
         if done.model is not None:
-            made = as_handed_over(done.model, stage.target)
+            with without_implied_origins(done.model):
+                made = foreseen(done.model, stage.target, stage.context.calibrated)
             after = run_time(made, stage.target, stage.workloads, stage.context.threads)
         return Outlook(
             proposal.pipeline,
             proposal.technique,
             proposal.reason,
             site_plans(done, kernels),
-            _size(done, stage),
+            _size(made, done, stage),
             before_and_after(before, after),
             _notes(done),
         )
@@ -200,10 +203,9 @@ def _outlook(proposal: Proposal, stage: _Stage, before: Run) -> Outlook:
         stage.rewriter.tidy()
 
 
-def _size(done: Rehearsal, stage: _Stage) -> Size:
-    if done.model is not None:
-        with without_implied_origins(done.model):
-            made = as_handed_over(done.model, stage.target)
+def _size(made: ir.Model | None, done: Rehearsal, stage: _Stage) -> Size:
+    if made is not None:
+        with without_implied_origins(made):
             return Size(stage.bytes_before, saved_bytes(made), "lowered")
     saved = sum(c.saving for held in done.skipped.values() for c in held)
     return Size(stage.bytes_before, stage.bytes_before - saved, "savings")

@@ -16,7 +16,8 @@ from ...ir.provenance import Edit, Remark
 from ...ir.rewriter import Rewriter
 from ...ir.sites import Sites
 from ...passes.api import SITES, Candidate, Pass, Perturbation, Semantics, promise_of
-from ..backends.legalise import legalise
+from ..backends.onnxruntime_cpu import OnnxRuntimeCpu
+from ..backends.table import backend_or_none, blamed
 from ..context import CompileContext
 from ..manager import PassManager
 from ..pipeline import parse
@@ -90,7 +91,8 @@ def rehearse(text: str, rewriter: Rewriter, context: CompileContext, *, lower: b
     """Apply a pipeline to the rewriter's model; roll it back afterwards.
 
     lower: build the graph; else the passes are only asked, each on the graph as the lossless ones
-    leave it. Raises PassError, and UsageError for unknown passes and options.
+    leave it. Raises PassError, UsageError for unknown passes and options, and TargetError where the
+    target's runtime cannot take the graph.
     """
     context.remarks.clear()
     context.pipeline = text
@@ -99,8 +101,9 @@ def rehearse(text: str, rewriter: Rewriter, context: CompileContext, *, lower: b
     for step, pass_ in instantiate(parse(text)):
         edits += manager.run(pass_, selector=step.selector).edits
     if lower:
-        with rewriter.edit("legalise"):
-            legalise(rewriter)
+        backend = backend_or_none(context.target) or OnnxRuntimeCpu()
+        with rewriter.edit("legalise"), blamed(backend, "legalise"):
+            backend.legalise(rewriter, context.target)
     layers = manager.layers or _layers(context.analysis(SITES))
     model = rewriter.model if lower else None
     return Rehearsal(model, layers, tuple(edits), manager.skipped, tuple(context.remarks))

@@ -28,6 +28,7 @@ from ....targets.rules.rule import Violation
 from ....targets.rules.table import check_model
 from ....targets.runtime import Session, open_session
 from ....targets.schema import Target
+from ....targets.techniques import narrows_floats
 from ...calibration.peaks import float_values, peaks
 from ...context import CompileContext
 from ...data.feedset import FeedSet
@@ -179,6 +180,19 @@ class Emitter:
             )
             for node in reached
         )
+
+
+def foreseen(lowered: ir.Model, target: Target, calibrated: bool) -> ir.Model:
+    """What would be handed over of a graph whose numbers are not known; nothing is run.
+
+    In half precision wherever types allow it, as if no magnitude spoke against it; in float32
+    without calibration data, and the graph itself for runtimes that take floats as they are.
+    """
+    if not narrows_floats(target):
+        return lowered
+    magnitudes = dict.fromkeys(_measured(lowered), 1.0)
+    precision = decide(lowered, target, magnitudes) if calibrated else WIDE
+    return in_few_bits(typed(lowered, precision))
 
 
 _RAN = (

@@ -22,8 +22,6 @@ from ....ir.graph import constant_array, consumers, dims, operator, producer
 from ....ir.opset import raised
 from ....ir.rewriter import Rewriter
 from ....ir.rounded import Rounded, rounded_values
-from ....targets.schema import Target
-from ....targets.techniques import runs_on_tensorrt
 from ....targets.tensorrt.table import DOMAIN
 
 _OPSETS = {"int4": 21, "float4": 23, "mxfp8": 19}
@@ -42,11 +40,6 @@ def kinds_in(model: ir.Model) -> set[str]:
     kinds: set[str] = {weight.kind for weight in blocked_weights(model)}
     known = [found for found in rounded_values(model) if _known(found)]
     return kinds | {"mxfp8" if found.scale is None else "float4" for found in known}
-
-
-def as_handed_over(model: ir.Model, target: Target) -> ir.Model:
-    """What TensorRT would be given of a graph, as far as blocks go; elsewhere the graph itself."""
-    return in_few_bits(model) if runs_on_tensorrt(target) else model
 
 
 def in_few_bits(model: ir.Model) -> ir.Model:

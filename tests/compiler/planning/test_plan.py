@@ -73,6 +73,47 @@ def test_every_target_can_be_planned_for(path: Path, kit: ModuleType, name: str,
     assert (kit.everything(path.parent), path.read_bytes()) == before
 
 
+RESIDUAL = """
+    c = Conv<pads = [1, 1, 1, 1]>(x, "first", "first.bias")
+    r = Relu(c)
+    d = Conv<pads = [1, 1, 1, 1]>(r, "second", "second.bias")
+    y = Add(r, d)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "pipeline"),
+    [
+        ("nvidia-a100", "canonicalize,quantize{scheme=static}"),
+        ("nvidia-h100", "canonicalize,quantize-float8"),
+        ("nvidia-a100", "canonicalize"),
+        ("nvidia-l4-onnxruntime", "canonicalize"),
+    ],
+)
+def test_what_is_planned_is_what_a_compile_predicts(
+    tmp_path: Path, kit: ModuleType, name: str, pipeline: str
+) -> None:
+    """Half precision of what stays float, and additions in 8 bits, belong to it."""
+    weights = {"first": kit.normal(64, 32, 3, 3), "second": kit.normal(64, 64, 3, 3)}
+    weights |= {"first.bias": kit.normal(64), "second.bias": kit.normal(64)}
+    ports = ("float[2, 32, 14, 14] x", "float[2, 64, 14, 14] y")
+    onnx.save(kit.graph(RESIDUAL, weights, *ports), tmp_path / "model.onnx")
+    asked: Any = {
+        "pipeline": pipeline,
+        "calibration": [{"x": kit.normal(2, 32, 14, 14, seed=seed)} for seed in range(8)],
+    }
+    path = tmp_path / "model.onnx"
+    (outlook,) = planish.plan(path, name, **asked).outlooks
+    out = tmp_path / "out"
+    made = planish.compile(path, name, output=out, max_drift="cosine=0.1", **asked).manifest
+    predicted = made["speed"]["predicted"]
+    assert (outlook.time.before, outlook.time.after) == pytest.approx(
+        (predicted["before"], predicted["after"])
+    )
+    assert predicted["after"] < 0.8 * predicted["before"]
+    assert outlook.size.after == pytest.approx((out / "model.onnx").stat().st_size, rel=0.02)
+
+
 @pytest.mark.parametrize(("name", "goal"), [each for each in EACH if not served(*each)])
 def test_or_no_technique_can_serve_it(path: Path, name: str, goal: Any) -> None:
     with pytest.raises(TargetError, match="no technique can serve the goal"):
