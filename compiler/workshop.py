@@ -194,17 +194,20 @@ class Workshop:
         case.
         """
         build = judged.build
-        if self.own is None or build.edits or build.verbatim:
-            return judged
-        files = [ir.load(path) for path in (self.own, build.path)]
-        if any(file.functions for file in files) or len(set(map(contents_digest, files))) > 1:
+        own = self._own_file()
+        if own is None or build.edits or build.verbatim or not _same(own, build.path):
             return judged
         return replace(judged, build=self._verbatim(build))
 
+    def _own_file(self) -> Path | None:
+        """The user's own file, where it may be handed over."""
+        return self.own if self.backend.verbatim and self.bench is not None else None
+
     def _verbatim(self, build: Build) -> Build:
-        if self.own is None or not self.backend.verbatim or self.bench is None:
+        own = self._own_file()
+        if own is None:
             return build
-        shutil.copyfile(self.own, build.path)
+        shutil.copyfile(own, build.path)
         return replace(build, verbatim=True)
 
     def judged(self, build: Build) -> Judged:
@@ -369,3 +372,14 @@ def instantiate(pipeline: Pipeline) -> list[tuple[Step, Pass]]:
         possible = (possible if partly else possible - ended) | cls.produces
         made.append((step, cls(resolve(step, cls.Options))))
     return made
+
+
+def _same(*files: Path) -> bool:
+    """Whether all hold the same graph and weights, as they are written."""
+    digests = set()
+    for path in files:
+        model = ir.load(path)
+        if model.functions:
+            return False
+        digests.add(contents_digest(model))
+    return len(digests) == 1
